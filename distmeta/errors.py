@@ -1,0 +1,37 @@
+"""Errors that are for people: each names the thing, what was expected, and what to do."""
+
+from __future__ import annotations
+
+
+class DistmetaError(Exception):
+    """A problem that the user can solve; the command line prints its message and no traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(DistmetaError):
+    """A setting is unknown, of the wrong type, out of its limits, or at odds with another one."""
+
+    exit_code = 2
+
+
+class DataError(DistmetaError):
+    """Task data is missing, damaged or incomplete."""
+
+
+class StorageError(DistmetaError):
+    """A run directory or checkpoint cannot be written, read or trusted."""
+
+
+class ClusterError(DistmetaError):
+    """The cluster cannot be reached, or its workers cannot do the work."""
+
+
+class NonFiniteError(DistmetaError):
+    """A loss or meta-gradient was not finite, and ``outer.on_nonfinite`` is ``stop``."""
+
+
+class Interrupted(DistmetaError):
+    """Ctrl-C or SIGTERM ended the run after its state was saved."""
+
+    exit_code = 130

@@ -1,0 +1,31 @@
+"""What an objective is."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from distmeta.records import Data
+
+
+class Objective(Protocol):
+    """Loss and metric of one task, from the network's outputs and the data they belong to.
+
+    Attributes:
+        metric: name of the figure that is reported (``accuracy``, ``mse``).
+        higher_is_better: which way the metric improves.
+        classes: whether ``y`` holds class indices that closed-form adaptations can group by.
+    """
+
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    classes: ClassVar[bool]
+
+    def loss(self, outputs: Tensor, data: Data) -> Tensor:
+        """Scalar mean loss over the examples of one task."""
+        ...
+
+    def measure(self, outputs: Tensor, data: Data) -> Tensor:
+        """Scalar metric over the examples of one task."""
+        ...

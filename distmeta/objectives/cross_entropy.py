@@ -1,0 +1,34 @@
+"""Classification: cross-entropy, reported as accuracy."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from distmeta.records import Data
+
+
+class CrossEntropy:
+    """Mean cross-entropy of logits (N, ways) against ``data["y"]`` (N,) int64 class indices.
+
+    The loss is ``-1/N sum_i log softmax(outputs_i)[y_i]``; the metric is the share of examples whose largest logit
+    is the right one.
+
+    >>> import torch
+    >>> round(float(CrossEntropy().loss(torch.zeros(2, 4), {"y": torch.tensor([0, 3])})), 4)  # log 4
+    1.3863
+    """
+
+    metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+    classes: ClassVar[bool] = True
+
+    def loss(self, outputs: Tensor, data: Data) -> Tensor:
+        """Scalar mean cross-entropy."""
+        return F.cross_entropy(outputs, data["y"])
+
+    def measure(self, outputs: Tensor, data: Data) -> Tensor:
+        """Scalar accuracy in [0, 1]."""
+        return (outputs.argmax(-1) == data["y"]).to(outputs.dtype).mean()

@@ -1,0 +1,31 @@
+"""Regression: mean squared error."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from distmeta.records import Data
+
+
+class SquaredError:
+    """Mean squared error of outputs (N, D) against ``data["y"]`` (N, D), over examples and dimensions.
+
+    >>> import torch
+    >>> float(SquaredError().loss(torch.ones(3, 1), {"y": torch.full((3, 1), 3.0)}))
+    4.0
+    """
+
+    metric: ClassVar[str] = "mse"
+    higher_is_better: ClassVar[bool] = False
+    classes: ClassVar[bool] = False
+
+    def loss(self, outputs: Tensor, data: Data) -> Tensor:
+        """Scalar mean squared error."""
+        # Written out: F.mse_loss has no forward mode under vmap (it raises on zero tangents).
+        return (outputs - data["y"]).square().mean()
+
+    def measure(self, outputs: Tensor, data: Data) -> Tensor:
+        """The same figure as the loss."""
+        return self.loss(outputs, data)

@@ -1,0 +1,131 @@
+"""The few frozen records that cross processes.
+
+Shape letters, here and elsewhere: T tasks, S support examples a task, Q query examples a task, P meta-parameters
+(the length of the flat vector), K inner steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+Data = Mapping[str, Tensor]
+"""Named tensors of one task (no task dimension) or of several (leading dimension T)."""
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """Consecutive or arbitrary tasks, stacked.
+
+    Attributes:
+        ids: (T,) int64, the tasks' global ids.
+        support: named tensors, each (T, S, ...); supervised families use ``x`` and ``y``.
+        query: named tensors, each (T, Q, ...), of the same names.
+    """
+
+    ids: Tensor
+    support: Data
+    query: Data
+
+
+@dataclass(frozen=True)
+class MetaState:
+    """What a worker needs to compute a meta-gradient.
+
+    Attributes:
+        step: meta-steps done so far.
+        vector: (P,) float32, every meta-parameter in the order of the run's :class:`~distmeta.layout.Layout`.
+    """
+
+    step: int
+    vector: Tensor
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """A SUM of per-task meta-gradients with its count; the mean is taken once, at the learner.
+
+    Attributes:
+        vector: (P,) float32, sum over the tasks.
+        tasks: number of tasks in the sum.
+        metrics: sums over the tasks of scalar measurements (``loss``, ``accuracy``, ...), float64 arithmetic.
+        nonfinite: ids of the tasks whose loss or meta-gradient was not finite.
+    """
+
+    vector: Tensor
+    tasks: int
+    metrics: Mapping[str, float]
+    nonfinite: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaskMetrics:
+    """Measurements of single tasks.
+
+    Attributes:
+        ids: (T,) int64.
+        values: named (T,) float64 tensors, for example ``loss``, ``accuracy``, ``accuracy_inductive``.
+        by_step: (T, K + 1) float64, the objective's metric after 0, 1, ..., K inner steps; ``None`` where the
+            adaptation has no steps or they were not asked for.
+    """
+
+    ids: Tensor
+    values: Mapping[str, Tensor]
+    by_step: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A unit of work: consecutive tasks of one split.
+
+    Attributes:
+        index: position among the shards of its meta-batch (0, 1, ...).
+        split: which distribution the ids belong to.
+        start: first task id.
+        count: number of tasks.
+    """
+
+    index: int
+    split: Split
+    start: int
+    count: int
+
+    @property
+    def ids(self) -> range:
+        """The task ids of this shard."""
+        return range(self.start, self.start + self.count)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one meta-step did; the training loop yields one of these a step.
+
+    Attributes:
+        step: number of meta-steps done, this one included (1, 2, ...).
+        tasks: tasks consumed so far in the whole run.
+        metrics: means over this step's meta-batch, for example ``loss`` and ``accuracy`` after adaptation.
+        gradient_norm: Euclidean norm of the mean meta-gradient before clipping.
+        learning_rate: outer learning rate used in this step.
+        seconds: wall-clock time of the step.
+        tasks_per_second: this step's tasks over its seconds.
+        skipped: true where a non-finite meta-gradient was skipped instead of applied.
+        validation: mean of every meta-validation metric where this step was followed by a validation.
+        faults: counts of the run so far (``workers_lost``, ``shards_redone``, ``steps_skipped``).
+    """
+
+    step: int
+    tasks: int
+    metrics: Mapping[str, float]
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+    tasks_per_second: float
+    skipped: bool = False
+    validation: Mapping[str, float] | None = None
+    faults: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,82 @@
+"""What a task family is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+
+from distmeta.records import Split, TaskBatch
+
+if TYPE_CHECKING:
+    from distmeta.config import Config, TaskOptions
+
+
+@dataclass(frozen=True)
+class Episode:
+    """The size of a split's tasks and the seed that, with the split and a task's id, fixes their content.
+
+    Attributes:
+        shots: support examples a class (a task, in families without classes).
+        queries: query examples a class (a task, in families without classes).
+        seed: run seed for training, evaluation seed for validation and test.
+        ways: classes a task; ``None`` in families without classes.
+    """
+
+    shots: int
+    queries: int
+    seed: int
+    ways: int | None = None
+
+
+def episodes(config: Config) -> dict[Split, Episode]:
+    """The episode of every split that a resolved configuration asks for."""
+    ways = getattr(config.tasks, "ways", None)
+    train = Episode(config.tasks.shots, config.tasks.queries, config.seed, ways)
+    evaluation = config.evaluation
+    assert evaluation.shots is not None
+    assert evaluation.queries is not None
+    held_out = Episode(evaluation.shots, evaluation.queries, evaluation.seed, evaluation.ways)
+    return {"train": train, "validation": held_out, "test": held_out}
+
+
+class TaskFamily(Protocol):
+    """A distribution of tasks, opened on one device.
+
+    Attributes:
+        Options: the settings that stand under ``tasks`` in a configuration.
+        objective: row of :data:`distmeta.objectives.OBJECTIVES`.
+    """
+
+    Options: type[TaskOptions]
+    objective: ClassVar[str]
+
+    def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
+        """Open the data. Raises ``DataError`` or ``ConfigError`` exactly as :meth:`prepare` does."""
+        ...
+
+    @classmethod
+    def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
+        """Fetch or build on this host what opening needs, and check that the episodes can be drawn from it.
+
+        Raises:
+            DataError: data is missing, damaged or incomplete.
+            ConfigError: an episode asks for more than the data has, for example more ways than a split has classes.
+        """
+        ...
+
+    @classmethod
+    def input_shape(cls, options: TaskOptions) -> tuple[int, ...]:
+        """Shape of one example's ``x``, known without opening the data."""
+        ...
+
+    @classmethod
+    def outputs(cls, options: TaskOptions) -> int:
+        """Numbers that a network gives for one example: the training ways, or the dimension of ``y``."""
+        ...
+
+    def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
+        """These tasks, on the family's device; a task depends on (seed, split, id) alone."""
+        ...
