@@ -1,0 +1,140 @@
+"""What an adaptation is, and what it sees of one task.
+
+Everything here is about ONE task and is pure: the engine maps it over tasks with ``torch.func.vmap``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from distmeta.config import Section
+from distmeta.layout import MODEL, Meta
+from distmeta.models.functional import FunctionalModule
+from distmeta.objectives import Objective
+from distmeta.records import Data
+
+Params = Mapping[str, Tensor]
+"""The part of the parameters that a task changes, under the module's own names."""
+
+
+class Batch(NamedTuple):
+    """The examples that one forward pass sees.
+
+    Attributes:
+        data: named tensors (N, ...).
+        key: (2,) int64 random key of the task; ``None`` switches dropout off.
+        draw: which of the task's random draws this pass uses: the inner step, or the number of steps for the query.
+    """
+
+    data: Data
+    key: Tensor | None = None
+    draw: int = 0
+
+
+class Support(NamedTuple):
+    """What adaptation may use of one task.
+
+    Attributes:
+        data: the support set, named tensors (S, ...).
+        ways: number of classes, in families that have them.
+        batches: (K, b) int64, the examples that each step uses; ``None`` uses them all in every step.
+        key: (2,) int64 random key of the task; ``None`` switches dropout off.
+    """
+
+    data: Data
+    ways: int | None = None
+    batches: Tensor | None = None
+    key: Tensor | None = None
+
+    def step(self, step: int) -> Batch:
+        """The data that inner step ``step`` consumes."""
+        if self.batches is None:
+            return Batch(self.data, self.key, step)
+        chosen = self.batches[step]
+        return Batch({name: value[chosen] for name, value in self.data.items()}, self.key, step)
+
+
+class Task(NamedTuple):
+    """One task: what adaptation sees, and what its result is judged on."""
+
+    support: Support
+    query: Batch
+
+
+class Adaptation(Protocol):
+    """How a task's solution comes from meta-parameters and a support set.
+
+    Attributes:
+        Options: its settings under ``algorithm`` in a configuration.
+        iterative: whether it is an :class:`Iterative` one.
+        needs_head: whether the network ends in a head of ``outputs`` numbers, or in an embedding.
+        needs_classes: whether the objective must be a classification.
+        objective: loss and metric of the tasks.
+        network: the module that adaptation runs.
+    """
+
+    Options: type[Section]
+    iterative: ClassVar[bool]
+    needs_head: ClassVar[bool]
+    needs_classes: ClassVar[bool]
+    objective: Objective
+    network: FunctionalModule
+
+    def __init__(self, options: Any, network: FunctionalModule, objective: Objective) -> None: ...
+
+    def extras(self, seed: int) -> dict[str, Tensor]:
+        """Initial values of what is meta-learned beside the module's parameters, under ``GROUP/NAME``."""
+        ...
+
+    def adapt(self, meta: Meta, support: Support, steps: int | None) -> Any:
+        """The task's solution: any tree of tensors. ``steps`` is ``None`` where there are none to take."""
+        ...
+
+    def predict(self, meta: Meta, adapted: Any, batch: Batch) -> Tensor:
+        """Outputs (N, D) for these examples; batch norm uses their own statistics."""
+        ...
+
+    def predict_inductive(self, meta: Meta, adapted: Any, support: Support, batch: Batch) -> Tensor:
+        """Outputs (N, D) for these examples, each normalised with the support set's statistics."""
+        ...
+
+
+class Iterative(Adaptation, Protocol):
+    """An adaptation by steps ``g = grad loss(params); params, state = update(params, state, g)``."""
+
+    def init(self, meta: Meta) -> tuple[Params, Any]:
+        """Parameters and inner-optimizer state before the first step."""
+        ...
+
+    def loss(self, params: Params, meta: Meta, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scalar inner loss, and the outputs that it was computed from."""
+        ...
+
+    def update(self, params: Params, state: Any, gradient: Params, meta: Meta, step: int) -> tuple[Params, Any]:
+        """Parameters and state after step ``step`` (0, 1, ...)."""
+        ...
+
+
+def module_parameters(meta: Meta) -> dict[str, Tensor]:
+    """The module's parameters of ``meta``, under the module's own names."""
+    return {name.removeprefix(MODEL): value for name, value in meta.items() if name.startswith(MODEL)}
+
+
+def inner_gradient(adaptation: Iterative, params: Params, meta: Meta, batch: Batch) -> Params:
+    """Gradient of the inner loss with respect to what the task changes."""
+    gradient, _ = torch.func.grad(adaptation.loss, has_aux=True)(params, meta, batch)
+    return dict(gradient)
+
+
+def trajectory(adaptation: Iterative, meta: Meta, support: Support, steps: int) -> Iterator[Params]:
+    """The parameters after 0, 1, ..., ``steps`` inner steps."""
+    params, state = adaptation.init(meta)
+    yield params
+    for step in range(steps):
+        gradient = inner_gradient(adaptation, params, meta, support.step(step))
+        params, state = adaptation.update(params, state, gradient, meta, step)
+        yield params

@@ -1,0 +1,157 @@
+"""Adaptation by gradient descent: MAML's inner loop, on all parameters, on the head, or on a pattern of names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from distmeta.adaptations.base import Batch, Params, Support, module_parameters, trajectory
+from distmeta.adaptations.inner_optimizers import SGD, Adam, InnerOptimizer, Momentum
+from distmeta.config import Section
+from distmeta.errors import ConfigError
+from distmeta.layout import MODEL, Meta
+from distmeta.models.functional import FunctionalModule
+from distmeta.objectives import Objective
+
+RATES = "rates/"
+"""Prefix of learned inner rates in a :data:`~distmeta.layout.Meta`."""
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class GradientDescent:
+    """``K`` steps of ``params <- params - rate * direction(grad loss(params, support))`` from the meta-parameters.
+
+    ``adapt`` says which parameters a task changes; the others keep their meta-learned values. ``learned_rates`` makes the
+    rate a meta-parameter of its own, one for each tensor or one for each element (Meta-SGD); its outer learning rate is
+    ``outer.lr_meta``. The inner optimizer starts afresh in every task.
+
+    Sources: Finn, Abbeel, Levine, ICML 2017 (MAML, equation 1); Raghu et al., ICLR 2020 (ANIL, ``adapt: head``);
+    Li et al. 2017 (Meta-SGD, equation 2, ``learned_rates: per_element``).
+    """
+
+    class Options(Section):
+        """Settings of the inner loop.
+
+        ``inner_lr`` is a number, or with learned rates also a range ``[low, high]`` from which they are drawn uniformly.
+        ``inner_batch`` examples are used in each step, ``null`` for the whole support set. ``adapt`` is ``all``,
+        ``head``, or one or several patterns of parameter names (``*`` matches anything). ``inner_momentum`` belongs to
+        the optimizer ``momentum``; ``inner_betas`` and ``inner_eps`` belong to ``adam``.
+        """
+
+        inner_lr: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = 0.01
+        inner_steps: PositiveInt = 1
+        inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+        inner_momentum: Beta = 0.9
+        inner_betas: tuple[Beta, Beta] = (0.9, 0.999)
+        inner_eps: PositiveFloat = 1e-8
+        inner_batch: PositiveInt | None = None
+        adapt: str | list[str] = "all"
+        learned_rates: Literal["none", "per_tensor", "per_element"] = "none"
+
+        @model_validator(mode="after")
+        def _check_range(self) -> GradientDescent.Options:
+            if isinstance(self.inner_lr, tuple):
+                if self.learned_rates == "none":
+                    raise ValueError(
+                        f"algorithm.inner_lr = {list(self.inner_lr)} is a range to draw learned rates from, but "
+                        "algorithm.learned_rates is none; give one number, or set learned_rates"
+                    )
+                if self.inner_lr[0] > self.inner_lr[1]:
+                    raise ValueError(f"algorithm.inner_lr = {list(self.inner_lr)}: expected [low, high]")
+            return self
+
+    iterative: ClassVar[bool] = True
+    needs_head: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = False
+
+    def __init__(self, options: Options, network: FunctionalModule, objective: Objective) -> None:
+        self.options = options
+        self.network = network
+        self.objective = objective
+        self.names = _select(options.adapt, network)
+        self.optimizer = _optimizer(options)
+
+    def extras(self, seed: int) -> dict[str, Tensor]:
+        """Learned rates ``rates/NAME``: scalars or the parameter's shape, constant or uniform in the range."""
+        if self.options.learned_rates == "none":
+            return {}
+        rate = self.options.inner_lr
+        low, high = rate if isinstance(rate, tuple) else (rate, rate)
+        generator = torch.Generator().manual_seed(seed)
+        extras = {}
+        for name in self.names:
+            parameter = self.network.parameters[name]
+            shape = parameter.shape if self.options.learned_rates == "per_element" else ()
+            draws = torch.rand(shape, generator=generator)
+            extras[RATES + name] = (low + (high - low) * draws).to(parameter)
+        return extras
+
+    def init(self, meta: Meta) -> tuple[Params, Any]:
+        """The adapted names' meta-parameters, and a fresh optimizer state."""
+        params = {name: meta[MODEL + name] for name in self.names}
+        return params, self.optimizer.init(params)
+
+    def loss(self, params: Params, meta: Meta, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean loss of these examples, and their outputs."""
+        outputs = self.predict(meta, params, batch)
+        return self.objective.loss(outputs, batch.data), outputs
+
+    def update(self, params: Params, state: Any, gradient: Params, meta: Meta, step: int) -> tuple[Params, Any]:
+        """One step of the inner optimizer."""
+        direction, state = self.optimizer.direction(gradient, state, step)
+        rate = self.options.inner_lr
+        if self.options.learned_rates == "none":
+            assert not isinstance(rate, tuple)
+            return {name: value - rate * direction[name] for name, value in params.items()}, state
+        return {name: value - meta[RATES + name] * direction[name] for name, value in params.items()}, state
+
+    def adapt(self, meta: Meta, support: Support, steps: int | None) -> Params:
+        """The parameters after ``steps`` steps."""
+        assert steps is not None
+        *_, params = trajectory(self, meta, support, steps)
+        return params
+
+    def predict(self, meta: Meta, adapted: Params, batch: Batch) -> Tensor:
+        """The network's outputs with the adapted parameters."""
+        parameters = {**module_parameters(meta), **adapted}
+        return self.network(parameters, batch.data["x"], key=batch.key, draw=batch.draw)
+
+    def predict_inductive(self, meta: Meta, adapted: Params, support: Support, batch: Batch) -> Tensor:
+        """The network's outputs, normalised with the support set's statistics under the adapted parameters."""
+        parameters = {**module_parameters(meta), **adapted}
+        return self.network.with_support_statistics(parameters, support.data["x"], batch.data["x"])
+
+
+def _optimizer(options: GradientDescent.Options) -> InnerOptimizer:
+    if options.inner_optimizer == "adam":
+        return Adam(options.inner_betas, options.inner_eps)
+    if options.inner_optimizer == "momentum":
+        return Momentum(options.inner_momentum)
+    return SGD()
+
+
+def _select(adapt: str | Sequence[str], network: FunctionalModule) -> tuple[str, ...]:
+    """The parameter names that a task changes, sorted."""
+    names = sorted(network.parameters)
+    if adapt == "all":
+        return tuple(names)
+    if adapt == "head":
+        if not network.head:
+            raise ConfigError(
+                "algorithm.adapt = head: the model has no attribute 'head' and does not end in a linear layer; "
+                f"name its head by a pattern instead, for example algorithm.adapt='{names[-1]}'"
+            )
+        return tuple(sorted(network.head))
+    patterns = [adapt] if isinstance(adapt, str) else list(adapt)
+    chosen = tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+    if not chosen:
+        raise ConfigError(
+            f"algorithm.adapt = {adapt!r} matches no trainable parameter of the model; there are {', '.join(names)}"
+        )
+    return chosen

@@ -1,0 +1,64 @@
+"""Adaptation in closed form by class means in an embedding space: Prototypical Networks."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from distmeta.adaptations.base import Batch, Support, module_parameters
+from distmeta.config import Section
+from distmeta.layout import Meta
+from distmeta.models.functional import FunctionalModule
+from distmeta.objectives import Objective
+
+
+class Prototypes:
+    """A class is the mean embedding of its support examples; logits are negative squared Euclidean distances.
+
+    ``c_k = mean of f(x_i) over y_i = k`` and ``logit_k(x) = -||f(x) - c_k||^2`` (Snell, Swersky, Zemel, NeurIPS 2017,
+    equations 1 and 2). The network has no head, so training and evaluation may differ in the number of ways.
+    """
+
+    class Options(Section):
+        """There is nothing to set."""
+
+    iterative: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = False
+    needs_classes: ClassVar[bool] = True
+
+    def __init__(self, options: Options, network: FunctionalModule, objective: Objective) -> None:
+        self.network = network
+        self.objective = objective
+
+    def extras(self, seed: int) -> dict[str, Tensor]:
+        """Nothing beside the module is meta-learned."""
+        return {}
+
+    def adapt(self, meta: Meta, support: Support, steps: int | None) -> Tensor:
+        """Prototypes (ways, D)."""
+        batch = support.step(0)
+        embedded = self.network(module_parameters(meta), batch.data["x"], key=batch.key, draw=batch.draw)
+        return _means(embedded, batch.data["y"], support.ways)
+
+    def predict(self, meta: Meta, adapted: Tensor, batch: Batch) -> Tensor:
+        """Logits (N, ways)."""
+        embedded = self.network(module_parameters(meta), batch.data["x"], key=batch.key, draw=batch.draw)
+        return _logits(embedded, adapted)
+
+    def predict_inductive(self, meta: Meta, adapted: Tensor, support: Support, batch: Batch) -> Tensor:
+        """Logits (N, ways) of embeddings normalised with the support set's statistics."""
+        parameters = module_parameters(meta)
+        return _logits(self.network.with_support_statistics(parameters, support.data["x"], batch.data["x"]), adapted)
+
+
+def _means(embedded: Tensor, labels: Tensor, ways: int | None) -> Tensor:
+    assert ways is not None
+    members = (labels == torch.arange(ways, device=labels.device).unsqueeze(1)).to(embedded)  # (ways, S)
+    return members @ embedded / members.sum(1, keepdim=True)
+
+
+def _logits(embedded: Tensor, prototypes: Tensor) -> Tensor:
+    cross = embedded @ prototypes.T
+    return 2 * cross - embedded.square().sum(1, keepdim=True) - prototypes.square().sum(1)

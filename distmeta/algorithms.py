@@ -1,0 +1,102 @@
+"""The table of named methods: each is an adaptation, an estimator, and the settings of its paper."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import create_model
+
+from distmeta.adaptations import ADAPTATIONS
+from distmeta.config import AlgorithmOptions, Config, choose
+from distmeta.estimators import ESTIMATORS
+from distmeta.objectives import OBJECTIVES
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A named pair.
+
+    Attributes:
+        adaptation: row of :data:`~distmeta.adaptations.ADAPTATIONS`.
+        estimator: row of :data:`~distmeta.estimators.ESTIMATORS`.
+        paper: where it comes from.
+        defaults: settings of the pair that differ from the parts' own defaults.
+    """
+
+    adaptation: str
+    estimator: str
+    paper: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "maml": Algorithm("gradient_descent", "exact", "Finn, Abbeel, Levine, ICML 2017"),
+    "fomaml": Algorithm("gradient_descent", "first_order", "Finn, Abbeel, Levine, ICML 2017, section 5.2"),
+    "reptile": Algorithm(
+        "gradient_descent",
+        "displacement",
+        "Nichol, Achiam, Schulman 2018, arXiv 1803.02999",
+        {"inner_optimizer": "adam", "inner_betas": (0.0, 0.999), "inner_lr": 1e-3, "inner_steps": 5, "inner_batch": 10},
+    ),
+    "anil": Algorithm("gradient_descent", "exact", "Raghu, Raghu, Bengio, Vinyals, ICLR 2020", {"adapt": "head"}),
+    "meta_sgd": Algorithm(
+        "gradient_descent",
+        "exact",
+        "Li, Zhou, Chen, Li 2017, arXiv 1707.09835",
+        {"learned_rates": "per_element", "inner_lr": (0.005, 0.1)},
+    ),
+    "protonet": Algorithm("prototypes", "exact", "Snell, Swersky, Zemel, NeurIPS 2017"),
+}
+
+
+def algorithm_options(values: Mapping[str, Any]) -> type[AlgorithmOptions]:
+    """The class that validates an ``algorithm`` section: the row's pair, or the pair that the section names instead."""
+    row = choose(ALGORITHMS, values.get("name"), "algorithm.name")
+    adaptation_name = values.get("adaptation", row.adaptation)
+    estimator_name = values.get("estimator", row.estimator)
+    adaptation = choose(ADAPTATIONS, adaptation_name, "algorithm.adaptation")
+    estimator = choose(ESTIMATORS, estimator_name, "algorithm.estimator")
+    defaults = {"adaptation": adaptation_name, "estimator": estimator_name, **row.defaults}
+    bases = (AlgorithmOptions, adaptation.Options, estimator.Options)
+    fields: dict[str, Any] = {}
+    for base in bases:
+        for name, info in base.model_fields.items():
+            if name in defaults:
+                fields[name] = (info.annotation, copy.copy(info))
+                fields[name][1].default = defaults[name]
+    return create_model(f"{values['name']}", __base__=bases, **fields)
+
+
+def refuse_pair(options: AlgorithmOptions) -> str | None:
+    """Why an adaptation and an estimator make no sense together; ``None`` where they do."""
+    adaptation, estimator = ADAPTATIONS[options.adaptation], ESTIMATORS[options.estimator]
+    if estimator.iterative and not adaptation.iterative:
+        return (
+            f"algorithm.estimator = {options.estimator} is about inner steps, and algorithm.adaptation = "
+            f"{options.adaptation} takes none; use estimator exact"
+        )
+    return estimator.refuse(options)
+
+
+def check(config: Config) -> None:
+    """Settings that are right by themselves but not together; raises ``ValueError`` with the reason."""
+    from distmeta.tasks import TASKS
+
+    reason = refuse_pair(config.algorithm)
+    if reason:
+        raise ValueError(reason)
+    adaptation = ADAPTATIONS[config.algorithm.adaptation]
+    if adaptation.needs_classes and not OBJECTIVES[TASKS[config.tasks.kind].objective].classes:
+        raise ValueError(
+            f"algorithm.adaptation = {config.algorithm.adaptation} needs classes, and tasks.kind = {config.tasks.kind} "
+            "is a regression; use gradient_descent"
+        )
+    ways = getattr(config.tasks, "ways", None)
+    if adaptation.needs_head and config.evaluation.ways != ways:
+        raise ValueError(
+            f"evaluation.ways = {config.evaluation.ways} differs from tasks.ways = {ways}, but the network's head has one "
+            f"output for each training way; set them equal, or use an algorithm without a head such as protonet"
+        )

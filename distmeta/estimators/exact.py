@@ -1,0 +1,63 @@
+"""The exact meta-gradient: the query loss differentiated through adaptation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from distmeta.adaptations.base import Adaptation, Iterative, Task
+from distmeta.config import Section
+from distmeta.estimators.adjoint import adjoint
+from distmeta.estimators.base import Measured
+from distmeta.layout import Meta
+
+
+class Exact:
+    """``d/dmeta loss(predict(meta, adapt(meta, support), query))``, all derivatives of adaptation included.
+
+    Two ways give the same gradient up to rounding:
+
+    - ``reverse``: reverse mode over the whole adaptation; memory grows with every inner step's activations.
+    - ``mixed``: the step-by-step adjoint of :func:`~distmeta.estimators.adjoint.adjoint`, which keeps the parameters of
+      the steps alone and recomputes activations; iterative adaptations only.
+
+    Source: Finn, Abbeel, Levine, ICML 2017 (MAML, equation 1); Kemaev et al., ICML 2025, arXiv 2505.00793 (mixed mode).
+    """
+
+    class Options(Section):
+        """How to differentiate."""
+
+        differentiation: Literal["reverse", "mixed"] = "reverse"
+
+    iterative: ClassVar[bool] = False
+    merges_query: ClassVar[bool] = False
+
+    def __init__(self, options: Options, adaptation: Adaptation) -> None:
+        self.options = options
+        self.adaptation = adaptation
+
+    @classmethod
+    def refuse(cls, options: Any) -> str | None:
+        """Mixed mode works step by step, so it needs steps."""
+        if options.differentiation == "mixed" and not hasattr(options, "inner_steps"):
+            return (
+                f"algorithm.differentiation = mixed goes through adaptation step by step, and {options.adaptation} has "
+                "no steps; use reverse"
+            )
+        return None
+
+    def gradient(self, meta: Meta, task: Task, steps: int | None) -> tuple[Meta, Measured]:
+        """The task's exact meta-gradient."""
+        if self.options.differentiation == "mixed":
+            assert steps is not None
+            return adjoint(cast(Iterative, self.adaptation), meta, task, steps)
+        return torch.func.grad(self._loss, has_aux=True)(meta, task, steps)
+
+    def _loss(self, meta: Meta, task: Task, steps: int | None) -> tuple[Tensor, Measured]:
+        objective = self.adaptation.objective
+        adapted = self.adaptation.adapt(meta, task.support, steps)
+        outputs = self.adaptation.predict(meta, adapted, task.query)
+        loss = objective.loss(outputs, task.query.data)
+        return loss, {"loss": loss, objective.metric: objective.measure(outputs, task.query.data)}

@@ -1,0 +1,61 @@
+"""The first-order meta-gradient: inner gradients count as constants."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from distmeta.adaptations.base import Adaptation, Iterative, Params, Task, inner_gradient
+from distmeta.config import Section
+from distmeta.estimators.base import Measured
+from distmeta.layout import Meta
+
+
+class FirstOrder:
+    """The exact meta-gradient without second derivatives.
+
+    ``d/dmeta loss(params_K, query)`` where every inner gradient is treated as a constant; for plain gradient descent that
+    is the query gradient at the adapted parameters (FOMAML: Finn, Abbeel, Levine, ICML 2017, section 5.2). Learned rates
+    and inner optimizers are still differentiated, since their derivatives need no second-order term.
+    """
+
+    class Options(Section):
+        """There is nothing to set."""
+
+    iterative: ClassVar[bool] = True
+    merges_query: ClassVar[bool] = False
+
+    def __init__(self, options: Options, adaptation: Adaptation) -> None:
+        self.adaptation = cast(Iterative, adaptation)
+
+    @classmethod
+    def refuse(cls, options: Any) -> str | None:
+        """Every iterative adaptation works."""
+        return None
+
+    def gradient(self, meta: Meta, task: Task, steps: int | None) -> tuple[Meta, Measured]:
+        """The task's first-order meta-gradient."""
+        assert steps is not None
+        directions = self._inner_gradients(meta, task, steps)
+        return torch.func.grad(self._loss, has_aux=True)(meta, task, directions)
+
+    def _inner_gradients(self, meta: Meta, task: Task, steps: int) -> list[Params]:
+        params, state = self.adaptation.init(meta)
+        gradients: list[Params] = []
+        for step in range(steps):
+            gradient = inner_gradient(self.adaptation, params, meta, task.support.step(step))
+            params, state = self.adaptation.update(params, state, gradient, meta, step)
+            gradients.append(gradient)
+        return gradients
+
+    def _loss(self, meta: Meta, task: Task, gradients: list[Params]) -> tuple[Tensor, Measured]:
+        """The query loss of the updates with these gradients given."""
+        params, state = self.adaptation.init(meta)
+        for step, gradient in enumerate(gradients):
+            params, state = self.adaptation.update(params, state, gradient, meta, step)
+        objective = self.adaptation.objective
+        outputs = self.adaptation.predict(meta, params, task.query)
+        loss = objective.loss(outputs, task.query.data)
+        return loss, {"loss": loss, objective.metric: objective.measure(outputs, task.query.data)}

@@ -1,0 +1,134 @@
+"""Meta-validation and meta-test: means with confidence intervals over tasks, spread over the same workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from distmeta import checkpoint
+from distmeta.config import Config, load_config
+from distmeta.errors import ConfigError
+from distmeta.layout import Layout, Meta
+from distmeta.metrics import mean_ci
+from distmeta.plan import Plan
+from distmeta.programs import blueprint
+from distmeta.records import MetaState, Shard, Split, TaskMetrics
+from distmeta.tasks import prepare_family
+from distmeta.transports import Check, Kind, Transport, open_transport
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with the number of tasks done and their total."""
+
+
+def cut(split: Split, first: int, count: int, size: int) -> list[Shard]:
+    """Consecutive task ids in shards of ``size``; the last one may be smaller.
+
+    >>> [(shard.start, shard.count) for shard in cut("test", 0, 5, 2)]
+    [(0, 2), (2, 2), (4, 1)]
+    """
+    return [
+        Shard(index, split, first + start, min(size, count - start))
+        for index, start in enumerate(range(0, count, size))
+    ]
+
+
+def validate(transport: Transport, config: Config, state: MetaState) -> dict[str, float]:
+    """Mean of every measurement over the meta-validation tasks."""
+    shards = cut("validation", 0, config.evaluation.validation_tasks, config.run.shard)
+    total = _measure(transport, "validate", state, shards, None)
+    return {name: float(value.mean()) for name, value in total.values.items()}
+
+
+def meta_test(
+    transport: Transport, config: Config, state: MetaState, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The ``meta_test`` object of ``result.json``: mean, 95 % interval and number of tasks of every measurement."""
+    shards = cut("test", 0, config.evaluation.tasks, config.run.shard)
+    total = _measure(transport, "test", state, shards, progress)
+    result: dict[str, Any] = {name: mean_ci(value) for name, value in total.values.items()}
+    if total.by_step is not None:
+        by_step = [mean_ci(column) for column in total.by_step.T]
+        result["before_adaptation"] = by_step[0]
+        result["by_step"] = [
+            {"step": step, "mean": each["mean"], "ci95": each["ci95"]} for step, each in enumerate(by_step)
+        ]
+    return result
+
+
+def evaluate(
+    location: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    check: Check = lambda: None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Meta-test a run (its best-validation checkpoint, else its last) or one checkpoint.
+
+    Args:
+        location: a run directory or a checkpoint folder, a path or a URI.
+        overrides: ``key=value`` changes to the run's configuration, for example ``evaluation.tasks=1000``.
+        check: raises when the evaluation should end.
+        progress: called as tasks are done.
+
+    Returns:
+        The ``meta_test`` object of ``result.json``.
+
+    Raises:
+        StorageError: there is no usable checkpoint.
+        ConfigError: an override is wrong, or changes what is meta-learned.
+    """
+    snapshot, config = load_snapshot(location, overrides)
+    prepare_family(config)
+    transport = open_transport(config, Plan.from_dict(snapshot.plan), check)
+    try:
+        vector = Layout.of(snapshot.meta).flatten(snapshot.meta)
+        return meta_test(transport, config, MetaState(snapshot.step, vector), progress)
+    finally:
+        transport.close()
+
+
+def load_snapshot(location: str | Path, overrides: Iterable[str] = ()) -> tuple[checkpoint.Snapshot, Config]:
+    """A run's best checkpoint, or one checkpoint, and its configuration with changes that leave the layout alone."""
+    snapshot, damaged = checkpoint.resolve(location)
+    for message in damaged:
+        log.warning("%s", message)
+    config = load_config(snapshot.config, overrides)
+    _check_layout(config, snapshot.meta)
+    return snapshot, config
+
+
+def _check_layout(config: Config, meta: Meta) -> None:
+    expected, found = Layout.of(blueprint(config).initial_meta()), Layout.of(meta)
+    if expected != found:
+        known = set(zip(found.names, found.shapes, strict=True))
+        new = [f"{n} {list(s)}" for n, s in zip(expected.names, expected.shapes, strict=True) if (n, s) not in known]
+        raise ConfigError(
+            "the configuration asks for other meta-parameters than the checkpoint holds "
+            f"({', '.join(new[:3]) or 'fewer names'}); leave model.*, algorithm.* and tasks.ways as the run had them"
+        )
+
+
+def _measure(
+    transport: Transport, kind: Kind, state: MetaState, shards: list[Shard], progress: Progress | None
+) -> TaskMetrics:
+    """All shards' measurements, in the order of the task ids."""
+    parts: dict[int, TaskMetrics] = {}
+    total, done = sum(shard.count for shard in shards), 0
+    for node, record in transport.run(kind, state, shards):
+        part = parts[node.index] = cast(TaskMetrics, record)
+        done += len(part.ids)
+        if progress:
+            progress(done, total)
+    ordered = [parts[index] for index in sorted(parts)]
+    steps = [part.by_step for part in ordered if part.by_step is not None]
+    return TaskMetrics(
+        torch.cat([part.ids for part in ordered]),
+        {name: torch.cat([part.values[name] for part in ordered]) for name in ordered[0].values},
+        torch.cat(steps) if steps else None,
+    )

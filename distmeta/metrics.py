@@ -1,0 +1,199 @@
+"""What a run measures: ``metrics.jsonl``, TensorBoard events, and means with confidence intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import tempfile
+import time
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distmeta.errors import StorageError
+from distmeta.records import StepRecord
+from distmeta.rundir import RunDirectory, to_json
+from distmeta.storage import Storage, explained
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+_FLUSH_SECONDS = 5.0  # a flush of the events waits for the disk, so not every step has one
+
+
+class MetricsLog:
+    """Appends every :class:`~distmeta.records.StepRecord` to ``metrics.jsonl`` and to TensorBoard events.
+
+    Both use the same names: ``gradient_norm``, ``train/NAME``, ``validation/NAME``, ``faults/NAME``, ... The
+    logs of a run directory that is not local are kept in a temporary folder and uploaded by :meth:`sync` and
+    :meth:`close`.
+
+    Args:
+        run: the directory of the run.
+        resume_step: meta-steps done by the checkpoint that the run goes on from; later records are cut.
+            ``None`` for a run from the start.
+
+    Raises:
+        StorageError: the logs cannot be read or written, for example because the disk is full.
+
+    >>> run = RunDirectory(tempfile.mkdtemp())
+    >>> with MetricsLog(run, None) as log:
+    ...     log.write(StepRecord(1, 4, {"loss": 0.5}, 1.0, 0.1, 0.2, 20.0))
+    >>> json.loads(run.storage.read_bytes("metrics.jsonl"))["train/loss"]
+    0.5
+    """
+
+    def __init__(self, run: RunDirectory, resume_step: int | None) -> None:
+        self._run = run
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = run.storage.local or self._make_scratch()
+        lines = _lines_until(run.storage, resume_step or 0)
+        Storage.at(self._folder).write_bytes(METRICS, lines)
+        with explained("open", self._folder / METRICS):
+            # Unbuffered: a line is in the file when write returns, and nothing is left over on a full disk.
+            self._lines: FileIO | None = FileIO(self._folder / METRICS, "ab")
+            self._events = _Events(self._folder / TENSORBOARD, resume_step)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except StorageError:
+            if kind is None:  # otherwise the error that ended the block is the one to report
+                raise
+
+    def write(self, record: StepRecord) -> None:
+        """Append one record; its line is in the file when this returns."""
+        assert self._lines is not None, "the log is closed"
+        values = _flat(record)
+        with explained("write", self._folder / METRICS):
+            data = memoryview((to_json(values) + "\n").encode())
+            while data:
+                data = data[self._lines.write(data) :]
+        with explained("write", self._folder / TENSORBOARD):
+            self._events.add(values)
+
+    def sync(self) -> None:
+        """Make what was logged readable where the run directory is."""
+        with explained("write", self._folder / TENSORBOARD):
+            self._events.flush()
+        if self._scratch is not None:
+            for path in (self._folder / METRICS, self._events.path):
+                name = path.relative_to(self._folder).as_posix()
+                self._run.storage.write_bytes(name, path.read_bytes())
+
+    def close(self) -> None:
+        """Sync and release the files; a second call does nothing."""
+        if self._lines is None:
+            return
+        try:
+            self._lines.close()
+            self._lines = None
+            self.sync()
+        finally:
+            with explained("close", self._folder / TENSORBOARD):
+                self._events.close()
+            if self._scratch is not None:
+                self._scratch.cleanup()
+
+    def _make_scratch(self) -> Path:
+        self._scratch = tempfile.TemporaryDirectory(prefix="distmeta-logs-")
+        return Path(self._scratch.name)
+
+
+class _Events:
+    """One TensorBoard events file, written in the caller's thread.
+
+    ``tensorboardX.SummaryWriter`` writes in a thread that a full disk kills; its queue then blocks for ever.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None) -> None:
+        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files in the order of their names; two of one second must not share theirs.
+        now = time.time_ns()
+        unique = f"{now // 10**9:010d}.{socket.gethostname()}.{now}.{os.getpid()}"
+        self.path = folder / f"events.out.tfevents.{unique}"
+        self._writer = RecordWriter(str(self.path))
+        self._flushed = 0.0
+        self._write(file_version="brain.Event:2")
+        if resume_step is not None:  # TensorBoard hides what earlier files hold from this step on
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=resume_step + 1, session_log=start)
+
+    def add(self, values: dict[str, Any]) -> None:
+        value = self._summary.Value
+        scalars = [
+            value(tag=name, simple_value=float(number)) for name, number in values.items() if name != "step"
+        ]
+        self._write(step=values["step"], summary=self._summary(value=scalars))
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, **fields: Any) -> None:
+        self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+
+
+def mean_ci(values: Tensor) -> dict[str, float | int]:
+    """Mean and half-width of its 95 % confidence interval over tasks, in float64.
+
+    Args:
+        values: (T,) one measurement a task.
+
+    Returns:
+        ``mean``, ``ci95`` (1.96 sample standard deviations over the root of T; 0 for one task) and ``tasks``.
+
+    >>> mean_ci(torch.tensor([1.0, 1.0, 1.0, 3.0]))
+    {'mean': 1.5, 'ci95': 0.98, 'tasks': 4}
+    """
+    values = values.to(torch.float64)
+    count = values.numel()
+    deviation = values.std(correction=1).item() if count > 1 else 0.0
+    return {"mean": values.mean().item(), "ci95": 1.96 * deviation / math.sqrt(count), "tasks": count}
+
+
+def _flat(record: StepRecord) -> dict[str, Any]:
+    """The record's fields under the names that people see."""
+    groups = {"train": record.metrics, "validation": record.validation or {}, "faults": record.faults}
+    return {
+        "step": record.step,
+        "tasks": record.tasks,
+        "gradient_norm": record.gradient_norm,
+        "learning_rate": record.learning_rate,
+        "seconds": record.seconds,
+        "tasks_per_second": record.tasks_per_second,
+        "skipped": record.skipped,
+        **{f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()},
+    }
+
+
+def _lines_until(storage: Storage, step: int) -> bytes:
+    """The whole lines of ``metrics.jsonl`` up to this step; a killed process can leave a torn last one."""
+    if not storage.exists(METRICS):
+        return b""
+    lines = storage.read_bytes(METRICS).splitlines()
+    return b"".join(line + b"\n" for line in lines if _logged_step(line, default=step + 1) <= step)
+
+
+def _logged_step(line: bytes, default: int) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return default

@@ -1,0 +1,67 @@
+"""What a model is."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from distmeta.config import ModelOptions
+from distmeta.errors import ConfigError
+
+
+class Model(nn.Module):
+    """A row of the room's table: a network with its settings.
+
+    The submodule that turns features into outputs is called ``head``, so that adaptations of the head alone
+    (or of all but the head) find it.
+
+    Args:
+        options: an instance of ``Options``.
+        input_shape: shape of one example.
+        outputs: numbers that the network gives for one example; ``None`` for an embedding: there is no
+            ``head``, and the result is (examples, features).
+
+    Attributes:
+        Options: the settings that stand under ``model`` in a configuration.
+        head: the last layer, ``None`` in an embedding.
+
+    Raises:
+        ConfigError: the settings do not suit the input shape.
+    """
+
+    Options: ClassVar[type[ModelOptions]]
+    head: nn.Linear | None
+
+    def __init__(self, options: Any, input_shape: tuple[int, ...], outputs: int | None) -> None:
+        super().__init__()
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """(N, *input_shape) to (N, features)."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, *input_shape) to (N, outputs), or to (N, features) without a head."""
+        features = self.features(inputs)
+        return features if self.head is None else self.head(features)
+
+
+def image_shape(kind: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(channels, height, width), or a ``ConfigError`` where the examples are no images."""
+    if len(input_shape) != 3:
+        raise ConfigError(
+            f"model.kind = {kind} takes images of shape (channels, height, width), but the tasks' examples "
+            f"have shape {input_shape}; use model.kind = mlp"
+        )
+    channels, height, width = input_shape
+    return channels, height, width
+
+
+def halved(kind: str, size: int, times: int) -> int:
+    """Side of an image after 2x2 max pools, or a ``ConfigError`` where nothing is left of it."""
+    if size >> times == 0:
+        raise ConfigError(
+            f"model.kind = {kind} halves its images {times} times, so their height and width are at least "
+            f"{1 << times}, but they are {size}; use larger images (tasks) or another model"
+        )
+    return size >> times

@@ -1,0 +1,68 @@
+"""First examples through a network: do they fit, and do the outputs fit the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from distmeta.config import ModelOptions
+from distmeta.errors import ConfigError
+from distmeta.models.functional import FunctionalModule
+
+
+def check_outputs(
+    module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None
+) -> None:
+    """Run two examples of zeros through a copy of the network and look at the shape of what comes.
+
+    Args:
+        module: what :func:`build` gave.
+        options: as in :func:`build`.
+        input_shape: shape of one example.
+        outputs: numbers expected for one example; ``None`` for an embedding of any size.
+
+    Raises:
+        ConfigError: the network cannot take such inputs, or its result is not (2, outputs), for an embedding
+            not (2, features).
+    """
+    network = FunctionalModule(module)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), _explained(options, input_shape):
+        shape = tuple(network(network.parameters, torch.zeros(2, *input_shape)).shape)
+    if outputs is None and (len(shape) != 2 or shape[0] != 2):
+        raise ConfigError(
+            f"model.kind = {options.kind}: the model gives outputs of shape {shape} for 2 examples, but the "
+            "algorithm needs an embedding of shape (2, features); flatten each example's features"
+        )
+    if outputs is not None and shape != (2, outputs):
+        raise ConfigError(
+            f"model.kind = {options.kind}: the model gives outputs of shape {shape} for 2 examples, but "
+            f"tasks have {outputs} ways (or target values), so it should be (2, {outputs}); give the last "
+            f"layer {outputs} outputs, or let the factory take a parameter named outputs"
+        )
+
+
+@contextmanager
+def _explained(options: ModelOptions, input_shape: tuple[int, ...]) -> Iterator[None]:
+    """Turns whatever a network raises at its first examples into a ``ConfigError``."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"model.kind = {options.kind}: the model cannot take examples of shape {input_shape}: "
+            f"{type(error).__name__}: {error}; change the model or the tasks so that they fit"
+        ) from error
+
+
+def materialise(module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...]) -> None:
+    """Let lazy layers take their sizes; in evaluation mode, so that no running statistics see the zeros."""
+    modes = {layer: layer.training for layer in module.modules()}
+    module.eval()
+    with torch.no_grad(), _explained(options, input_shape):
+        module(torch.zeros(2, *input_shape))
+    for layer, training in modes.items():
+        layer.training = training

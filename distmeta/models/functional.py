@@ -1,0 +1,204 @@
+"""A user's ``nn.Module`` as a pure function of its parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parameter import is_lazy
+
+from distmeta.errors import ConfigError
+from distmeta.models.dropout import KeyedDropout
+from distmeta.models.inspection import aliases, drops, head
+from distmeta.models.normalisation import recording, replay, use_task_statistics
+
+
+class FunctionalModule:
+    """Runs a copy of a module with given parameters, under ``torch.func`` transforms with ``vmap`` outermost.
+
+    What the module computes is unchanged, except that nothing is written: a batch norm in training mode uses
+    the statistics of the batch and updates no running ones; one in evaluation mode keeps its running
+    statistics as constants; other buffers and frozen parameters (``requires_grad=False``) are constants.
+    Training flags of submodules stay as the user set them.
+
+    Args:
+        module: on any device; it is copied and never changed.
+        example: inputs of shape (N, ...), N > 1. With it, one forward pass finds functional dropout,
+            functional attention, buffers that the module updates, and randomness that cannot be keyed.
+            Without it, dropout and attention are found only as submodules (``nn.Dropout*``,
+            ``nn.MultiheadAttention``).
+
+    Attributes:
+        parameters: the trainable parameters under the module's own names, tied ones once, under their first
+            name.
+        frozen: names of the other parameters.
+        tied: other name of a tied parameter -> its first name.
+        head: names of the parameters of the head: of the submodule ``head`` if there is one, else of the last
+            ``nn.Linear`` if nothing trainable comes after it, else none.
+        uses_batch_statistics: whether outputs for one example depend on the others.
+        uses_dropout: whether outputs depend on ``key``.
+
+    Raises:
+        ConfigError: the module cannot be copied, has lazy parameters without a size yet, or draws random
+            numbers that no key controls.
+
+    >>> module = nn.Linear(2, 1)
+    >>> network = FunctionalModule(module)
+    >>> inputs = torch.ones(3, 2)
+    >>> torch.equal(network(network.parameters, inputs), module(inputs))
+    True
+    """
+
+    def __init__(self, module: nn.Module, example: Tensor | None = None) -> None:
+        self._module = _copy(module)
+        self._batch_norms = use_task_statistics(self._module)
+        self.tied = aliases(module)
+        self.parameters: dict[str, Tensor] = {
+            name: parameter.detach().clone()
+            for name, parameter in self._module.named_parameters()
+            if parameter.requires_grad
+        }
+        self.frozen = tuple(name for name, _ in module.named_parameters() if name not in self.parameters)
+        # What a state dict holds beside the trainable parameters, running statistics included.
+        self._constants = {
+            name: value.detach().clone()
+            for name, value in module.state_dict().items()
+            if self.tied.get(name, name) not in self.parameters
+        }
+        self._state_names = tuple(module.state_dict())
+        first_names = dict.fromkeys(self.tied.get(name, name) for name in head(module))
+        self.head = tuple(name for name in first_names if name in self.parameters)
+        self.uses_batch_statistics = bool(self._batch_norms)
+        self.uses_dropout = any(map(drops, module.modules()))
+        self._uses_attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
+        self._updated_buffers: frozenset[str] = frozenset()
+        if example is not None:
+            self._probe(example)
+
+    def __call__(
+        self, parameters: Mapping[str, Tensor], inputs: Tensor, *, key: Tensor | None = None, draw: int = 0
+    ) -> Tensor:
+        """The module's outputs for these inputs.
+
+        Args:
+            parameters: all names of :attr:`parameters`.
+            inputs: (N, ...) of one task.
+            key: (2,) int64, two 32-bit words that fix the dropout masks; ``None`` turns dropout off.
+            draw: tells the uses of a key apart, for example the inner step; below 2^32.
+
+        Raises:
+            ConfigError: a batch norm gets one value a channel, or the module returns something else than a
+                tensor.
+        """
+        if parameters.keys() != self.parameters.keys():
+            wrong = sorted(parameters.keys() ^ self.parameters.keys())
+            raise ValueError(
+                f"expected a value for each trainable parameter and nothing else; look at {wrong}"
+            )
+        # Attention is intercepted for its kernel, also where nothing is dropped.
+        if not (self.uses_dropout or self._uses_attention):
+            return self._forward(parameters, inputs)
+        with KeyedDropout(key, draw):
+            return self._forward(parameters, inputs)
+
+    def with_support_statistics(
+        self, parameters: Mapping[str, Tensor], support_inputs: Tensor, query_inputs: Tensor
+    ) -> Tensor:
+        """Inductive prediction: every batch norm normalises the query by the support's statistics.
+
+        Each query example's outputs depend on no other query example. Dropout is off.
+
+        Args:
+            parameters: all names of :attr:`parameters`.
+            support_inputs: (S, ...).
+            query_inputs: (Q, ...), Q may be 1.
+
+        Returns:
+            (Q, ...) outputs.
+
+        Raises:
+            ConfigError: as :meth:`__call__`, for the support.
+        """
+        with recording(self._batch_norms):
+            if self._batch_norms:
+                self(parameters, support_inputs)
+            replay(self._batch_norms)
+            return self(parameters, query_inputs)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> FunctionalModule:
+        """Move parameters and constants, or change their floating-point type, in place; returns self."""
+        self._module.to(device=device, dtype=dtype)
+        self.parameters = {name: value.to(device, dtype) for name, value in self.parameters.items()}
+        return self
+
+    def state_dict(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What ``module.load_state_dict(..., strict=True)`` of the original module takes.
+
+        Args:
+            parameters: values for all names of :attr:`parameters`.
+
+        Returns:
+            Every name of the module's own state: the given values, tied ones under each of their names as
+            separate copies, and frozen parameters and buffers as they were in the original.
+        """
+        return {
+            name: self._constants[name].clone()
+            if name in self._constants
+            else parameters[self.tied.get(name, name)].detach().clone()
+            for name in self._state_names
+        }
+
+    def _forward(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        buffers = {
+            name: buffer.clone() if name in self._updated_buffers else buffer
+            for name, buffer in self._module.named_buffers()
+        }
+        outputs = functional_call(
+            self._module, {**buffers, **parameters}, (inputs,), tie_weights=bool(self.tied)
+        )
+        if not isinstance(outputs, Tensor):
+            raise ConfigError(
+                f"the model returns {type(outputs).__name__}, but one tensor of outputs is expected; wrap it "
+                "in a module that returns the outputs alone"
+            )
+        return outputs
+
+    def _probe(self, example: Tensor) -> None:
+        """Learn from one forward pass what the list of submodules does not show."""
+        self._updated_buffers = frozenset(name for name, _ in self._module.named_buffers())
+        buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        key = torch.zeros(2, dtype=torch.int64, device=example.device)
+        devices = [example.device] if example.is_cuda else []
+        with torch.random.fork_rng(devices), torch.no_grad(), KeyedDropout(key) as mode:
+            before = _random_state(example.device)
+            functional_call(
+                self._module, {**buffers, **self.parameters}, (example,), tie_weights=bool(self.tied)
+            )
+            if not torch.equal(before, _random_state(example.device)):
+                raise ConfigError(
+                    "the model draws random numbers that cannot be repeated from a task's key (torch.rand, "
+                    "dropout of nn.LSTM, ...); use nn.Dropout or the dropout functions of torch.nn.functional"
+                )
+        self._updated_buffers = frozenset(name for name, buffer in buffers.items() if buffer._version)
+        self.uses_dropout |= mode.dropouts > 0
+        self._uses_attention |= mode.attentions > 0
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        raise ConfigError("the model has lazy parameters without a size; run it once on an example first")
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise ConfigError(
+            f"the model cannot be copied: {error}; it should hold no results of computations as attributes"
+        ) from error
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

@@ -1,0 +1,152 @@
+"""Networks of the user's own: ``model.kind: module:package.factory``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ConfigDict, field_validator
+from torch import nn
+
+from distmeta.config import ModelOptions
+from distmeta.errors import ConfigError
+
+PREFIX = "module:"
+
+
+class UserOptions(ModelOptions):
+    """Settings of a user's network: ``kind`` names the factory, all others are its keyword arguments.
+
+    >>> UserOptions(kind="module:my_model.make", width=32).arguments
+    {'width': 32}
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    @field_validator("kind")
+    @classmethod
+    def _check_kind(cls, kind: str) -> str:
+        if not all(part.isidentifier() for name in split(kind) for part in name.split(".")):
+            raise ValueError(
+                f"model.kind = {kind!r}: expected module:PACKAGE.FACTORY or module:PACKAGE:FACTORY, for "
+                "example module:my_model.make for the function make in my_model.py"
+            )
+        return kind
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for the factory."""
+        return dict(self.model_extra or {})
+
+
+def split(kind: str) -> tuple[str, str]:
+    """Name of the Python module and of the factory in it."""
+    path = kind.removeprefix(PREFIX)
+    module, _, factory = path.partition(":") if ":" in path else path.rpartition(".")
+    return module, factory
+
+
+def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs: int | None) -> nn.Module:
+    """Import the factory and call it.
+
+    The factory, a function or an ``nn.Module`` class, gets the settings beside ``kind`` as keyword arguments,
+    and ``input_shape`` and ``outputs`` where it has parameters of these names that the settings do not give.
+
+    Raises:
+        ConfigError: the factory cannot be imported, cannot be called with these settings, fails, or gives no
+            ``nn.Module``.
+    """
+    with _importable(os.getcwd()):
+        factory = _import(options.kind)
+        arguments = _arguments(factory, options, {"input_shape": input_shape, "outputs": outputs})
+        try:
+            module = factory(**arguments)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"model.kind = {options.kind!r}: the factory raised {type(error).__name__}: {error}; called "
+                f"with {_listing(arguments)}, it should return an nn.Module; correct it or the settings "
+                "under model"
+            ) from error
+    if not isinstance(module, nn.Module):
+        raise ConfigError(
+            f"model.kind = {options.kind!r}: the factory should return an nn.Module, but returned "
+            f"{type(module).__name__}; return the network itself"
+        )
+    return module
+
+
+def _import(kind: str) -> Callable[..., Any]:
+    module_name, factory_name = split(kind)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(
+            f"model.kind = {kind!r}: cannot import {module_name}: {type(error).__name__}: {error}; it should "
+            "be a file or package in the current directory, or installed"
+        ) from error
+    try:
+        factory = operator.attrgetter(factory_name)(module)
+    except AttributeError:
+        public = ", ".join(
+            name for name, value in vars(module).items() if _defined_in(module_name, name, value)
+        )
+        raise ConfigError(
+            f"model.kind = {kind!r}: {module_name} has no {factory_name}; it should be a function that "
+            f"returns an nn.Module, or a class of one; there is {public or 'nothing of the kind'}"
+        ) from None
+    if not callable(factory):
+        raise ConfigError(
+            f"model.kind = {kind!r}: {factory_name} should be a function that returns an nn.Module, or a "
+            f"class of one, but is {type(factory).__name__}; name a factory"
+        )
+    return factory  # type: ignore[no-any-return]
+
+
+def _defined_in(module_name: str, name: str, value: object) -> bool:
+    return callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module_name
+
+
+def _arguments(
+    factory: Callable[..., Any], options: UserOptions, offered: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings plus what the factory's signature asks for."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # Some built-in callables do not tell theirs.
+        return options.arguments
+    wanted = {name: value for name, value in offered.items() if name in signature.parameters}
+    arguments = {**wanted, **options.arguments}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(
+            f"model.kind = {options.kind!r}: the factory cannot be called with {_listing(arguments)}: "
+            f"{error}; its signature is {signature}, and the settings under model are its keyword arguments"
+        ) from None
+    return arguments
+
+
+def _listing(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items()) or "no arguments"
+
+
+@contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """The folder's modules can be imported, as by ``python -m`` but not by an installed command."""
+    if folder in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)

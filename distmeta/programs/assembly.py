@@ -1,0 +1,70 @@
+"""A configuration's parts put together: network, objective, adaptation, estimator. No data, no worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from distmeta import models
+from distmeta.adaptations import ADAPTATIONS
+from distmeta.adaptations.base import module_parameters
+from distmeta.config import Config
+from distmeta.estimators import ESTIMATORS
+from distmeta.layout import MODEL, Meta
+from distmeta.models.functional import FunctionalModule
+from distmeta.objectives import OBJECTIVES
+from distmeta.tasks import TASKS
+
+
+class Assembly:
+    """The parts of one configuration.
+
+    Raises:
+        ConfigError: the model cannot be built, or does not fit the tasks or the algorithm.
+
+    >>> from distmeta.config import load_config
+    >>> config = load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}})
+    >>> sorted(Assembly(config).initial_meta())[0]
+    'model/body.0.bias'
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        family = TASKS[config.tasks.kind]
+        adaptation = ADAPTATIONS[config.algorithm.adaptation]
+        shape = family.input_shape(config.tasks)
+        outputs = family.outputs(config.tasks) if adaptation.needs_head else None
+        module = models.build(config.model, shape, outputs, config.seed)
+        models.check_outputs(module, config.model, shape, outputs)
+        self.network = FunctionalModule(module, torch.zeros(2, *shape))
+        self.objective = OBJECTIVES[family.objective]()
+        self.metric = self.objective.metric
+        self.higher_is_better = self.objective.higher_is_better
+        self.adaptation = adaptation(config.algorithm, self.network, self.objective)
+        self.estimator = ESTIMATORS[config.algorithm.estimator](config.algorithm, self.adaptation)
+
+    def initial_meta(self) -> dict[str, Tensor]:
+        """The module's initial parameters and whatever else is meta-learned, a pure function of the configuration."""
+        own = {MODEL + name: value for name, value in self.network.parameters.items()}
+        return {**own, **self.adaptation.extras(self.config.seed)}
+
+    def module_state(self, meta: Meta) -> dict[str, Tensor]:
+        """The module's full state dict with these meta-parameters."""
+        return self.network.state_dict(module_parameters(meta))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should hear about the model: its size, frozen parameters, tied ones."""
+        count = sum(value.numel() for value in self.network.parameters.values())
+        notes = [f"model {self.config.model.kind}: {count:,} meta-learned parameters"]
+        if self.network.frozen:
+            notes.append(f"frozen, so neither adapted nor meta-learned: {', '.join(self.network.frozen)}")
+        if self.network.tied:
+            notes.append(f"tied, learned once: {_pairs(self.network.tied)}")
+        return notes
+
+
+def _pairs(tied: Mapping[str, str]) -> str:
+    return ", ".join(f"{alias} = {name}" for alias, name in tied.items())

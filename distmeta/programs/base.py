@@ -1,0 +1,60 @@
+"""What a program is: the work of a worker, whatever its tasks are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from distmeta.layout import Layout, Meta
+from distmeta.plan import Plan
+from distmeta.records import MetaGradient, MetaState, Split, TaskMetrics
+
+
+class Program(Protocol):
+    """Turns a state and task ids into meta-gradients and measurements, on one device.
+
+    Attributes:
+        layout: order of the meta-parameters in the state's flat vector.
+        plan: how it computes; set before the first gradient.
+    """
+
+    layout: Layout
+    plan: Plan
+
+    def probe(self) -> Plan:
+        """Decide how to compute, by trying it on a few tasks."""
+        ...
+
+    def prefetch(self, split: Split, ids: Sequence[int]) -> None:
+        """Begin to sample these tasks in the background; a later call with the same ids finds them ready."""
+        ...
+
+    def gradient(self, state: MetaState, split: Split, ids: Sequence[int]) -> MetaGradient:
+        """Sum of these tasks' meta-gradients."""
+        ...
+
+    def evaluate(self, state: MetaState, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
+        """Each task's measurements after adaptation; ``details`` adds those after every step and inductive ones."""
+        ...
+
+
+class Blueprint(Protocol):
+    """What the learner needs to know of a program without its data or device.
+
+    Attributes:
+        metric: name of the measurement that models are selected by.
+        higher_is_better: which way it improves.
+        notes: what a user should hear about the model (its size, frozen parameters, tied ones).
+    """
+
+    metric: str
+    higher_is_better: bool
+    notes: Sequence[str]
+
+    def initial_meta(self) -> Meta:
+        """Initial meta-parameters, a pure function of the configuration."""
+        ...
+
+    def module_state(self, meta: Meta) -> dict[str, Any]:
+        """The module's full state dict with these meta-parameters, under its own names."""
+        ...

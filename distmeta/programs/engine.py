@@ -1,0 +1,41 @@
+"""Maps one-task code over the tasks of a chunk: ``torch.func.vmap`` outermost, or a loop where that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+OneTask = Callable[[Mapping[str, Tensor], Any], Any]
+
+
+def run_tasks(one_task: OneTask, meta: Mapping[str, Tensor], tasks: Any, count: int, *, mapped: bool) -> Any:
+    """``one_task(meta, task)`` of every task, results stacked along a new first dimension.
+
+    Args:
+        one_task: pure function of the meta-parameters and one task, to a tree of tensors.
+        meta: shared by all tasks.
+        tasks: tree of tensors with a leading dimension of ``count`` tasks.
+        count: number of tasks.
+        mapped: map them together, else loop.
+    """
+    if mapped:
+        return torch.func.vmap(one_task, in_dims=(None, 0))(meta, tasks)
+    results = [one_task(meta, tree_map(lambda value, t=t: value[t], tasks)) for t in range(count)]
+    return tree_map(lambda *values: torch.stack(values), *results)
+
+
+def unmappable(one_task: OneTask, meta: Mapping[str, Tensor], tasks: Any, count: int) -> str | None:
+    """Why ``one_task`` cannot be mapped over tasks, in torch's own words; ``None`` where it can.
+
+    A reason is believed only if the loop works: an error in both is the user's to see, and is raised.
+    """
+    try:
+        run_tasks(one_task, meta, tasks, count, mapped=True)
+    except RuntimeError as error:
+        run_tasks(one_task, meta, tasks, count, mapped=False)
+        return " ".join(str(error).split())[:300]
+    return None

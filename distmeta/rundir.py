@@ -1,0 +1,184 @@
+"""The directory of a run: who may create one, what may change when it is resumed, and its small files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from distmeta.errors import ConfigError, StorageError
+from distmeta.storage import Storage
+
+CONFIG = "config.yaml"
+RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
+
+_PROBE = ".probe"
+_PROBE_BYTES = 64 * 1024  # more than a full disk lends from a block that is already taken
+_MAY_CHANGE = frozenset(
+    f"run.{key}" for key in ("steps", "keep", "validate_every", "checkpoint_every", "log_every", "dir")
+)
+_NEED_STEPS = ("linear", "cosine")
+_ABSENT = object()
+
+
+class RunDirectory:
+    """The files of one run, in a folder or at a URI.
+
+    Args:
+        location: the run's own directory; it need not exist yet.
+
+    >>> import tempfile
+    >>> run = RunDirectory(tempfile.mkdtemp() + "/first")
+    >>> run.write_config("seed: 1")
+    >>> run.holds_run, run.read_config()
+    (True, 'seed: 1')
+    """
+
+    def __init__(self, location: str | Path | Storage) -> None:
+        self.storage = location if isinstance(location, Storage) else Storage.at(location)
+
+    @property
+    def location(self) -> str:
+        """Path or URI, for people."""
+        return self.storage.location
+
+    @property
+    def checkpoints(self) -> Storage:
+        """Where the run's checkpoints lie."""
+        return self.storage.child(CHECKPOINTS)
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run has begun here."""
+        return self.storage.exists(CONFIG) or self.storage.exists(CHECKPOINTS)
+
+    def check_free(self) -> None:
+        """Refuse a directory that holds a run already.
+
+        Raises:
+            StorageError: it does.
+        """
+        if self.holds_run:
+            raise StorageError(
+                f"{self.location} already holds a run; continue it with --resume or name another --run-dir"
+            )
+
+    def write_config(self, config_yaml: str) -> None:
+        """Write ``config.yaml``, which makes this a run's directory."""
+        self.storage.write_bytes(CONFIG, config_yaml.encode())
+
+    def check_writable(self) -> None:
+        """Write and remove a file, so that a directory that takes none is known before any work."""
+        try:
+            self.storage.write_bytes(_PROBE, bytes(_PROBE_BYTES))
+        finally:
+            self.storage.delete(_PROBE)
+
+    def read_config(self) -> str:
+        """The text of ``config.yaml``.
+
+        Raises:
+            StorageError: there is no run here, or the file cannot be read.
+        """
+        if not self.storage.exists(CONFIG):
+            raise StorageError(
+                f"{self.location} holds no run: it has no {CONFIG}; check the path or drop --resume"
+            )
+        data = self.storage.read_bytes(CONFIG)
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise StorageError(
+                f"{self.storage.child(CONFIG).location} is damaged: it is not a text file; restore it from a "
+                "checkpoint's manifest.json, which holds the same configuration"
+            ) from error
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``; numbers that are not finite become ``null``."""
+        self.storage.write_bytes(RESULT, (to_json(result, indent=2) + "\n").encode())
+
+    def read_result(self) -> dict[str, Any]:
+        """What :meth:`write_result` wrote.
+
+        Raises:
+            StorageError: the run has not ended, or the file is damaged.
+        """
+        location = self.storage.child(RESULT).location
+        if not self.storage.exists(RESULT):
+            raise StorageError(f"there is no {location}: the run has not ended; finish it with --resume")
+        try:
+            return dict(json.loads(self.storage.read_bytes(RESULT)))
+        except (ValueError, TypeError) as error:
+            raise StorageError(f"{location} is damaged: {error}; write it anew with --resume") from error
+
+
+def check_resume(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with settings that would make it another run.
+
+    ``cluster.*``, ``run.{steps, keep, dir}`` and ``run.*_every`` may change; ``run.steps`` may not where
+    ``outer.schedule`` depends on it.
+
+    Args:
+        old: the run's resolved configuration, as ``config.model_dump(mode="json")``.
+        new: the one to continue with.
+
+    Raises:
+        ConfigError: naming every setting that differs, with both values.
+
+    >>> check_resume({"seed": 1, "run": {"steps": 5}}, {"seed": 1, "run": {"steps": 9}})
+    >>> check_resume({"seed": 1}, {"seed": 2})
+    Traceback (most recent call last):
+    distmeta.errors.ConfigError: a resumed run must keep its settings, but these differ:
+      seed: was 1, is 2
+    start a new run in another --run-dir, or leave these as they were
+    """
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    schedule = before.get("outer.schedule")
+    fixed = {"run.steps"} if schedule in _NEED_STEPS else set()
+    problems = []
+    for key in [*before, *(key for key in after if key not in before)]:
+        was, now = before.get(key, _ABSENT), after.get(key, _ABSENT)
+        allowed = key.startswith("cluster.") or key in _MAY_CHANGE - fixed
+        if was != now and not allowed:
+            why = f" (outer.schedule = {schedule} depends on it)" if key in fixed else ""
+            problems.append(f"{key}: was {_show(was)}, is {_show(now)}{why}")
+    if problems:
+        raise ConfigError(
+            "a resumed run must keep its settings, but these differ:\n  "
+            + "\n  ".join(problems)
+            + "\nstart a new run in another --run-dir, or leave these as they were"
+        )
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Strict JSON text: a number that is not finite becomes ``null``, which every reader takes.
+
+    >>> to_json({"loss": float("nan"), "steps": (1, 2)})
+    '{"loss": null, "steps": [1, 2]}'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _show(value: Any) -> str:
+    return "absent" if value is _ABSENT else json.dumps(value)

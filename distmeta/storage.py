@@ -1,0 +1,291 @@
+"""Files of a run in a folder, or at any URI that ``pyarrow.fs`` opens.
+
+What is written appears whole or not at all: on a local file system under a temporary name that is renamed
+when its bytes are on the disk; elsewhere a folder counts once its ``manifest.json``, written last, is there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+
+from distmeta.errors import StorageError
+
+MANIFEST = "manifest.json"
+"""The file that makes a published folder whole where folders cannot be renamed."""
+
+_PARTIAL = ".partial-"
+_FOREIGN_LIFETIME = 24 * 3600.0  # seconds after which another host's temporary is taken for abandoned
+
+_REASONS = {
+    errno.ENOSPC: ("no space is left there", "free some space or choose another place"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space or choose another place"),
+    errno.EACCES: ("permission denied", "choose a place that you may write to and read from"),
+    errno.EPERM: ("permission denied", "choose a place that you may write to and read from"),
+    errno.EROFS: ("the file system is read-only", "choose another place"),
+    errno.ENOTDIR: ("a part of this path is a file, not a folder", "choose another place"),
+    errno.EEXIST: ("a file of this name is in the way", "move it or choose another place"),
+    errno.EISDIR: ("it is a folder, not a file", "move it or choose another place"),
+    errno.ENOENT: ("it does not exist", "check the path"),
+}
+
+
+@contextmanager
+def explained(action: str, location: str | Path) -> Iterator[None]:
+    """Turn what the operating system or pyarrow raises into one clear :class:`~distmeta.errors.StorageError`.
+
+    >>> with explained("read", "/nowhere"):
+    ...     open("/nowhere")
+    Traceback (most recent call last):
+    distmeta.errors.StorageError: cannot read /nowhere: it does not exist; check the path
+    """
+    try:
+        yield
+    except (OSError, pyarrow.ArrowException) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        fallback = (first_line, "check the place and, where it is remote, the network and your credentials")
+        reason, advice = _REASONS.get(getattr(error, "errno", None) or 0, fallback)
+        raise StorageError(f"cannot {action} {location}: {reason}; {advice}") from error
+
+
+class Storage:
+    """One folder, on a disk or elsewhere; it need not exist yet.
+
+    Every problem is a :class:`~distmeta.errors.StorageError` that says where, what and what to do.
+
+    Args:
+        filesystem: any pyarrow file system.
+        path: the folder's path in it.
+        location: what people and :meth:`at` call this folder.
+
+    >>> import tempfile
+    >>> storage = Storage.at(tempfile.mkdtemp()).child("runs", "a")
+    >>> storage.write_bytes("note", b"hello")
+    >>> storage.list(), storage.read_bytes("note")
+    (['note'], b'hello')
+    """
+
+    def __init__(self, filesystem: pyarrow.fs.FileSystem, path: str, location: str) -> None:
+        self._filesystem = filesystem
+        self._path = path.rstrip("/") or "/"
+        self._uri = location
+
+    @classmethod
+    def at(cls, location: str | Path) -> Storage:
+        """The folder at a path or at a URI such as ``s3://bucket/runs`` or ``file:///data/runs``."""
+        if isinstance(location, Path) or "://" not in location:
+            path = str(Path(location).expanduser().absolute())
+            return cls(pyarrow.fs.LocalFileSystem(), path, path)
+        try:
+            filesystem, path = pyarrow.fs.FileSystem.from_uri(location)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise StorageError(
+                f"cannot open {_printable(location)}: {error}; expected a folder or a URI that pyarrow.fs "
+                "opens, such as s3://, gs://, abfs://, hdfs:// or file://"
+            ) from error
+        return cls(filesystem, path, location)
+
+    @property
+    def location(self) -> str:
+        """The path or URI, for people: a password in it is masked."""
+        return _printable(self._uri)
+
+    @property
+    def local(self) -> Path | None:
+        """The folder's path where it is on a local file system."""
+        return Path(self._path) if isinstance(self._filesystem, pyarrow.fs.LocalFileSystem) else None
+
+    def child(self, *parts: str) -> Storage:
+        """The folder below this one."""
+        address, mark, query = self._uri.partition("?") if "://" in self._uri else (self._uri, "", "")
+        uri = "/".join([address.rstrip("/"), *parts]) + mark + query
+        return Storage(self._filesystem, self._join(*parts), uri)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file or folder of this name."""
+        with explained("look for", self.child(name).location):
+            return bool(self._type(name) != pyarrow.fs.FileType.NotFound)
+
+    def list(self) -> list[str]:
+        """Sorted names of files and folders here, without temporaries; none where this folder is missing."""
+        with explained("list", self.location):
+            selector = pyarrow.fs.FileSelector(self._path, allow_not_found=True)
+            names = [info.base_name for info in self._filesystem.get_file_info(selector)]
+        return sorted(name for name in names if not name.startswith(_PARTIAL))
+
+    def read_bytes(self, name: str) -> bytes:
+        """The file's content."""
+        with (
+            explained("read", self.child(name).location),
+            self._filesystem.open_input_file(self._join(name)) as file,
+        ):
+            return bytes(file.read())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file, replacing one of that name; locally a reader sees the old or the new, no part."""
+        with explained("write", self.child(name).location):
+            if self.local is None:
+                self._filesystem.create_dir(os.path.dirname(self._join(name)), recursive=True)
+                self._upload(name, data)
+                return
+            target = self.local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _temporary(target.parent) as temporary:
+                _write_durably(temporary, data)
+                os.replace(temporary, target)
+                _sync_folder(target.parent)
+
+    def publish(self, name: str, files: Mapping[str, bytes | Path]) -> None:
+        """Make the folder ``name`` of these files appear whole, replacing one of that name.
+
+        Args:
+            name: the folder; it must not begin with ``.partial-``.
+            files: content of each file, or the local file to copy it from. Where the file system is not local
+                the folder is whole once ``manifest.json`` is there, so one of the files should be that.
+        """
+        with explained("write", self.child(name).location):
+            if self.local is None:
+                self._publish_remotely(name, files)
+                return
+            self.local.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self.local)
+            with _temporary(self.local) as temporary:
+                temporary.mkdir()
+                for file, content in files.items():
+                    _write_durably(temporary / file, content)
+                _sync_folder(temporary)
+                _move_folder(temporary, self.local / name)
+                _sync_folder(self.local)
+
+    def delete(self, name: str) -> None:
+        """Remove a file or folder, or nothing; a folder disappears at once or loses its manifest first."""
+        with explained("delete", self.child(name).location), suppress(FileNotFoundError):
+            if self.local is not None:
+                with _temporary(self.local) as temporary:  # removes what was moved there
+                    os.rename(self.local / name, temporary)
+            elif self._type(name) == pyarrow.fs.FileType.Directory:
+                if self.child(name).exists(MANIFEST):
+                    self._filesystem.delete_file(self._join(name, MANIFEST))
+                self._filesystem.delete_dir(self._join(name))
+            else:
+                self._filesystem.delete_file(self._join(name))
+
+    def _publish_remotely(self, name: str, files: Mapping[str, bytes | Path]) -> None:
+        self.delete(name)
+        self._filesystem.create_dir(self._join(name), recursive=True)
+        for file in sorted(files, key=lambda file: file == MANIFEST):
+            content = files[file]
+            self._upload(f"{name}/{file}", content.read_bytes() if isinstance(content, Path) else content)
+
+    def _upload(self, name: str, data: bytes) -> None:
+        with self._filesystem.open_output_stream(self._join(name), compression=None) as stream:
+            stream.write(data)
+
+    def _type(self, name: str) -> Any:
+        return self._filesystem.get_file_info(self._join(name)).type
+
+    def _join(self, *parts: str) -> str:
+        return "/".join([self._path.rstrip("/"), *parts])
+
+
+def _printable(location: str) -> str:
+    return re.sub(r"://([^/@:]*):[^/@]*@", r"://\1:***@", location)
+
+
+@functools.cache
+def _token(pid: int) -> str:
+    """Tells this process from a dead one of the same number; a fork, which copies the cache, gets its own."""
+    return uuid.uuid4().hex[:8]
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A name for a file or folder that says who writes it; what is there at the end is removed."""
+    pid = os.getpid()
+    path = folder / f"{_PARTIAL}{pid}-{_token(pid)}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
+    try:
+        yield path
+    finally:
+        _remove(path)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for path in folder.glob(f"{_PARTIAL}*"):
+        with suppress(FileNotFoundError):
+            if _abandoned(path):
+                _remove(path)
+
+
+def _abandoned(path: Path) -> bool:
+    match = re.fullmatch(r"(\d+)-(\w+)-\w+-(.*)", path.name.removeprefix(_PARTIAL))
+    if match is None or match[3] != socket.gethostname():
+        return time.time() - path.lstat().st_mtime > _FOREIGN_LIFETIME
+    pid = int(match[1])
+    if pid == os.getpid():
+        return match[2] != _token(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_durably(path: Path, content: bytes | Path) -> None:
+    with path.open("xb") as file:
+        if isinstance(content, Path):
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, file)
+        else:
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot, and need not
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _move_folder(source: Path, target: Path) -> None:
+    """Rename; a folder in the way ends up at ``source`` or in a temporary that is removed."""
+    if not os.path.lexists(target):
+        os.rename(source, target)
+    elif not _exchange(source, target):
+        with _temporary(target.parent) as aside:
+            os.rename(target, aside)
+            os.rename(source, target)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one step, so that there is no moment without the old or the new folder; Linux can."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2 and renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0)

@@ -1,0 +1,58 @@
+"""Task families: distributions of tasks. One file each, one line in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from distmeta.tasks.base import Episode, TaskFamily, episodes
+from distmeta.tasks.glyphs import Glyphs
+from distmeta.tasks.omniglot import Omniglot
+from distmeta.tasks.sinusoid import Sinusoid
+
+if TYPE_CHECKING:
+    from distmeta.config import Config, TaskOptions
+
+TASKS: dict[str, type[TaskFamily]] = {
+    "sinusoid": Sinusoid,
+    "glyphs": Glyphs,
+    "omniglot": Omniglot,
+}
+
+__all__ = [
+    "TASKS",
+    "Episode",
+    "Glyphs",
+    "Omniglot",
+    "Sinusoid",
+    "TaskFamily",
+    "episodes",
+    "open_family",
+    "prepare_family",
+    "task_options",
+]
+
+
+def task_options(values: Mapping[str, Any]) -> type[TaskOptions]:
+    """The settings class of ``values["kind"]``; a ``ValueError`` where there is no such kind."""
+    from distmeta.config import choose
+
+    family: type[TaskFamily] = choose(TASKS, values.get("kind"), "tasks.kind")
+    return family.Options
+
+
+def open_family(config: Config, device: torch.device) -> TaskFamily:
+    """The configured family, opened on a device.
+
+    Raises:
+        DataError: data is missing, damaged or incomplete.
+        ConfigError: an episode asks for more than the data has.
+    """
+    return TASKS[config.tasks.kind](config.tasks, episodes(config), device)
+
+
+def prepare_family(config: Config) -> None:
+    """Fetch or build what the family needs on this host, and check its episodes; raises as opening does."""
+    TASKS[config.tasks.kind].prepare(config.tasks, episodes(config))

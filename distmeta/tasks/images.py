@@ -1,0 +1,205 @@
+"""What image families share: the classes of a split, and episodes drawn from a store by array operations."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from distmeta.config import TaskOptions
+from distmeta.errors import ConfigError
+from distmeta.records import Split, TaskBatch
+from distmeta.tasks.base import Episode
+from distmeta.tasks.philox import Purpose, distinct, words
+from distmeta.tasks.store import EpisodeStore
+
+HELD_BYTES = 2**30
+"""Stores up to this size are kept on the worker's device; larger ones are gathered from the memory map."""
+
+
+@dataclass(frozen=True)
+class SplitClasses:
+    """The classes of one split: pairs of a character of the store and a rotation.
+
+    Attributes:
+        characters: (C,) int64, indices into the store's classes.
+        rotations: (C,) int64, counter-clockwise quarter turns, 0 ... 3.
+    """
+
+    characters: NDArray[np.int64]
+    rotations: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, characters: NDArray[np.int64], rotations: Sequence[int] = (0,)) -> SplitClasses:
+        """Every one of these characters in every one of these rotations, each pair a class of its own."""
+        turns = np.asarray(rotations, dtype=np.int64)
+        return cls(np.repeat(characters, len(turns)), np.tile(turns, len(characters)))
+
+    def __len__(self) -> int:
+        return len(self.characters)
+
+
+class EpisodeSampler:
+    """Draws episodes; a task depends on (seed, split, id) alone, whatever else is in the batch.
+
+    A task takes ``ways`` distinct classes of its split and of each ``shots + queries`` distinct images, the
+    first ``shots`` of them for the support set. Examples stand class by class.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        splits: Mapping[Split, SplitClasses],
+        episodes: Mapping[Split, Episode],
+        device: torch.device,
+    ) -> None:
+        check_episodes(store, splits, episodes)
+        self._store, self._splits, self._episodes, self._device = store, splits, episodes, device
+        order = torch.from_numpy(pixel_orders(store.images.shape[1:]))
+        self._shape, self._order = order.shape[1:], order.flatten(1).to(device)
+        self._held: Tensor | None = None
+        if store.images.nbytes <= HELD_BYTES:
+            # On the CPU this is the mapped file itself, which is read-only; nothing here writes to it.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+                self._held = torch.from_numpy(store.images).flatten(1).to(device)
+
+    def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
+        """These tasks, on the device: ``x`` (T, N, C, H, W) float32 in [0, 1], ``y`` (T, N) int64."""
+        rows, rotations = self._draw(split, ids)
+        shots = self._episodes[split].shots
+        support = self._data(rows[:, :, :shots], rotations)
+        query = self._data(rows[:, :, shots:], rotations)
+        return TaskBatch(torch.from_numpy(np.array(ids, dtype=np.int64)), support, query)
+
+    def _draw(self, split: Split, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of the store (T, ways, shots + queries) and rotations (T, ways)."""
+        episode, classes, store = self._episodes[split], self._splits[split], self._store
+        assert episode.ways is not None
+        tasks, examples = len(ids), episode.shots + episode.queries
+        drawn = words(episode.seed, split, ids, Purpose.CLASSES, episode.ways)
+        chosen = distinct(drawn, len(classes))
+        characters = classes.characters[chosen]
+        drawn = words(episode.seed, split, ids, Purpose.EXAMPLES, episode.ways * examples)
+        of_class = distinct(drawn.reshape(-1, examples), store.counts[characters].reshape(-1))
+        rows = store.first[characters][..., None] + of_class.reshape(tasks, episode.ways, examples)
+        return rows, classes.rotations[chosen]
+
+    def _data(self, rows: NDArray[np.int64], rotations: NDArray[np.int64]) -> dict[str, Tensor]:
+        """``x`` and ``y`` of these rows (T, ways, examples), each class turned by its rotation (T, ways)."""
+        tasks, ways, examples = rows.shape
+        x = self._images(rows.reshape(-1), np.repeat(rotations.reshape(-1), examples))
+        labels = torch.arange(ways, device=self._device).repeat_interleave(examples)
+        return {"x": x.view(tasks, ways * examples, *self._shape), "y": labels.repeat(tasks, 1)}
+
+    def _images(self, rows: NDArray[np.int64], rotations: NDArray[np.int64]) -> Tensor:
+        """These rows (M,), rotated: (M, channels, height, width) float32 in [0, 1]."""
+        if self._held is not None:
+            pixels = self._held.index_select(0, torch.from_numpy(rows).to(self._device))
+        else:
+            pixels = torch.from_numpy(self._store.images[rows]).flatten(1).to(self._device)
+        order = self._order.index_select(0, torch.from_numpy(rotations).to(self._device))
+        return pixels.gather(1, order).to(torch.float32).div_(255).view(-1, *self._shape)
+
+
+def pixel_orders(shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Where each pixel of a rotated image comes from.
+
+    Rotation r is ``np.rot90(image, r)``: r quarter turns counter-clockwise. Channels come first in the
+    result, as PyTorch's convolutions want them.
+
+    Args:
+        shape: (H, W) or (H, W, C) of the stored images.
+
+    Returns:
+        (4, C, H, W) int64, indices into the flat stored image; (1, C, H, W) where H and W differ, as a
+        quarter turn would change the shape.
+
+    >>> pixel_orders((2, 2))[1].tolist()
+    [[[1, 3], [0, 2]]]
+    """
+    height, width, *channels = shape
+    places = np.arange(int(np.prod(shape))).reshape(height, width, *(channels or [1]))
+    turns = range(4 if height == width else 1)
+    return np.stack([np.rot90(places, turn).transpose(2, 0, 1) for turn in turns])
+
+
+def check_episodes(
+    store: EpisodeStore, splits: Mapping[Split, SplitClasses], episodes: Mapping[Split, Episode]
+) -> None:
+    """Refuse episodes that ask for more classes or more examples than a split has.
+
+    Raises:
+        ConfigError: naming the setting, the split and the numbers.
+    """
+    for split, episode in episodes.items():
+        section = "tasks" if split == "train" else "evaluation"
+        classes = splits[split]
+        if episode.ways is None or episode.ways > len(classes):
+            raise ConfigError(
+                f"{section}.ways = {episode.ways}: the {split} split has {len(classes):,} classes; use 2 to "
+                f"{len(classes):,} ways"
+            )
+        fewest = int(store.counts[classes.characters].min())
+        if episode.shots + episode.queries > fewest:
+            raise ConfigError(
+                f"{section}.shots + {section}.queries = {episode.shots} + {episode.queries} = "
+                f"{episode.shots + episode.queries}: a class of the {split} split has {fewest} images; ask "
+                "for at most that many together"
+            )
+
+
+class ImageOptions(TaskOptions):
+    """Settings that every image family has: classes a task, support and query images a class."""
+
+    ways: Annotated[int, Field(ge=2)] = 5
+    shots: PositiveInt = 1
+    queries: PositiveInt = 15
+
+
+class ImageFamily(ABC):
+    """A classification family over an episode store; each family says where its store and its splits are."""
+
+    Options: type[TaskOptions]
+    objective: ClassVar[str] = "cross_entropy"
+
+    def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
+        store, splits = self._open(options)
+        self._sampler = EpisodeSampler(store, splits, episodes, device)
+
+    @classmethod
+    @abstractmethod
+    def _open(cls, options: TaskOptions) -> tuple[EpisodeStore, Mapping[Split, SplitClasses]]:
+        """The store, built if need be, and the classes of each split."""
+
+    @classmethod
+    def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
+        """Build the store on this host unless it is there, and check the episodes; raises as opening does."""
+        check_episodes(*cls._open(options), episodes)
+
+    @classmethod
+    def input_shape(cls, options: TaskOptions) -> tuple[int, ...]:
+        """One channel, 28 x 28 pixels."""
+        return (1, 28, 28)
+
+    @classmethod
+    def outputs(cls, options: TaskOptions) -> int:
+        """The training ways."""
+        assert isinstance(options, ImageOptions)
+        return options.ways
+
+    def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
+        """These tasks: ``x`` (T, N, 1, 28, 28) float32, strokes 1 on 0, and ``y`` (T, N) int64.
+
+        N is ways times shots or queries, class by class. ``x`` and ``y`` lie on the family's device, ``ids``
+        stay on the CPU.
+        """
+        return self._sampler.sample(split, ids)

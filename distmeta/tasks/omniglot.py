@@ -1,0 +1,98 @@
+"""Omniglot: handwritten characters of 50 alphabets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distmeta.config import TaskOptions
+from distmeta.records import Split
+from distmeta.tasks.images import ImageFamily, ImageOptions, SplitClasses
+from distmeta.tasks.omniglot_build import open_omniglot
+from distmeta.tasks.philox import Purpose, distinct, words
+from distmeta.tasks.store import EpisodeStore
+
+TRAIN, VALIDATION = 1100, 100
+"""Characters of the ``vinyals`` split; the other 423 are for test."""
+
+VALIDATION_ALPHABETS = 5
+_PARTITION_SEED = 0x6F6D6E69
+
+
+class OmniglotOptions(ImageOptions):
+    """Settings under ``tasks`` for ``kind: omniglot``.
+
+    ``root`` is a folder or URI (as ``pyarrow.fs`` opens it) with ``images_background.zip`` and
+    ``images_evaluation.zip``, or a built ``omniglot-28.arrow``, there or in its subfolder ``omniglot/``.
+    """
+
+    root: str | None = None
+    split: Literal["vinyals", "alphabets"] = "vinyals"
+    rotations: bool = True
+
+
+class Omniglot(ImageFamily):
+    """1,623 characters, 20 drawings each, 28 x 28, strokes 1 on 0.
+
+    Lake, Salakhutdinov, Tenenbaum: "Human-level concept learning through probabilistic program induction",
+    Science 2015.
+
+    Splits, by name:
+
+    - ``vinyals`` (Vinyals et al. 2016, Finn et al. 2017): the characters of both archives in one fixed
+      shuffle, 1,100 for training, 100 for validation, 423 for test. The papers' own shuffles are not
+      published.
+    - ``alphabets``, stricter: no alphabet in two splits. Test is the 20 alphabets of the evaluation archive
+      (659 characters), validation five of the background archive by a fixed shuffle (168 characters:
+      Alphabet_of_the_Magi, Early_Aramaic, Gujarati, Japanese_(hiragana), Latin), training the other 25 (796
+      characters).
+
+    With ``rotations`` each character turned by 0, 90, 180 and 270 degrees (``np.rot90``) is a class of its
+    own, in every split, and all four are in the same one.
+
+    Data comes from ``tasks.root``, else ``DISTMETA_DATA``, else the official download. Opening and preparing
+    raise ``DataError`` where it is missing, damaged or incomplete.
+    """
+
+    Options: type[TaskOptions] = OmniglotOptions
+
+    @classmethod
+    def _open(cls, options: TaskOptions) -> tuple[EpisodeStore, Mapping[Split, SplitClasses]]:
+        assert isinstance(options, OmniglotOptions)
+        store = open_omniglot(options.root)
+        split = by_characters(store) if options.split == "vinyals" else by_alphabets(store)
+        rotations = range(4 if options.rotations else 1)
+        return store, {name: SplitClasses.of(characters, rotations) for name, characters in split.items()}
+
+
+def by_characters(store: EpisodeStore) -> dict[Split, NDArray[np.int64]]:
+    """The ``vinyals`` split: indices of the store's characters, which stand in the order of their names."""
+    order = _shuffled(len(store.classes))
+    return {
+        "train": np.sort(order[:TRAIN]),
+        "validation": np.sort(order[TRAIN : TRAIN + VALIDATION]),
+        "test": np.sort(order[TRAIN + VALIDATION :]),
+    }
+
+
+def by_alphabets(store: EpisodeStore) -> dict[Split, NDArray[np.int64]]:
+    """The ``alphabets`` split: indices of the store's characters."""
+    groups = np.array(store.groups)
+    evaluation = np.char.startswith(groups, "evaluation/")
+    background = np.unique(groups[~evaluation])
+    held_out = background[_shuffled(len(background))[:VALIDATION_ALPHABETS]]
+    validation = np.isin(groups, held_out)
+    return {
+        "train": np.flatnonzero(~evaluation & ~validation),
+        "validation": np.flatnonzero(validation),
+        "test": np.flatnonzero(evaluation),
+    }
+
+
+def _shuffled(n: int) -> NDArray[np.int64]:
+    """A fixed permutation of 0 ... n - 1."""
+    order: NDArray[np.int64] = distinct(words(_PARTITION_SEED, "train", [n], Purpose.PARTITION, n), n)[0]
+    return order

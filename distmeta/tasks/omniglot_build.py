@@ -1,0 +1,155 @@
+"""Building the Omniglot store: decode, resize, invert, and refuse what is incomplete."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distmeta.errors import DataError
+from distmeta.tasks.cache import build_once, cache_dir, written_whole
+from distmeta.tasks.omniglot_source import MD5, STORE, Folder, find_anywhere, find_given, fingerprint
+from distmeta.tasks.store import EpisodeStore, write_store
+
+BUILDER = "1"
+"""Version of how images are made; a change makes a new file in the cache."""
+
+ALPHABETS = {"background": 30, "evaluation": 20}
+CHARACTERS = {"background": 964, "evaluation": 659}
+DRAWINGS = 20
+SIZE = 28
+_SOURCE_SIZE = 105
+_MEMBER = re.compile(r"images_(background|evaluation)/([^/]+)/(character\d+)/[^/]+\.png")
+
+Progress = Callable[[int, int], None]
+
+
+def build_omniglot(source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
+    """Build ``OUT/omniglot-28.arrow`` from the two archives.
+
+    Args:
+        source: folder or URI with the archives, there or in its subfolder ``omniglot/``; it is only read.
+        out: folder for the store, which then serves as ``tasks.root``; an old store there is replaced.
+        progress: called with (images done, images in all) after every character.
+
+    Raises:
+        DataError: an archive is missing, damaged or incomplete, or ``out`` cannot be written; nothing is left
+            behind.
+    """
+    path = Path(out).expanduser() / STORE
+    _build(find_given(str(source)), progress, path)
+    return path
+
+
+def open_omniglot(root: str | None) -> EpisodeStore:
+    """The store, from wherever Omniglot is found; built once a host where there are only archives.
+
+    Raises:
+        DataError: the data is missing, damaged or incomplete.
+    """
+    folder = find_anywhere(root)
+    store = EpisodeStore.open(_store_of(folder) if STORE in folder.files else _built_from(folder))
+    alphabets = {group: store.groups.count(group) for group in set(store.groups)}
+    of_part = {part: [n for g, n in alphabets.items() if g.startswith(f"{part}/")] for part in ALPHABETS}
+    complete = all(
+        len(of_part[part]) == ALPHABETS[part] and sum(of_part[part]) == CHARACTERS[part] for part in ALPHABETS
+    )
+    if not complete or store.images.shape[1:] != (SIZE, SIZE) or (store.counts != DRAWINGS).any():
+        raise DataError(
+            f"{store.path} is not the complete Omniglot: expected {sum(CHARACTERS.values()):,} characters of "
+            f"{sum(ALPHABETS.values())} alphabets, {DRAWINGS} drawings each; build it again with "
+            "'distmeta data build omniglot'"
+        )
+    return store
+
+
+def _built_from(folder: Folder) -> Path:
+    name = f"omniglot-{SIZE}-{BUILDER}-{fingerprint(folder)}.arrow"
+    return build_once(cache_dir() / name, lambda path: _build(folder, None, path))
+
+
+def _store_of(folder: Folder) -> Path:
+    """A built store: mapped where it lies, or fetched once where that is another machine."""
+    local = folder.local(STORE)
+    if local is not None:
+        return local
+    version = hashlib.sha256(f"{folder.name}\0{folder.version(STORE)}".encode()).hexdigest()[:16]
+
+    def fetch(path: Path) -> None:
+        with written_whole(path) as temporary:
+            temporary.write_bytes(folder.read(STORE))
+            try:
+                EpisodeStore.open(temporary).verify()
+            except DataError:
+                raise DataError(f"{folder.name}/{STORE} is damaged or incomplete; build it again") from None
+
+    return build_once(cache_dir() / f"omniglot-{SIZE}-from-{version}.arrow", fetch)
+
+
+def _build(folder: Folder, progress: Progress | None, path: Path) -> None:
+    images: list[NDArray[np.uint8]] = []
+    classes: list[str] = []
+    groups: list[str] = []
+    with ExitStack() as stack:
+        # Both archives are opened and counted before the first image is decoded.
+        archives = {file: stack.enter_context(folder.archive(file, whole=True)) for file in MD5}
+        members = {file: _members(archive, f"{folder.name}/{file}") for file, archive in archives.items()}
+        total = sum(map(len, members.values()))
+        for file, archive in archives.items():
+            for member, part, alphabet, character in members[file]:
+                images.append(_image(archive, member, f"{folder.name}/{file}"))
+                classes.append(f"{alphabet}/{character}")
+                groups.append(f"{part}/{alphabet}")
+                if progress is not None and len(images) % DRAWINGS == 0:
+                    progress(len(images), total)
+    write_store(path, np.stack(images), classes, groups)
+
+
+def _members(archive: zipfile.ZipFile, place: str) -> list[tuple[str, str, str, str]]:
+    """(member, part, alphabet, character) of every image of an archive, in order; refused unless complete."""
+    part = Path(place).stem.removeprefix("images_")
+    found = [match for name in archive.namelist() if (match := _MEMBER.fullmatch(name)) and match[1] == part]
+    drawings = Counter((match[2], match[3]) for match in found)
+    expected = CHARACTERS[part] * DRAWINGS
+    missing = expected - sum(min(count, DRAWINGS) for count in drawings.values())
+    if missing > 0 or len(found) != expected:
+        problem = (
+            f"is incomplete: {missing:,} of {expected:,} images are missing"
+            if missing > 0
+            else f"has {len(found) - expected:,} images too many"
+        )
+        raise DataError(
+            f"{place} {problem} (expected {CHARACTERS[part]} characters with {DRAWINGS} images each, found "
+            f"{len(drawings)} characters and {len(found):,} images); fetch it again"
+        )
+    return sorted((match[0], match[1], match[2], match[3]) for match in found)
+
+
+def _image(archive: zipfile.ZipFile, member: str, place: str) -> NDArray[np.uint8]:
+    """One image, (28, 28) uint8, strokes 255 on 0.
+
+    Resized with LANCZOS as MAML's released script asks; as 8-bit grey, since Pillow resizes 1-bit images
+    without a filter.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(archive.read(member))) as image:
+            size = image.size
+            grey = image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    except Exception as error:  # a damaged member gives CRC, zlib, struct, syntax and other errors
+        raise DataError(f"{place} is damaged: {member} cannot be read ({error}); fetch it again") from None
+    if size != (_SOURCE_SIZE, _SOURCE_SIZE):
+        raise DataError(
+            f"{place}: {member} is {size[0]} x {size[1]} pixels instead of {_SOURCE_SIZE} x {_SOURCE_SIZE}; "
+            "fetch it again"
+        )
+    return 255 - np.asarray(grey)

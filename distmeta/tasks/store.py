@@ -1,0 +1,173 @@
+"""The episode store: the images of a data set in one memory-mapped Arrow file, sorted by class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distmeta.errors import DataError
+from distmeta.tasks.cache import written_whole
+
+SCHEMA_VERSION = "1"
+_VERSION_KEY = b"distmeta.schema"
+_HASH_KEY = b"distmeta.sha256"
+
+
+@dataclass(frozen=True)
+class EpisodeStore:
+    """Images sorted by class, mapped from a file: processes of one host share its pages, and nothing is read
+    twice.
+
+    Attributes:
+        path: the file.
+        images: (N, H, W) or (N, H, W, C) uint8, read-only, a view of the mapped file.
+        classes: names of the C classes, in the order of the rows.
+        groups: the group of each class (an alphabet, a split).
+        first: (C,) int64, the first row of each class.
+        counts: (C,) int64, the number of rows of each class.
+        content_hash: SHA-256 over names, groups, counts and image bytes, as written.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "dots.arrow"
+    >>> write_store(path, np.zeros((3, 28, 28), np.uint8), ["a", "b", "b"], ["one", "two", "two"])
+    >>> store = EpisodeStore.open(path)
+    >>> store.classes, store.first.tolist(), store.counts.tolist(), store.images.shape
+    (('a', 'b'), [0, 1], [1, 2], (3, 28, 28))
+    """
+
+    path: Path
+    images: NDArray[np.uint8]
+    classes: tuple[str, ...]
+    groups: tuple[str, ...]
+    first: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    content_hash: str
+
+    @classmethod
+    def open(cls, path: Path) -> EpisodeStore:
+        """Map a store.
+
+        Raises:
+            DataError: the file is missing, truncated, of another schema version, or no store at all.
+        """
+        import pyarrow as pa
+
+        try:
+            with pa.memory_map(str(path)) as source:
+                reader = pa.ipc.open_file(source)
+                metadata = reader.schema.metadata or {}
+                _check_version(path, metadata)
+                if reader.num_record_batches != 1:
+                    raise ValueError(f"it has {reader.num_record_batches} record batches instead of 1")
+                batch = reader.get_batch(0)
+            return cls._of(path, batch, metadata[_HASH_KEY].decode())
+        except FileNotFoundError:
+            raise DataError(f"there is no episode store {path}; build it again") from None
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"the episode store {path} is damaged or incomplete ({' '.join(str(error).split())}); "
+                "delete it and build it again"
+            ) from None
+
+    @classmethod
+    def _of(cls, path: Path, batch: Any, content_hash: str) -> EpisodeStore:
+        column = batch.column("image")
+        images = column.storage.flatten().to_numpy(zero_copy_only=True).reshape(-1, *column.type.shape)
+        labels = batch.column("class").indices.to_numpy()
+        starts = np.flatnonzero(np.diff(labels, prepend=-1)).astype(np.int64)
+        classes = batch.column("class").dictionary.to_pylist()
+        if len(images) != batch.num_rows or not np.array_equal(labels[starts], np.arange(len(classes))):
+            raise ValueError("its rows are not sorted by class")
+        groups = batch.column("group").take(starts).to_pylist()
+        counts = np.diff(starts, append=batch.num_rows)
+        return cls(path, images, tuple(classes), tuple(groups), starts, counts, content_hash)
+
+    def verify(self) -> None:
+        """Recompute the content hash, which reads the whole file.
+
+        Raises:
+            DataError: the content is not what was written.
+        """
+        if _content_hash(self.images, self.classes, self.groups, self.counts) != self.content_hash:
+            raise DataError(
+                f"the episode store {self.path} is damaged: its content does not match the hash it was "
+                "written with; delete it and build it again"
+            )
+
+
+def write_store(path: Path, images: NDArray[np.uint8], classes: Sequence[str], groups: Sequence[str]) -> None:
+    """Write a store, whole or not at all.
+
+    Args:
+        path: the file; an old one is replaced.
+        images: (N, H, W) or (N, H, W, C) uint8.
+        classes: N names; rows are sorted by them, those of one class keep their order.
+        groups: N names, the same for all rows of a class.
+
+    Raises:
+        DataError: the folder cannot be written.
+        ValueError: the lengths differ, or a class is in two groups.
+    """
+    import pyarrow as pa
+
+    if not len(images) == len(classes) == len(groups):
+        raise ValueError(f"{len(images)} images, {len(classes)} class names and {len(groups)} group names")
+    names, labels, counts = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
+    order = np.argsort(labels, kind="stable")
+    if not np.array_equal(order, np.arange(len(order))):
+        images = images[order]
+    of_row = np.asarray(groups)[order]
+    starts = np.cumsum(counts) - counts
+    of_class = of_row[starts]
+    if not np.array_equal(np.repeat(of_class, counts), of_row):
+        raise ValueError("a class is in two groups")
+
+    pixels = np.ascontiguousarray(images, dtype=np.uint8)
+    shape = pixels.shape[1:]
+    flat = pa.Array.from_buffers(pa.uint8(), pixels.size, [None, pa.py_buffer(pixels)])
+    storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shape)))
+    columns = {
+        "image": pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), shape), storage),
+        "class": pa.DictionaryArray.from_arrays(
+            pa.array(labels[order], pa.int32()), pa.array(names.tolist(), pa.string())
+        ),
+        "group": pa.array(of_row.tolist(), pa.string()).dictionary_encode(),
+    }
+    content = _content_hash(pixels, names.tolist(), of_class.tolist(), counts)
+    metadata = {_VERSION_KEY: SCHEMA_VERSION, _HASH_KEY: content}
+    batch = pa.record_batch(list(columns.values()), list(columns)).replace_schema_metadata(metadata)
+    # One record batch: the image column stays one contiguous block, which readers view without a copy.
+    with (
+        written_whole(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
+
+
+def _check_version(path: Path, metadata: dict[bytes, bytes]) -> None:
+    version = metadata.get(_VERSION_KEY, b"").decode()
+    if not version:
+        raise ValueError("it was not written by distmeta")
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"the episode store {path} has schema version {version}, this distmeta reads version "
+            f"{SCHEMA_VERSION}; build it again with this version, or use the version that wrote it"
+        )
+
+
+def _content_hash(
+    images: NDArray[np.uint8], classes: Sequence[str], groups: Sequence[str], counts: NDArray[np.int64]
+) -> str:
+    digest = hashlib.sha256()
+    for name, group, count in zip(classes, groups, counts, strict=True):
+        digest.update(f"{name}\0{group}\0{count}\n".encode())
+    digest.update(repr(images.shape).encode())
+    digest.update(images.data)
+    return digest.hexdigest()

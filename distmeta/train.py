@@ -1,0 +1,302 @@
+"""The only training loop: a generator that yields a record a meta-step."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from distmeta import checkpoint
+from distmeta.checkpoint import Snapshot
+from distmeta.config import Config, dump_config
+from distmeta.errors import ClusterError, ConfigError, Interrupted, NonFiniteError, StorageError
+from distmeta.evaluate import Progress, cut, meta_test, validate
+from distmeta.layout import Layout
+from distmeta.learner import Learner, Outcome
+from distmeta.metrics import MetricsLog
+from distmeta.plan import Plan
+from distmeta.programs import blueprint
+from distmeta.records import MetaGradient, MetaState, Shard, StepRecord
+from distmeta.rundir import RunDirectory, check_resume
+from distmeta.tasks import prepare_family
+from distmeta.transports import Check, open_transport
+from distmeta.tree import add, combine
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    config: Config,
+    run_dir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    check: Check = lambda: None,
+    progress: Progress | None = None,
+) -> Generator[StepRecord, None, dict[str, Any]]:
+    """Meta-train, and meta-test at the end.
+
+    Args:
+        config: from :func:`~distmeta.config.load_config`.
+        run_dir: where the run's files go, a path or a URI; ``run.dir``/``name`` by default.
+        resume: continue the run that lies there; without a checkpoint it starts at 0, finished it does nothing.
+        check: called often; raises when the run should end, which checkpoints it first.
+        progress: called as the meta-test at the end advances.
+
+    Yields:
+        One :class:`~distmeta.records.StepRecord` a meta-step.
+
+    Returns:
+        The content of ``result.json`` (the value of ``StopIteration``, or of ``yield from``).
+
+    Raises:
+        DistmetaError: see its subclasses; whatever ends the loop, the steps that were done are checkpointed.
+
+    >>> import tempfile
+    >>> from distmeta.config import load_config
+    >>> config = load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}},
+    ...                      ["run.steps=2", "evaluation.tasks=4"])
+    >>> [record.step for record in train(config, tempfile.mkdtemp())]
+    [1, 2]
+    """
+    directory = RunDirectory(run_dir if run_dir is not None else f"{config.run.dir}/{config.name}")
+    snapshot = _find_snapshot(directory, config) if resume and directory.holds_run else None
+    if snapshot is not None and snapshot.step == config.run.steps and directory.storage.exists("result.json"):
+        log.info("%s is finished: nothing to do", directory.location)
+        return directory.read_result()
+    if resume and snapshot is None:
+        log.info("no checkpoint in %s: starting at step 0", directory.location)
+    session = _Session(config, directory, snapshot, resume, check)
+    try:
+        while session.learner.step < config.run.steps:
+            yield session.step()
+        return session.finish(progress)
+    except BaseException as error:
+        session.rescue(error)
+        raise
+    finally:
+        session.close()
+
+
+def _find_snapshot(directory: RunDirectory, config: Config) -> Snapshot | None:
+    """The newest good checkpoint, if the configuration may continue it."""
+    snapshot, damaged = checkpoint.latest(directory.storage)
+    for message in damaged:
+        log.warning("%s", message)
+    if snapshot is None and damaged:
+        raise StorageError(
+            f"every checkpoint of {directory.location} is damaged; restore one, or start over in another --run-dir"
+        )
+    old = snapshot.config if snapshot else yaml.safe_load(directory.read_config())
+    check_resume(old, config.model_dump(mode="json"))
+    if snapshot is not None:
+        if snapshot.step > config.run.steps:
+            raise ConfigError(
+                f"run.steps = {config.run.steps}, but {directory.location} has already done {snapshot.step} steps; "
+                "resume with at least as many"
+            )
+        if damaged:
+            log.warning("using the checkpoint of step %d instead", snapshot.step)
+    return snapshot
+
+
+class _Session:
+    """One sitting of a run: from its start or a checkpoint until it ends, however it ends."""
+
+    def __init__(
+        self, config: Config, directory: RunDirectory, snapshot: Snapshot | None, resume: bool, check: Check
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        if not (resume and directory.holds_run):
+            directory.check_free()
+        directory.check_writable()
+        prepare_family(config)
+        self._blueprint = blueprint(config)
+        for note in self._blueprint.notes:
+            log.info("%s", note)
+        self.learner = Learner(config.outer, config.run.steps, self._blueprint.initial_meta())
+        self._best: dict[str, Any] | None = None
+        self._counters = {"workers_lost": 0, "shards_redone": 0, "steps_skipped": 0}
+        self._seconds = 0.0
+        self._saved_step: int | None = None
+        self._settled = True
+        if snapshot is not None:
+            self._restore(snapshot)
+        plan = Plan.from_dict(snapshot.plan) if snapshot else None
+        self._transport = open_transport(config, plan, check)
+        try:
+            self._check_fingerprint(snapshot)
+            if self._transport.plan.reason and snapshot is None:
+                log.warning("tasks are computed one by one, not mapped together: %s", self._transport.plan.reason)
+            directory.write_config(dump_config(config))
+            self._log = MetricsLog(directory, snapshot.step if snapshot else None)
+        except BaseException:
+            self._transport.close()
+            raise
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self.learner.restore(snapshot.step, snapshot.meta, snapshot.optimizer)
+        self._best = snapshot.best
+        self._counters.update(snapshot.counters)
+        self._seconds = snapshot.seconds
+        self._saved_step = snapshot.step
+        log.info("resuming %s at step %d", self._directory.location, snapshot.step)
+
+    def _check_fingerprint(self, snapshot: Snapshot | None) -> None:
+        if snapshot is None or self._config.cluster.allow_mixed:
+            return
+        now = self._transport.fingerprint
+        changed = [f"{key} was {was}, is {now.get(key)}" for key, was in snapshot.fingerprint.items() if was != now.get(key)]
+        if changed:
+            raise ClusterError(
+                f"this run was computed on other hardware or software ({'; '.join(changed)}), so it would not continue to "
+                "the same bits; resume where it began, or set cluster.allow_mixed=true to give that up"
+            )
+
+    # A meta-step --------------------------------------------------------------------------------------------------
+
+    def step(self) -> StepRecord:
+        """Gradient, outer step, and what is due after it: validation, checkpoint, log line."""
+        began = time.perf_counter()
+        run, step = self._config.run, self.learner.step
+        shards = self._shards(step)
+        if step + 1 < run.steps:
+            self._transport.prefetch(self._shards(step + 1))
+        parts = {
+            node: cast(MetaGradient, record)
+            for node, record in self._transport.run("gradient", self.learner.state(), shards)
+        }
+        gradient = combine(parts, len(shards), add)
+        outcome, skipped = self._apply(gradient)
+        seconds = time.perf_counter() - began
+        self._seconds += seconds
+        validation = self._validate() if self._due(run.validate_every) else None
+        record = StepRecord(
+            step=self.learner.step,
+            tasks=self.learner.step * run.meta_batch,
+            metrics={name: total / gradient.tasks for name, total in gradient.metrics.items()},
+            gradient_norm=outcome.norm,
+            learning_rate=outcome.rate,
+            seconds=seconds,
+            tasks_per_second=gradient.tasks / seconds,
+            skipped=skipped,
+            validation=validation,
+            faults=self._faults(),
+        )
+        if validation is not None or skipped or self._due(run.log_every):
+            self._log.write(record)
+        improved = validation is not None and self._best is not None and self._best["step"] == self.learner.step
+        if improved or self._due(run.checkpoint_every) or self.learner.step == run.steps:
+            self._save()
+        return record
+
+    def _shards(self, step: int) -> list[Shard]:
+        run = self._config.run
+        return cut("train", step * run.meta_batch, run.meta_batch, run.shard)
+
+    def _due(self, every: int) -> bool:
+        """Whether something that happens every so many steps, and after the last one, happens now."""
+        step = self.learner.step
+        return every > 0 and (step % every == 0 or step == self._config.run.steps)
+
+    def _apply(self, gradient: MetaGradient) -> tuple[Outcome, bool]:
+        self._settled = False
+        outcome = self.learner.apply(gradient)
+        self._settled = True
+        if not outcome.nonfinite and math.isfinite(outcome.norm):
+            return outcome, False
+        if self._config.outer.on_nonfinite == "stop":
+            ids = outcome.nonfinite or range(gradient.tasks)
+            named = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+            raise NonFiniteError(
+                f"the loss or meta-gradient of meta-step {self.learner.step + 1} is not finite (training tasks {named}). "
+                "Nothing was changed by it. Try a lower algorithm.inner_lr or outer.lr, outer.clip_norm=10, or "
+                "outer.on_nonfinite=skip to leave such steps out"
+            )
+        self.learner.skip()
+        self._counters["steps_skipped"] += 1
+        log.warning("meta-step %d skipped: its loss or meta-gradient is not finite", self.learner.step)
+        return outcome, True
+
+    def _validate(self) -> dict[str, float]:
+        measured = validate(self._transport, self._config, self.learner.state())
+        metric, value = self._blueprint.metric, measured[self._blueprint.metric]
+        sign = 1 if self._blueprint.higher_is_better else -1
+        if math.isfinite(value) and (self._best is None or sign * value > sign * self._best["value"]):
+            self._best = {"step": self.learner.step, "metric": metric, "value": value}
+        return measured
+
+    # What is kept -------------------------------------------------------------------------------------------------
+
+    def _faults(self) -> dict[str, int]:
+        own = self._transport.faults
+        return {name: before + own.get(name, 0) for name, before in self._counters.items()}
+
+    def _save(self) -> None:
+        meta, run = self.learner.meta(), self._config.run
+        snapshot = Snapshot(
+            step=self.learner.step,
+            tasks=self.learner.step * run.meta_batch,
+            meta=meta,
+            module_state=self._blueprint.module_state(meta),
+            optimizer=self.learner.optimizer_state(),
+            best=self._best,
+            counters=self._faults(),
+            config=self._config.model_dump(mode="json"),
+            plan=self._transport.plan.as_dict(),
+            fingerprint=self._transport.fingerprint,
+            seconds=self._seconds,
+            finished=self.learner.step == run.steps,
+        )
+        checkpoint.save(self._directory.storage, snapshot)
+        self._saved_step = self.learner.step
+        checkpoint.prune(self._directory.storage, run.keep)
+        self._log.sync()
+
+    def rescue(self, error: BaseException) -> None:
+        """Keep the steps that were done, whatever ended the loop."""
+        if self._settled and self._saved_step != self.learner.step:
+            try:
+                self._save()
+            except StorageError as second:
+                log.error("the last steps could not be saved: %s", second)
+        if isinstance(error, Interrupted) and self._saved_step is not None:
+            error.args = (f"{error}; step {self._saved_step} is saved in {self._directory.location}, go on with --resume",)
+
+    def finish(self, progress: Progress | None) -> dict[str, Any]:
+        """Meta-test the best-validation checkpoint, else the last, and write ``result.json``."""
+        if self._saved_step != self.learner.step:
+            self._save()
+        best, damaged = checkpoint.best(self._directory.storage)
+        for message in damaged:
+            log.warning("%s", message)
+        assert best is not None
+        state = MetaState(best.step, Layout.of(best.meta).flatten(best.meta))
+        measured = meta_test(self._transport, self._config, state, progress)
+        workers = self._transport.workers()
+        tasks = self.learner.step * self._config.run.meta_batch
+        result = {
+            "steps": self.learner.step,
+            "tasks": tasks,
+            "seconds": self._seconds,
+            "tasks_per_second": tasks / self._seconds if self._seconds else 0.0,
+            "checkpoint": f"checkpoints/step-{best.step:08d}",
+            "best_validation": self._best,
+            "workers": {"count": workers.count, "shards_each": workers.shards_each},
+            "faults": self._faults(),
+            "meta_test": measured,
+        }
+        self._directory.write_result(result)
+        return result
+
+    def close(self) -> None:
+        """Give back files and workers."""
+        try:
+            self._log.close()
+        finally:
+            self._transport.close()

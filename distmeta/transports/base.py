@@ -1,0 +1,62 @@
+"""What a transport is: how shards reach workers and records come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+from distmeta.plan import Plan
+from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
+from distmeta.tree import Node
+
+Kind = Literal["gradient", "validate", "test"]
+"""``gradient``: meta-gradients. ``validate``: metrics after adaptation. ``test``: those with details."""
+
+Part = tuple[Node, MetaGradient | TaskMetrics]
+"""A subtree's record: the sum of its shards' gradients, or one shard's measurements."""
+
+
+class Workers(NamedTuple):
+    """Who did the work.
+
+    Attributes:
+        count: workers at work now (1 in process).
+        shards_each: shards that each worker, lost ones included, has finished.
+    """
+
+    count: int
+    shards_each: list[int]
+
+
+class Transport(Protocol):
+    """Runs shards on workers; knows nothing of what they compute.
+
+    Attributes:
+        plan: how the workers compute.
+        fingerprint: what decides the workers' rounding.
+        faults: ``workers_lost`` and ``shards_redone`` so far.
+    """
+
+    plan: Plan
+    fingerprint: dict[str, Any]
+    faults: dict[str, int]
+
+    def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
+        """Records in the order in which they come, every shard once."""
+        ...
+
+    def prefetch(self, shards: Sequence[Shard]) -> None:
+        """Begin to sample the shards that the next :meth:`run` is likely to bring."""
+        ...
+
+    def workers(self) -> Workers:
+        """Who did the work so far."""
+        ...
+
+    def close(self) -> None:
+        """Give back everything that was taken."""
+        ...
+
+
+Check = Callable[[], None]
+"""Raises ``Interrupted`` when the run should end; called whenever a transport would wait."""

@@ -1,0 +1,48 @@
+"""The transport of single-node mode: one worker in this process, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from distmeta.config import Config
+from distmeta.plan import Plan
+from distmeta.records import MetaState, Shard
+from distmeta.transports.base import Check, Kind, Part, Workers
+from distmeta.tree import Node
+from distmeta.worker import Worker
+
+
+class LocalTransport:
+    """Runs every shard here, in order."""
+
+    def __init__(self, config: Config, plan: Plan | None, check: Check) -> None:
+        self._check = check
+        self._worker = Worker(config)
+        self._done = 0
+        self.plan = plan or self._worker.probe()
+        self._worker.follow(self.plan)
+        self.fingerprint = self._worker.fingerprint()
+        self.faults = {"workers_lost": 0, "shards_redone": 0}
+
+    def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
+        """Records in the shards' order."""
+        for place, shard in enumerate(shards):
+            self._check()
+            self._worker.prefetch(shards[place + 1 : place + 2])
+            if kind == "gradient":
+                yield Node(0, shard.index), self._worker.gradient(state, [shard])
+            else:
+                yield Node(0, shard.index), self._worker.evaluate(state, shard, details=kind == "test")
+            self._done += 1
+
+    def prefetch(self, shards: Sequence[Shard]) -> None:
+        """Sample the first shard in a background thread; the others follow as the first are computed."""
+        self._worker.prefetch(shards[:1])
+
+    def workers(self) -> Workers:
+        """This process."""
+        return Workers(1, [self._done])
+
+    def close(self) -> None:
+        """Put back the process's settings."""
+        self._worker.close()

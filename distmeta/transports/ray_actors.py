@@ -1,0 +1,362 @@
+"""The transport of clusters: one Ray actor a worker, shards handed out as workers become free."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from distmeta.config import Config
+from distmeta.errors import ClusterError, DistmetaError
+from distmeta.plan import Plan
+from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
+from distmeta.transports.base import Check, Kind, Part, Workers
+from distmeta.tree import Node, cover
+from distmeta.worker import Worker
+
+log = logging.getLogger(__name__)
+
+LOST = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ObjectLostError)
+"""What Ray raises for a worker that is gone; these share no base class of their own."""
+
+QUIET = {
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+"""Ray's own chatter, off unless the user's environment says otherwise."""
+
+DEPTH = 2
+"""Pieces that a worker holds: one at work, one waiting, so that it never waits for the driver."""
+
+PIECES = 4
+"""Pieces a worker that a meta-batch is cut into at least, where it has that many shards."""
+
+POLL = 0.5
+"""Seconds between looks at whether the run should end."""
+
+SHARED_ENVIRONMENT = ("DISTMETA_CACHE", "DISTMETA_DATA")
+"""Settings of the driver's environment that workers on its own host follow."""
+
+PATIENCE = 3
+"""Workers that may be lost, one after the other, without a single piece finished between."""
+
+
+def connect(config: Config) -> bool:
+    """Connect to the configured cluster, or start a private one on this machine.
+
+    Returns:
+        Whether this call connected, and so has to disconnect; false where the process was connected before.
+
+    Raises:
+        ClusterError: there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        return False
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address is None:
+            # Reachable from this machine alone, so it needs no token, and leaves none behind for later clusters.
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            ray.init(num_cpus=_cores(config), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        else:
+            _knock(address)
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise ClusterError(
+            f"cannot {'reach' if address else 'start'} Ray {where}: {_first_line(error)}. Check cluster.address and "
+            "RAY_AUTH_MODE (as the cluster was started), or use cluster.workers=0 to compute in this process"
+        ) from None
+    return True
+
+
+def _cores(config: Config) -> int:
+    """CPUs of a private cluster: this machine's, or as many as the configured workers ask for."""
+    workers = config.cluster.workers
+    wanted = 0 if workers == "auto" else math.ceil(workers * config.cluster.cpus_per_worker)
+    return max(len(os.sched_getaffinity(0)), wanted)
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens; Ray itself would try for a long time."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address not in ("auto", "local") and host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
+def worker_count(config: Config) -> int:
+    """How many workers to start; ``auto`` is one a GPU, or one a core where there is none.
+
+    Raises:
+        ClusterError: the cluster can never hold them.
+    """
+    cluster, total = config.cluster, ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
+    if cluster.workers == "auto":
+        if gpus and config.run.device != "cpu":
+            return max(1, int(gpus / (cluster.gpus_per_worker or 1)))
+        return max(1, int(cpus // cluster.cpus_per_worker))
+    wanted = cluster.workers * cluster.cpus_per_worker, cluster.workers * (cluster.gpus_per_worker or 0)
+    if wanted[0] > cpus or wanted[1] > gpus:
+        raise ClusterError(
+            f"cluster.workers = {cluster.workers} of {cluster.cpus_per_worker:g} CPU and {cluster.gpus_per_worker or 0:g} "
+            f"GPU ask for {wanted[0]:g} CPU and {wanted[1]:g} GPU, but the cluster has {cpus:g} and {gpus:g}; ask for less"
+        )
+    return cluster.workers
+
+
+@ray.remote
+class RayWorker:
+    """A :class:`~distmeta.worker.Worker` behind Ray. Vectors travel as NumPy arrays, which Ray reads without a copy."""
+
+    def __init__(self, driver: str, environment: Mapping[str, str]) -> None:
+        if ray.util.get_node_ip_address() == driver:  # elsewhere the driver's folders mean nothing
+            os.environ.update(environment)
+        # The arrays that Ray hands out are read-only, and nothing here writes into them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        self._worker: Worker
+
+    def open(self, config: Config, plan: Plan | None) -> tuple[dict[str, Any], Plan]:
+        """Open data and model; decide the plan where there is none yet."""
+        self._worker = Worker(config)
+        plan = plan or self._worker.probe()
+        self._worker.follow(plan)
+        return self._worker.fingerprint(), plan
+
+    def prefetch(self, shards: Sequence[Shard]) -> None:
+        """Begin to sample these shards."""
+        self._worker.prefetch(shards)
+
+    @ray.method(num_returns=2)
+    def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
+        """The sum's small fields, and its vector."""
+        total = self._worker.gradient(MetaState(step, torch.from_numpy(vector)), shards)
+        return replace(total, vector=torch.empty(0)), total.vector.numpy()
+
+    def evaluate(self, step: int, vector: np.ndarray, shard: Shard, details: bool) -> TaskMetrics:
+        """A shard's measurements."""
+        return self._worker.evaluate(MetaState(step, torch.from_numpy(vector)), shard, details=details)
+
+
+@dataclass(eq=False)
+class _Seat:
+    """A worker's place: its actor, what it holds, and how many shards it has finished."""
+
+    actor: Any
+    opening: Any
+    ready: bool = False
+    held: dict[Any, tuple[Node, list[Shard]]] = field(default_factory=dict)
+    vectors: dict[Any, Any] = field(default_factory=dict)
+    done: int = 0
+
+
+class RayTransport:
+    """Workers on a Ray cluster.
+
+    A worker that dies is replaced and its pieces are computed elsewhere; the tree makes the result the same to the bit.
+
+    Raises:
+        ClusterError: no cluster at the address, too few resources, workers of different hardware, workers that keep dying.
+    """
+
+    def __init__(self, config: Config, plan: Plan | None, check: Check) -> None:
+        self._config = config
+        self._check = check
+        self._connected = connect(config)
+        self._retired: list[int] = []
+        self._fruitless = 0
+        self.faults = {"workers_lost": 0, "shards_redone": 0}
+        self.fingerprint: dict[str, Any] = {}
+        self._seats: list[_Seat] = []
+        try:
+            count = worker_count(config)
+            self._seats = [self._hire(plan)]
+            self.plan = self._await_first(plan)
+            self._seats += [self._hire(self.plan) for _ in range(count - 1)]
+            self._await_all()
+        except BaseException:
+            self.close()
+            raise
+
+    # Workers ------------------------------------------------------------------------------------------------------
+
+    def _hire(self, plan: Plan | None) -> _Seat:
+        cluster = self._config.cluster
+        gpus = cluster.gpus_per_worker
+        if gpus is None:
+            gpus = 1 if ray.cluster_resources().get("GPU") and self._config.run.device != "cpu" else 0
+        environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
+        actor = RayWorker.options(num_cpus=cluster.cpus_per_worker, num_gpus=gpus, max_restarts=0).remote(
+            ray.util.get_node_ip_address(), environment
+        )
+        return _Seat(actor, actor.open.remote(self._config, plan))
+
+    def _await_first(self, plan: Plan | None) -> Plan:
+        seat = self._seats[0]
+        self._wait([seat.opening], f"a worker of {self._config.cluster.cpus_per_worker:g} CPU")
+        self.fingerprint, decided = self._get(seat.opening)
+        seat.ready = True
+        return plan or decided
+
+    def _await_all(self) -> None:
+        for number, seat in enumerate(self._seats[1:], 2):
+            self._wait([seat.opening], f"worker {number} of {len(self._seats)}")
+            self._admit(seat)
+
+    def _admit(self, seat: _Seat) -> None:
+        """Let a worker in that has opened, if it computes as the others do."""
+        fingerprint, _ = self._get(seat.opening)
+        if fingerprint != self.fingerprint and not self._config.cluster.allow_mixed:
+            raise ClusterError(
+                f"workers differ in what decides rounding: {self.fingerprint} and {fingerprint}. Results would depend on "
+                "which worker computes what; use alike workers, or set cluster.allow_mixed=true to give that up"
+            )
+        seat.ready = True
+
+    def _wait(self, refs: list[Any], what: str) -> list[Any]:
+        """The refs that are ready, at least one; looks up now and then whether the run should end."""
+        began, said = time.monotonic(), False
+        while True:
+            self._check()
+            ready, _ = ray.wait(refs, num_returns=1, timeout=POLL, fetch_local=False)
+            if ready:
+                return list(ready)
+            if what and not said and time.monotonic() - began > 10:
+                said = True
+                log.warning("waiting for %s: the cluster has %s free", what, ray.available_resources())
+
+    def _get(self, ref: Any) -> Any:
+        try:
+            return ray.get(ref)
+        except RayTaskError as error:
+            if isinstance(error.cause, DistmetaError):
+                raise error.cause from None
+            raise
+        except LOST as error:
+            raise ClusterError(f"a worker died while it started: {_first_line(error)}") from None
+
+    # Work ---------------------------------------------------------------------------------------------------------
+
+    def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
+        """Records as they come; a gradient piece is an aligned subtree of shards, summed by its worker."""
+        vector = ray.put(state.vector.numpy())
+        todo = deque((node, [shards[i] for i in node.leaves(len(shards))]) for node in self._cut(kind, len(shards)))
+        while todo or any(seat.held for seat in self._seats):
+            self._hand_out(kind, state.step, vector, todo)
+            refs = [ref for seat in self._seats for ref in seat.held]
+            refs += [seat.opening for seat in self._seats if not seat.ready]
+            for ref in self._wait(refs, ""):
+                part = self._receive(ref, todo)
+                if part is not None:
+                    yield part
+
+    def _cut(self, kind: Kind, count: int) -> list[Node]:
+        """Subtrees as large as leaves every worker enough pieces to share the work evenly."""
+        level = 0
+        if kind == "gradient":
+            level = max(0, (count // (PIECES * len(self._seats))).bit_length() - 1)
+        return cover(count, level)
+
+    def _hand_out(self, kind: Kind, step: int, vector: Any, todo: deque[tuple[Node, list[Shard]]]) -> None:
+        for held in range(DEPTH):
+            for seat in self._seats:
+                if todo and seat.ready and len(seat.held) <= held:
+                    node, shards = todo.popleft()
+                    if kind == "gradient":
+                        ref, sums = seat.actor.gradient.remote(step, vector, shards)
+                        seat.vectors[ref] = sums
+                    else:
+                        ref = seat.actor.evaluate.remote(step, vector, shards[0], kind == "test")
+                    seat.held[ref] = node, shards
+
+    def _receive(self, ref: Any, todo: deque[tuple[Node, list[Shard]]]) -> Part | None:
+        seat = next((seat for seat in self._seats if ref in seat.held or ref is seat.opening), None)
+        if seat is None:  # its worker was lost a moment ago, with another piece
+            return None
+        try:
+            if ref is seat.opening:
+                self._admit(seat)
+                return None
+            record = ray.get(ref)
+            if ref in seat.vectors:
+                record = replace(record, vector=torch.from_numpy(ray.get(seat.vectors[ref])))
+        except RayTaskError as error:
+            if isinstance(error.cause, DistmetaError):
+                raise error.cause from None
+            raise
+        except (*LOST, ClusterError) as error:
+            if isinstance(error, ClusterError) and seat.ready:
+                raise
+            self._replace(seat, todo, error)
+            return None
+        node, shards = seat.held.pop(ref)
+        seat.vectors.pop(ref, None)
+        seat.done += len(shards)
+        self._fruitless = 0
+        return node, record
+
+    def _replace(self, seat: _Seat, todo: deque[tuple[Node, list[Shard]]], error: Exception) -> None:
+        """Give a dead worker's pieces to others, first in line, and start another worker in its place."""
+        lost = list(seat.held.values())
+        todo.extendleft(reversed(lost))
+        self.faults["workers_lost"] += 1
+        self.faults["shards_redone"] += sum(len(shards) for _, shards in lost)
+        self._fruitless += 1
+        if self._fruitless > PATIENCE:
+            raise ClusterError(
+                f"{self._fruitless} workers died one after the other without finishing any work; the last one said: "
+                f"{_first_line(error)}. Look for a lack of memory, or a crash in the model's code, with cluster.workers=0"
+            )
+        log.warning("a worker died (%s); its work is redone and a new one started", _first_line(error))
+        ray.kill(seat.actor)
+        self._retired.append(seat.done)
+        self._seats[self._seats.index(seat)] = self._hire(self.plan)
+
+    def prefetch(self, shards: Sequence[Shard]) -> None:
+        """Ask each worker to sample the shards that it will be handed first."""
+        firsts = [shards[node.leaves(len(shards))[0]] for node in self._cut("gradient", len(shards))]
+        seats = [seat for seat in self._seats if seat.ready]
+        for place, seat in enumerate(seats):
+            mine = firsts[place :: len(seats)][:DEPTH]
+            if mine:
+                seat.actor.prefetch.remote(mine)
+
+    def workers(self) -> Workers:
+        """Workers at work now, and shards done by each that ever was."""
+        return Workers(len(self._seats), [*self._retired, *(seat.done for seat in self._seats)])
+
+    def close(self) -> None:
+        """End the workers, and Ray if it was started here."""
+        for seat in self._seats:
+            ray.kill(seat.actor)
+        self._seats = []
+        if self._connected:
+            ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,80 @@
+"""A worker: a plain class that owns one device, its threads and a program. Every transport runs this class."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from distmeta.config import Config
+from distmeta.errors import ConfigError
+from distmeta.plan import Plan
+from distmeta.programs import open_program
+from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
+from distmeta.tree import add, combine
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that ``run.device`` asks for; ``auto`` is a GPU where there is one."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device = cuda: torch sees no CUDA device here; use auto or cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class Worker:
+    """Owns a device and computes shards on it.
+
+    The number of CPU threads is a setting of the process in torch; :meth:`close` puts the earlier one back.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.device = pick_device(config.run.device)
+        if self.device.type == "cuda":
+            # TF32 products would make a GPU's float32 results depend on the card's generation.
+            torch.set_float32_matmul_precision("highest")
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.deterministic = True
+        self.program = open_program(config, self.device)
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(config.run.threads)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides a worker's rounding; workers of one run must agree on it."""
+        gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+        return {
+            "device": gpu or "cpu",
+            "cpu": None if gpu else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+
+    def probe(self) -> Plan:
+        """Decide how this run computes."""
+        return self.program.probe()
+
+    def follow(self, plan: Plan) -> None:
+        """Compute as the run has decided."""
+        self.program.plan = plan
+
+    def prefetch(self, shards: Sequence[Shard]) -> None:
+        """Begin to sample these shards in the background."""
+        for shard in shards:
+            self.program.prefetch(shard.split, shard.ids)
+
+    def gradient(self, state: MetaState, shards: Sequence[Shard]) -> MetaGradient:
+        """Sum over the shards of one subtree, added in the tree's order."""
+        parts = {}
+        for place, shard in enumerate(shards):
+            self.prefetch(shards[place + 1 : place + 2])
+            parts[place] = self.program.gradient(state, shard.split, shard.ids)
+        return combine(parts, len(parts), add)
+
+    def evaluate(self, state: MetaState, shard: Shard, *, details: bool) -> TaskMetrics:
+        """Measurements of a shard's tasks."""
+        return self.program.evaluate(state, shard.split, shard.ids, details=details)
+
+    def close(self) -> None:
+        """Put back the process's number of threads."""
+        torch.set_num_threads(self._threads_before)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow.fs
+import pytest
+import torch
+
+from distmeta.checkpoint import Snapshot
+from distmeta.storage import Storage
+
+
+@pytest.fixture
+def make_snapshot() -> Callable[..., Snapshot]:
+    return snapshot_of
+
+
+def snapshot_of(step: int, best: int | None = None, size: int = 1000, **changes: object) -> Snapshot:
+    generator = torch.Generator().manual_seed(step)
+    weight = torch.randn(size, generator=generator)
+    values = {
+        "step": step,
+        "tasks": step * 4,
+        "meta": {"model/weight": weight, "rates/weight": torch.rand(3, generator=generator)},
+        "module_state": {"weight": weight, "running": torch.rand(2, generator=generator)},
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(float(step)), "exp_avg": weight * 2}},
+            "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "foreach": None, "params": [0]}],
+        },
+        "best": None if best is None else {"step": best, "metric": "accuracy", "value": 0.1 + 0.2},
+        "counters": {"workers_lost": 1},
+        "config": {"seed": 3, "outer": {"lr": 1e-3}},
+        "plan": {"chunk": 4, "looped": []},
+        "fingerprint": {"device": "cpu"},
+        "seconds": 1.1 * step,
+        "finished": False,
+    }
+    return Snapshot(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["local", "file-uri", "mock", "fsspec-memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "local":
+        return Storage.at(tmp_path / "run")
+    if request.param == "file-uri":
+        return Storage.at(f"file://{tmp_path}/run")
+    return remote(request.param)
+
+
+@pytest.fixture(params=["mock", "fsspec-memory"])
+def remote_storage(request: pytest.FixtureRequest) -> Storage:
+    return remote(request.param)
+
+
+def remote(kind: str) -> Storage:
+    path = f"bucket-{uuid.uuid4().hex}/run"
+    if kind == "mock":
+        return Storage(pyarrow.fs._MockFileSystem(), path, f"mock://{path}")
+    memory = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fsspec.filesystem("memory")))
+    return Storage(memory, path, f"memory://{path}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 256 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes root")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let root mount a small file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

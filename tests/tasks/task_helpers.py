@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import torch
+
+from distmeta.records import SPLITS, TaskBatch
+from distmeta.tasks.base import Episode
+
+ARCHIVES = ("images_background.zip", "images_evaluation.zip")
+
+
+def episodes(ways: int | None = 5, shots: int = 1, queries: int = 15, seed: int = 0, held_out: int = 0):
+    train = Episode(shots, queries, seed, ways)
+    other = Episode(shots, queries, held_out, ways)
+    return {split: train if split == "train" else other for split in SPLITS}
+
+
+def flat(batch: TaskBatch) -> torch.Tensor:
+    """Everything in a batch, a row a task."""
+    parts = [batch.support["x"], batch.support["y"], batch.query["x"], batch.query["y"]]
+    return torch.cat([part.flatten(1).to(torch.float64) for part in parts], dim=1)

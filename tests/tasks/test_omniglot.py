@@ -1,0 +1,350 @@
+"""Omniglot, on the real archives and on damaged copies of them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import io
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from task_helpers import ARCHIVES, episodes, flat
+
+from distmeta.errors import DataError
+from distmeta.tasks import omniglot_source
+from distmeta.tasks.omniglot import Omniglot, by_alphabets, by_characters
+from distmeta.tasks.omniglot_build import _store_of, build_omniglot, open_omniglot
+from distmeta.tasks.omniglot_source import Folder, fingerprint
+from distmeta.tasks.store import EpisodeStore
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def store(omniglot_root, cache) -> EpisodeStore:
+    return open_omniglot(str(omniglot_root))
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "own-cache"
+    monkeypatch.setenv("DISTMETA_CACHE", str(folder))
+    monkeypatch.delenv("DISTMETA_DATA", raising=False)
+    return folder
+
+
+def _built(folder: Path) -> list[str]:
+    return [file.name for file in folder.rglob("*") if file.is_file() and file.suffix != ".lock"]
+
+
+def _open(root: Path | str | None = None, **settings):
+    options = Omniglot.Options(kind="omniglot", root=None if root is None else str(root), **settings)
+    return Omniglot(options, episodes(), CPU)
+
+
+def test_the_store_is_complete_and_cached(store, omniglot_root, cache):
+    assert store.path.parent == cache
+    assert len(store.classes) == 1623
+    assert (store.counts == 20).all()
+    assert list(store.classes) == sorted(store.classes)
+    assert len({group for group in store.groups if group.startswith("background/")}) == 30
+    assert len({group for group in store.groups if group.startswith("evaluation/")}) == 20
+    assert store.classes[0] == "Alphabet_of_the_Magi/character01"
+    assert store.groups[0] == "background/Alphabet_of_the_Magi"
+    assert {file.name for file in omniglot_root.iterdir()} & {"omniglot-28.arrow"} == set()
+    store.verify()
+
+
+def test_an_image_is_the_archive_s_own(store, omniglot_root):
+    with zipfile.ZipFile(omniglot_root / ARCHIVES[0]) as archive:
+        names = sorted(
+            name for name in archive.namelist() if "/Greek/character07/" in name and name.endswith("png")
+        )
+        original = np.asarray(Image.open(io.BytesIO(archive.read(names[2]))))
+    index = store.classes.index("Greek/character07")
+    small = store.images[store.first[index] + 2]
+    # Strokes are where the original's dark pixels are.
+    ink = torch.from_numpy(~original).float()[None, None]
+    coarse = torch.nn.functional.interpolate(ink, size=(28, 28), mode="area")[0, 0].numpy()
+    assert np.corrcoef(coarse.reshape(-1), small.reshape(-1))[0, 1] > 0.95
+
+
+def test_the_vinyals_split(store):
+    split = by_characters(store)
+    assert {name: len(classes) for name, classes in split.items()} == {
+        "train": 1100,
+        "validation": 100,
+        "test": 423,
+    }
+    assert len(set(np.concatenate(list(split.values())).tolist())) == 1623
+    parts = {store.groups[index].split("/")[0] for index in split["train"]}
+    assert parts == {"background", "evaluation"}
+    # A promise: the split is fixed.
+    digest = hashlib.sha256(" ".join(store.classes[index] for index in split["test"]).encode()).hexdigest()
+    assert digest.startswith("77b5d1cb3d6528b2")
+
+
+def test_the_alphabets_split(store):
+    split = by_alphabets(store)
+    names = {name: {store.groups[index] for index in classes} for name, classes in split.items()}
+    assert {name: len(groups) for name, groups in names.items()} == {"train": 25, "validation": 5, "test": 20}
+    assert len(set().union(*names.values())) == 50
+    assert {name: len(classes) for name, classes in split.items()} == {
+        "train": 796,
+        "validation": 168,
+        "test": 659,
+    }
+    assert all(group.startswith("evaluation/") for group in names["test"])
+    for group in names["validation"]:
+        assert group.removeprefix("background/") in Omniglot.__doc__
+
+
+@pytest.mark.parametrize("split", ["vinyals", "alphabets"])
+@pytest.mark.parametrize("rotations", [True, False])
+def test_no_character_and_no_image_is_in_two_splits(omniglot_root, split, rotations):
+    options = Omniglot.Options(kind="omniglot", root=str(omniglot_root), split=split, rotations=rotations)
+    store, splits = Omniglot._open(options)
+    seen: dict[str, set[int]] = {name: set(classes.characters.tolist()) for name, classes in splits.items()}
+    assert sum(map(len, seen.values())) == len(set().union(*seen.values())) == 1623
+    for name, classes in splits.items():
+        assert len(classes) == len(seen[name]) * (4 if rotations else 1)
+        assert len(set(zip(classes.characters.tolist(), classes.rotations.tolist(), strict=True))) == len(
+            classes
+        )
+    contents = {
+        name: {
+            row.tobytes()
+            for index in characters
+            for row in store.images[store.first[index] : store.first[index] + 20]
+        }
+        for name, characters in seen.items()
+    }
+    total = len(set().union(*contents.values()))
+    assert total == sum(map(len, contents.values()))
+
+
+def test_rotations_are_drawn_only_where_asked_for(omniglot_root):
+    upright = Omniglot(
+        Omniglot.Options(kind="omniglot", root=str(omniglot_root), rotations=False), episodes(), CPU
+    )
+    store = open_omniglot(str(omniglot_root))
+    originals = {row.tobytes() for row in store.images}
+
+    def share(family) -> float:
+        x = family.sample("train", range(20)).query["x"].flatten(0, 1)
+        rows = (x * 255).round().to(torch.uint8)[:, 0].numpy()
+        return float(np.mean([row.tobytes() in originals for row in rows]))
+
+    assert share(upright) == 1
+    assert 0.1 < share(_open(omniglot_root)) < 0.45
+
+
+def test_building_for_later_use(omniglot_root, tmp_path, own_cache, store):
+    seen: list[tuple[int, int]] = []
+    path = build_omniglot(omniglot_root, tmp_path / "out", lambda done, total: seen.append((done, total)))
+    assert path == tmp_path / "out" / "omniglot-28.arrow"
+    assert seen[0] == (20, 32460)
+    assert seen[-1] == (32460, 32460)
+    assert EpisodeStore.open(path).content_hash == store.content_hash
+    family = _open(tmp_path / "out")
+    assert not own_cache.exists()
+    assert family.sample("train", [0]).support["x"].shape == (1, 5, 1, 28, 28)
+
+
+@pytest.fixture
+def built(store, tmp_path) -> Path:
+    """A folder of built data with the store in its subfolder ``omniglot``."""
+    (tmp_path / "data" / "omniglot").mkdir(parents=True)
+    (tmp_path / "data" / "omniglot" / "omniglot-28.arrow").write_bytes(store.path.read_bytes())
+    return tmp_path / "data"
+
+
+def test_where_data_is_looked_for(built, store, own_cache, monkeypatch):
+    expected = flat(_open(built).sample("test", range(3)))
+    assert torch.equal(flat(_open(built / "omniglot").sample("test", range(3))), expected)
+    assert torch.equal(flat(_open(built.as_uri()).sample("test", range(3))), expected)
+    monkeypatch.setenv("DISTMETA_DATA", str(built))
+    assert torch.equal(flat(_open().sample("test", range(3))), expected)
+    Omniglot.prepare(Omniglot.Options(kind="omniglot"), episodes())
+    assert not own_cache.exists()
+
+
+def test_a_store_on_another_machine_is_fetched_once(built, store, own_cache):
+    elsewhere = SubTreeFileSystem(str(built), LocalFileSystem())
+    folder = Folder("far://data/omniglot", elsewhere, "omniglot", frozenset(["omniglot-28.arrow"]))
+    path = _store_of(folder)
+    assert path.parent == own_cache
+    assert EpisodeStore.open(path).content_hash == store.content_hash
+    changed = path.stat().st_mtime_ns
+    assert _store_of(folder) == path
+    assert path.stat().st_mtime_ns == changed
+    content = (built / "omniglot" / "omniglot-28.arrow").read_bytes()
+    (built / "omniglot" / "omniglot-28.arrow").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"far://data/omniglot/omniglot-28\.arrow is damaged or incomplete"):
+        _store_of(folder)
+    assert _built(own_cache) == [path.name]
+
+
+def test_a_root_without_data_is_an_error_and_no_fallback(tmp_path, own_cache, omniglot_root, monkeypatch):
+    monkeypatch.setenv("DISTMETA_DATA", str(omniglot_root))
+    for root in (tmp_path, tmp_path / "none"):
+        with pytest.raises(DataError, match=r"holds no Omniglot: expected images_background\.zip and"):
+            _open(root)
+    with pytest.raises(DataError, match="cannot read nosuch://bucket/data"):
+        _open("nosuch://bucket/data")
+    assert not own_cache.exists()
+
+
+def test_a_store_of_something_else_is_refused(tmp_path, store, own_cache):
+    from distmeta.tasks.store import write_store
+
+    write_store(tmp_path / "omniglot-28.arrow", store.images[:40], ["a"] * 20 + ["b"] * 20, ["x"] * 40)
+    with pytest.raises(DataError, match=r"not the complete Omniglot: expected 1,623 characters"):
+        _open(tmp_path)
+
+
+def _copy_without(source: Path, target: Path, dropped: str) -> None:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for member in old.infolist():
+            if dropped not in member.filename:
+                new.writestr(member, old.read(member))
+
+
+def _corrupt(target: Path, character: str) -> None:
+    """Flip a byte in the data of one member, which its CRC then does not match."""
+    with zipfile.ZipFile(target) as archive:
+        member = next(m for m in archive.infolist() if character in m.filename and m.filename.endswith("png"))
+        start = member.header_offset + 30 + len(member.filename) + member.compress_size // 2
+    content = bytearray(target.read_bytes())
+    content[start] ^= 255
+    target.write_bytes(content)
+
+
+def _replace_image(source: Path, target: Path, chosen: str, content: bytes) -> None:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for member in old.infolist():
+            new.writestr(member, content if member.filename == chosen else old.read(member))
+
+
+FIRST = "images_background/Alphabet_of_the_Magi/character01/0709_01.png"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("missing", r"images_evaluation\.zip is missing in .*set tasks\.root or DISTMETA_DATA"),
+        ("truncated", r"images_background\.zip is damaged or truncated"),
+        ("no zip", r"images_background\.zip is damaged or truncated"),
+        ("crc", r"images_background\.zip is damaged: .*character01.* cannot be read \(Bad CRC-32"),
+        ("incomplete", r"images_background\.zip is incomplete: 20 of 19,280 images are missing"),
+        ("one short", r"images_background\.zip is incomplete: 1 of 19,280 images are missing"),
+        ("wrong size", r"0709_01\.png is 28 x 28 pixels instead of 105 x 105"),
+        ("no image", r"0709_01\.png cannot be read"),
+    ],
+)
+def test_bad_archives_are_named_and_nothing_is_left(omniglot_root, tmp_path, own_cache, damage, message):
+    root = tmp_path / "root"
+    root.mkdir()
+    good, bad = omniglot_root / ARCHIVES[0], root / ARCHIVES[0]
+    if damage != "missing":
+        (root / ARCHIVES[1]).symlink_to(omniglot_root / ARCHIVES[1])
+    if damage == "missing":
+        bad.symlink_to(good)
+    elif damage == "truncated":
+        bad.write_bytes(good.read_bytes()[:4_000_000])
+    elif damage == "no zip":
+        bad.write_bytes(b"<html>404</html>")
+    elif damage == "crc":
+        bad.write_bytes(good.read_bytes())
+        _corrupt(bad, "Alphabet_of_the_Magi/character01/")
+    elif damage == "incomplete":
+        _copy_without(good, bad, "Alphabet_of_the_Magi/character01/")
+    elif damage == "one short":
+        _copy_without(good, bad, FIRST)
+    elif damage == "wrong size":
+        small = io.BytesIO()
+        Image.new("1", (28, 28)).save(small, "PNG")
+        _replace_image(good, bad, FIRST, small.getvalue())
+    elif damage == "no image":
+        _replace_image(good, bad, FIRST, b"not a PNG")
+    before = sorted(file.name for file in root.iterdir())
+    with pytest.raises(DataError, match=message):
+        _open(root)
+    with pytest.raises(DataError, match=message):
+        build_omniglot(root, tmp_path / "out")
+    assert _built(own_cache) == []
+    assert _built(tmp_path / "out") == []
+    assert sorted(file.name for file in root.iterdir()) == before
+
+
+def test_an_interrupted_build_leaves_nothing(omniglot_root, tmp_path):
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_omniglot(omniglot_root, tmp_path / "out", stop)
+    assert _built(tmp_path / "out") == []
+
+
+@pytest.fixture
+def site(tmp_path, omniglot_root, own_cache, monkeypatch):
+    """A server on this machine in the official one's place, with the real archives."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for name in ARCHIVES:
+        (folder / name).symlink_to(omniglot_root / name)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr(omniglot_source, "OFFICIAL", f"http://127.0.0.1:{server.server_port}/")
+    yield folder
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_official_archives_are_downloaded_once(site, omniglot_root, own_cache, monkeypatch):
+    for name in ARCHIVES:
+        content = (omniglot_root / name).read_bytes()
+        monkeypatch.setitem(omniglot_source.MD5, name, hashlib.md5(content).hexdigest())
+    folder = omniglot_source.find_anywhere(None)
+    assert set(_built(own_cache)) == set(ARCHIVES)
+    given = omniglot_source.find_given(str(omniglot_root))
+    assert fingerprint(folder) == fingerprint(given)
+    for name in ARCHIVES:
+        (site / name).unlink()
+    assert omniglot_source.find_anywhere(None) == folder
+
+
+def test_a_download_with_another_sum_is_refused(site, own_cache):
+    with pytest.raises(DataError, match=r"not the official images_background\.zip \(MD5 differs\)"):
+        _open()
+    assert _built(own_cache) == []
+
+
+def test_a_failed_download_says_what_was_tried(site, own_cache, tmp_path, monkeypatch):
+    (site / ARCHIVES[0]).unlink()
+    pattern = r"cannot find Omniglot; tried tasks.root \(not set\), DISTMETA_DATA \(not set\) and http://127"
+    with pytest.raises(DataError, match=pattern):
+        _open()
+    monkeypatch.setattr(omniglot_source, "OFFICIAL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("DISTMETA_DATA", str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"tmp.* holds no Omniglot\).*refused.*set tasks\.root or DISTMETA_DATA"
+    ):
+        _open()
+    assert _built(own_cache) == []
