@@ -39,7 +39,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         "gradient_descent",
         "displacement",
         "Nichol, Achiam, Schulman 2018, arXiv 1803.02999",
-        {"inner_optimizer": "adam", "inner_betas": (0.0, 0.999), "inner_lr": 1e-3, "inner_steps": 5, "inner_batch": 10},
+        {
+            "inner_optimizer": "adam",
+            "inner_betas": (0.0, 0.999),
+            "inner_lr": 1e-3,
+            "inner_steps": 5,
+            "inner_batch": 10,
+        },
     ),
     "anil": Algorithm("gradient_descent", "exact", "Raghu, Raghu, Bengio, Vinyals, ICLR 2020", {"adapt": "head"}),
     "meta_sgd": Algorithm(
@@ -97,6 +103,6 @@ def check(config: Config) -> None:
     ways = getattr(config.tasks, "ways", None)
     if adaptation.needs_head and config.evaluation.ways != ways:
         raise ValueError(
-            f"evaluation.ways = {config.evaluation.ways} differs from tasks.ways = {ways}, but the network's head has one "
-            f"output for each training way; set them equal, or use an algorithm without a head such as protonet"
+            f"evaluation.ways = {config.evaluation.ways} differs from tasks.ways = {ways}, but the network's head has "
+            "one output for each training way; set them equal, or use an algorithm without a head such as protonet"
         )

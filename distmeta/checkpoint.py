@@ -207,9 +207,7 @@ def _at(run: Storage, step: int) -> Storage:
     return run.child(CHECKPOINTS, _name(step))
 
 
-def _first_good(
-    run: Storage, candidates: Iterable[int], read: Callable[[Storage], _T]
-) -> tuple[_T | None, list[str]]:
+def _first_good(run: Storage, candidates: Iterable[int], read: Callable[[Storage], _T]) -> tuple[_T | None, list[str]]:
     passed_over: list[str] = []
     for step in candidates:
         try:

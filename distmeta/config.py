@@ -78,9 +78,10 @@ class OuterOptions(Section):
     """The outer optimizer.
 
     ``lr_meta`` is the rate of what is meta-learned beside the module's parameters (learned inner rates); it defaults to
-    ``lr``. ``schedule`` multiplies both: ``constant``, ``linear`` (1 to 0 over ``run.steps``), ``cosine`` (likewise), or
-    ``{kind: step, every: N, factor: F}``. ``clip_value`` bounds each element of the mean meta-gradient, then
-    ``clip_norm`` its Euclidean norm.
+    ``lr``. ``schedule`` multiplies both: ``constant``, ``linear`` (1 to 0 over ``run.steps``), ``cosine`` (likewise),
+    or ``{kind: step, every: N, factor: F}``. ``clip_value`` bounds each element of the mean meta-gradient, then
+    ``clip_norm`` its Euclidean norm. ``momentum`` belongs to the optimizer ``sgd``; ``weight_decay`` is applied to the
+    module's parameters alone.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -103,8 +104,8 @@ class OuterOptions(Section):
 class RunOptions(Section):
     """How long, in what pieces, and what is kept.
 
-    ``tasks_per_shard`` is the unit of work that a worker takes; it divides ``meta_batch`` and never depends on the number
-    of workers. Left out, it is the largest divisor of ``meta_batch`` that is at most 8 and at most half of it.
+    ``tasks_per_shard`` is the unit of work that a worker takes; it divides ``meta_batch`` and never depends on the
+    number of workers. Left out, it is the largest divisor of ``meta_batch`` that is at most 8 and at most half of it.
     ``threads`` is the number of CPU threads of a worker, in process too. ``keep`` is the number of newest checkpoints
     kept beside the best one. ``*_every`` count meta-steps; 0 means never (the last step is always checkpointed).
     """
@@ -149,8 +150,8 @@ class RunOptions(Section):
 class EvaluationOptions(Section):
     """Meta-validation and meta-test tasks; what is left out is as in training.
 
-    ``tasks`` counts meta-test tasks, ``validation_tasks`` those of each validation. ``seed`` picks both, independently of
-    the run's seed.
+    ``tasks`` counts meta-test tasks, ``validation_tasks`` those of each validation. ``seed`` picks both,
+    independently of the run's seed.
     """
 
     tasks: PositiveInt = 600
@@ -165,9 +166,10 @@ class EvaluationOptions(Section):
 class ClusterOptions(Section):
     """Where workers run.
 
-    ``workers: 0`` computes in this process, without Ray; ``auto`` is one worker per GPU, or per core where there is none.
-    ``address`` names a running Ray cluster (``HOST:PORT`` or ``auto``); without one Ray starts on this machine alone.
-    ``allow_mixed`` lets workers of different hardware share a run, which gives up bit-identical results.
+    ``workers: 0`` computes in this process, without Ray; ``auto`` is one worker per GPU, or per core where there is
+    none. ``gpus_per_worker`` is 1 where the cluster has GPUs, unless it says otherwise. ``address`` names a running Ray
+    cluster (``HOST:PORT`` or ``auto``); without one Ray starts on this machine alone. ``allow_mixed`` lets workers of
+    different hardware share a run, which gives up bit-identical results.
     """
 
     workers: NonNegativeInt | Literal["auto"] = 0
@@ -226,9 +228,7 @@ class Config(Section):
         return self
 
 
-def load_config(
-    source: str | Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()
-) -> Config:
+def load_config(source: str | Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read, override and validate a configuration.
 
     Args:
@@ -278,7 +278,12 @@ def _section(key: str, value: Any) -> type[Section] | None:
     from distmeta.models import model_options
     from distmeta.tasks import task_options
 
-    plain = {"outer": OuterOptions, "run": RunOptions, "evaluation": EvaluationOptions, "cluster": ClusterOptions}
+    plain: dict[str, type[Section]] = {
+        "outer": OuterOptions,
+        "run": RunOptions,
+        "evaluation": EvaluationOptions,
+        "cluster": ClusterOptions,
+    }
     rooms: dict[str, Callable[[Mapping[str, Any]], type[Section]]] = {
         "tasks": task_options,
         "model": model_options,
@@ -288,7 +293,9 @@ def _section(key: str, value: Any) -> type[Section] | None:
         return None
     if not isinstance(value, Mapping):
         raise ValueError(f"{key}: expected a section with settings of its own, got {value!r}")
-    return rooms[key](value) if key in rooms else plain[key]
+    if key in rooms:
+        return rooms[key](value)
+    return plain[key]
 
 
 def choose(table: Mapping[str, Any], name: object, key: str) -> Any:
@@ -318,8 +325,8 @@ def describe(error: ValidationError, section: str = "", model: type[BaseModel] |
         key = ".".join(filter(None, [section, *keys[:1]]))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            nested = len(keys) > 1 or model is None
-            lines.append(f"{key}: there is no such setting{'' if nested else suggest(keys[0], model.model_fields)}")
+            hint = suggest(keys[0], model.model_fields) if model is not None and len(keys) == 1 else ""
+            lines.append(f"{key}: there is no such setting{hint}")
         elif problem["type"] == "missing":
             lines.append(f"{key}: this setting is required")
         elif problem["type"] == "value_error":

@@ -72,8 +72,8 @@ class Learner:
     def apply(self, gradient: MetaGradient) -> Outcome:
         """One outer step with the mean of a meta-batch.
 
-        With task losses or a gradient that is not finite the parameters and the optimizer stay as they are, and only the
-        step is counted when the caller calls :meth:`skip`.
+        With task losses or a gradient that is not finite the parameters and the optimizer stay as they are; the
+        caller raises, or counts the step by :meth:`skip`.
         """
         mean = gradient.vector / gradient.tasks
         norm = float(torch.linalg.vector_norm(mean, dtype=torch.float64))

@@ -76,7 +76,9 @@ class MetaLearner:
         """
         x, y = self.tensor(x_support), self.tensor(y_support)
         if len(x) != len(y) or len(x) == 0:
-            raise ConfigError(f"the support set has {len(x)} inputs and {len(y)} targets; give one target for each input")
+            raise ConfigError(
+                f"the support set has {len(x)} inputs and {len(y)} targets; give one target for each input"
+            )
         ways = self._ways(y) if self.parts.objective.classes else None
         if self.parts.objective.classes:
             y = y.long()
@@ -89,24 +91,28 @@ class MetaLearner:
         """The number of classes of a support set, checked."""
         if y.dim() != 1 or y.is_floating_point() or y.min() < 0:
             raise ConfigError(
-                f"y_support holds class indices: expected (S,) integers 0, 1, ..., got {y.dtype} of shape {tuple(y.shape)}"
+                f"y_support holds class indices: expected (S,) integers 0, 1, ..., got "
+                f"{y.dtype} of shape {tuple(y.shape)}"
             )
         ways = int(y.max()) + 1
         if self.parts.adaptation.needs_head:
             allowed = self.config.evaluation.ways
             assert allowed is not None
             if ways > allowed:
-                raise ConfigError(f"y_support names class {ways - 1}, but the model was trained for {allowed} ways: 0 to {allowed - 1}")
+                raise ConfigError(
+                    f"y_support names class {ways - 1}, but the model was trained for {allowed} ways: "
+                    f"0 to {allowed - 1}"
+                )
             return allowed
         missing = sorted(set(range(ways)) - set(y.tolist()))
         if missing:
-            raise ConfigError(f"y_support has no example of class {missing[0]}; number the classes 0, 1, ... without gaps")
+            raise ConfigError(
+                f"y_support has no example of class {missing[0]}; number the classes 0, 1, ... without gaps"
+            )
         return ways
 
 
-def load(
-    location: str | Path, overrides: Iterable[str] = (), *, device: str | torch.device = "cpu"
-) -> MetaLearner:
+def load(location: str | Path, overrides: Iterable[str] = (), *, device: str | torch.device = "cpu") -> MetaLearner:
     """A trained meta-learner from a run directory (its best-validation checkpoint, else its last) or a checkpoint.
 
     Args:

@@ -133,9 +133,7 @@ class _Events:
 
     def add(self, values: dict[str, Any]) -> None:
         value = self._summary.Value
-        scalars = [
-            value(tag=name, simple_value=float(number)) for name, number in values.items() if name != "step"
-        ]
+        scalars = [value(tag=name, simple_value=float(number)) for name, number in values.items() if name != "step"]
         self._write(step=values["step"], summary=self._summary(value=scalars))
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()

@@ -84,9 +84,7 @@ class RunDirectory:
             StorageError: there is no run here, or the file cannot be read.
         """
         if not self.storage.exists(CONFIG):
-            raise StorageError(
-                f"{self.location} holds no run: it has no {CONFIG}; check the path or drop --resume"
-            )
+            raise StorageError(f"{self.location} holds no run: it has no {CONFIG}; check the path or drop --resume")
         data = self.storage.read_bytes(CONFIG)
         try:
             return data.decode()

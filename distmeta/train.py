@@ -151,11 +151,13 @@ class _Session:
         if snapshot is None or self._config.cluster.allow_mixed:
             return
         now = self._transport.fingerprint
-        changed = [f"{key} was {was}, is {now.get(key)}" for key, was in snapshot.fingerprint.items() if was != now.get(key)]
+        changed = [
+            f"{key} was {was}, is {now.get(key)}" for key, was in snapshot.fingerprint.items() if was != now.get(key)
+        ]
         if changed:
             raise ClusterError(
-                f"this run was computed on other hardware or software ({'; '.join(changed)}), so it would not continue to "
-                "the same bits; resume where it began, or set cluster.allow_mixed=true to give that up"
+                f"this run was computed on other hardware or software ({'; '.join(changed)}), so it would not "
+                "continue to the same bits; resume where it began, or set cluster.allow_mixed=true to give that up"
             )
 
     # A meta-step --------------------------------------------------------------------------------------------------
@@ -214,9 +216,9 @@ class _Session:
             ids = outcome.nonfinite or range(gradient.tasks)
             named = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
             raise NonFiniteError(
-                f"the loss or meta-gradient of meta-step {self.learner.step + 1} is not finite (training tasks {named}). "
-                "Nothing was changed by it. Try a lower algorithm.inner_lr or outer.lr, outer.clip_norm=10, or "
-                "outer.on_nonfinite=skip to leave such steps out"
+                f"the loss or meta-gradient of meta-step {self.learner.step + 1} is not finite (training tasks "
+                f"{named}). Nothing was changed by it. Try a lower algorithm.inner_lr or outer.lr, "
+                "outer.clip_norm=10, or outer.on_nonfinite=skip to leave such steps out"
             )
         self.learner.skip()
         self._counters["steps_skipped"] += 1
@@ -266,7 +268,9 @@ class _Session:
             except StorageError as second:
                 log.error("the last steps could not be saved: %s", second)
         if isinstance(error, Interrupted) and self._saved_step is not None:
-            error.args = (f"{error}; step {self._saved_step} is saved in {self._directory.location}, go on with --resume",)
+            error.args = (
+                f"{error}; step {self._saved_step} is saved in {self._directory.location}, go on with --resume",
+            )
 
     def finish(self, progress: Progress | None) -> dict[str, Any]:
         """Meta-test the best-validation checkpoint, else the last, and write ``result.json``."""

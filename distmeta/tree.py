@@ -1,8 +1,8 @@
 """The fixed tree in which shards are added, whoever computes them and in whatever order they arrive.
 
-Leaves are the shards 0, 1, ..., n - 1. Level by level neighbours are added pairwise, an odd one is carried up unchanged.
-Floating-point addition is not associative, so only a fixed tree gives the same bits for any number of workers. A worker
-that holds all the leaves below a node may add them itself and hand in the node's sum.
+Leaves are the shards 0, 1, ..., n - 1. Level by level neighbours are added pairwise, an odd one is carried up
+unchanged. Floating-point addition is not associative, so only a fixed tree gives the same bits for any number of
+workers. A worker that holds all the leaves below a node may add them itself and hand in the node's sum.
 """
 
 from __future__ import annotations

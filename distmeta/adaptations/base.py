@@ -77,7 +77,7 @@ class Adaptation(Protocol):
         network: the module that adaptation runs.
     """
 
-    Options: type[Section]
+    Options: ClassVar[type[Section]]
     iterative: ClassVar[bool]
     needs_head: ClassVar[bool]
     needs_classes: ClassVar[bool]

@@ -24,53 +24,55 @@ RATES = "rates/"
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+class GradientDescentOptions(Section):
+    """Settings of the inner loop.
+
+    ``inner_lr`` is a number, or with learned rates also a range ``[low, high]`` from which they are drawn uniformly.
+    ``inner_batch`` examples are used in each step, ``null`` for the whole support set. ``adapt`` is ``all``,
+    ``head``, or one or several patterns of parameter names (``*`` matches anything). ``inner_momentum`` belongs to
+    the optimizer ``momentum``; ``inner_betas`` and ``inner_eps`` belong to ``adam``.
+    """
+
+    inner_lr: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = 0.01
+    inner_steps: PositiveInt = 1
+    inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    inner_momentum: Beta = 0.9
+    inner_betas: tuple[Beta, Beta] = (0.9, 0.999)
+    inner_eps: PositiveFloat = 1e-8
+    inner_batch: PositiveInt | None = None
+    adapt: str | list[str] = "all"
+    learned_rates: Literal["none", "per_tensor", "per_element"] = "none"
+
+    @model_validator(mode="after")
+    def _check_range(self) -> GradientDescentOptions:
+        if isinstance(self.inner_lr, tuple):
+            if self.learned_rates == "none":
+                raise ValueError(
+                    f"algorithm.inner_lr = {list(self.inner_lr)} is a range to draw learned rates from, but "
+                    "algorithm.learned_rates is none; give one number, or set learned_rates"
+                )
+            if self.inner_lr[0] > self.inner_lr[1]:
+                raise ValueError(f"algorithm.inner_lr = {list(self.inner_lr)}: expected [low, high]")
+        return self
+
+
 class GradientDescent:
     """``K`` steps of ``params <- params - rate * direction(grad loss(params, support))`` from the meta-parameters.
 
-    ``adapt`` says which parameters a task changes; the others keep their meta-learned values. ``learned_rates`` makes the
-    rate a meta-parameter of its own, one for each tensor or one for each element (Meta-SGD); its outer learning rate is
-    ``outer.lr_meta``. The inner optimizer starts afresh in every task.
+    ``adapt`` says which parameters a task changes; the others keep their meta-learned values. ``learned_rates`` makes
+    the rate a meta-parameter of its own, one for each tensor or one for each element (Meta-SGD); its outer learning
+    rate is ``outer.lr_meta``. The inner optimizer starts afresh in every task.
 
     Sources: Finn, Abbeel, Levine, ICML 2017 (MAML, equation 1); Raghu et al., ICLR 2020 (ANIL, ``adapt: head``);
     Li et al. 2017 (Meta-SGD, equation 2, ``learned_rates: per_element``).
     """
 
-    class Options(Section):
-        """Settings of the inner loop.
-
-        ``inner_lr`` is a number, or with learned rates also a range ``[low, high]`` from which they are drawn uniformly.
-        ``inner_batch`` examples are used in each step, ``null`` for the whole support set. ``adapt`` is ``all``,
-        ``head``, or one or several patterns of parameter names (``*`` matches anything). ``inner_momentum`` belongs to
-        the optimizer ``momentum``; ``inner_betas`` and ``inner_eps`` belong to ``adam``.
-        """
-
-        inner_lr: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = 0.01
-        inner_steps: PositiveInt = 1
-        inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
-        inner_momentum: Beta = 0.9
-        inner_betas: tuple[Beta, Beta] = (0.9, 0.999)
-        inner_eps: PositiveFloat = 1e-8
-        inner_batch: PositiveInt | None = None
-        adapt: str | list[str] = "all"
-        learned_rates: Literal["none", "per_tensor", "per_element"] = "none"
-
-        @model_validator(mode="after")
-        def _check_range(self) -> GradientDescent.Options:
-            if isinstance(self.inner_lr, tuple):
-                if self.learned_rates == "none":
-                    raise ValueError(
-                        f"algorithm.inner_lr = {list(self.inner_lr)} is a range to draw learned rates from, but "
-                        "algorithm.learned_rates is none; give one number, or set learned_rates"
-                    )
-                if self.inner_lr[0] > self.inner_lr[1]:
-                    raise ValueError(f"algorithm.inner_lr = {list(self.inner_lr)}: expected [low, high]")
-            return self
-
+    Options: ClassVar[type[Section]] = GradientDescentOptions
     iterative: ClassVar[bool] = True
     needs_head: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = False
 
-    def __init__(self, options: Options, network: FunctionalModule, objective: Objective) -> None:
+    def __init__(self, options: GradientDescentOptions, network: FunctionalModule, objective: Objective) -> None:
         self.options = options
         self.network = network
         self.objective = objective
@@ -128,7 +130,7 @@ class GradientDescent:
         return self.network.with_support_statistics(parameters, support.data["x"], batch.data["x"])
 
 
-def _optimizer(options: GradientDescent.Options) -> InnerOptimizer:
+def _optimizer(options: GradientDescentOptions) -> InnerOptimizer:
     if options.inner_optimizer == "adam":
         return Adam(options.inner_betas, options.inner_eps)
     if options.inner_optimizer == "momentum":

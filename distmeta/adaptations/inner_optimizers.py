@@ -1,6 +1,7 @@
 """Differentiable inner optimizers: pure, fresh a task, state in and state out.
 
-Each maps ``(gradient, state, step)`` to a direction per parameter; gradient descent then moves by ``-rate * direction``.
+Each maps ``(gradient, state, step)`` to a direction per parameter; gradient descent then moves by
+``-rate * direction``.
 """
 
 from __future__ import annotations

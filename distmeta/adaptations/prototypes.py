@@ -14,6 +14,10 @@ from distmeta.models.functional import FunctionalModule
 from distmeta.objectives import Objective
 
 
+class PrototypesOptions(Section):
+    """There is nothing to set."""
+
+
 class Prototypes:
     """A class is the mean embedding of its support examples; logits are negative squared Euclidean distances.
 
@@ -21,14 +25,12 @@ class Prototypes:
     equations 1 and 2). The network has no head, so training and evaluation may differ in the number of ways.
     """
 
-    class Options(Section):
-        """There is nothing to set."""
-
+    Options: ClassVar[type[Section]] = PrototypesOptions
     iterative: ClassVar[bool] = False
     needs_head: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = True
 
-    def __init__(self, options: Options, network: FunctionalModule, objective: Objective) -> None:
+    def __init__(self, options: PrototypesOptions, network: FunctionalModule, objective: Objective) -> None:
         self.network = network
         self.objective = objective
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def adjoint(adaptation: Iterative, meta: Meta, task: Task, steps: int) -> tuple[
     Hessian product is reverse over reverse: it asks no operator for a forward mode, at the same memory.
     """
     segment = 1 if steps <= KEEP_ALL else math.ceil(math.sqrt(steps))
-    before, pull_init = torch.func.vjp(adaptation.init, meta)
+    before, pull_init = _vjp(adaptation.init, meta)
     kept: list[tuple[int, tuple[Params, Any]]] = []
     for first in range(0, steps, segment):
         kept.append((first, before))
@@ -68,18 +69,27 @@ def _run(
 
 
 def _step_back(
-    adaptation: Iterative, meta: Meta, task: Task, step: int, before: tuple[Params, Any], cotangent: tuple[Params, Any]
+    adaptation: Iterative,
+    meta: Meta,
+    task: Task,
+    step: int,
+    before: tuple[Params, Any],
+    cotangent: tuple[Params, Any],
 ) -> tuple[tuple[Params, Any], Params]:
     """Cotangents of the parameters and state before a step, and the step's share of the meta-gradient."""
     params, state = before
     batch = task.support.step(step)
-    gradient, pull_gradient = torch.func.vjp(lambda p, m: inner_gradient(adaptation, p, m, batch), params, meta)
-    _, pull_update = torch.func.vjp(
-        lambda p, s, g, m: adaptation.update(p, s, g, m, step), params, state, gradient, meta
-    )
+    gradient, pull_gradient = _vjp(lambda p, m: inner_gradient(adaptation, p, m, batch), params, meta)
+    _, pull_update = _vjp(lambda p, s, g, m: adaptation.update(p, s, g, m, step), params, state, gradient, meta)
     dp, ds, dg, dm = pull_update(cotangent)
     hp, hm = pull_gradient(dg)
     return (_add(dp, hp), ds), _add(dm, hm)
+
+
+def _vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """``torch.func.vjp`` without auxiliary outputs, and with that said in its type."""
+    value, pull, *_ = torch.func.vjp(function, *primals)
+    return value, pull
 
 
 def _query_loss(adaptation: Iterative, query: Batch) -> Any:

@@ -24,7 +24,7 @@ class Estimator(Protocol):
         merges_query: whether adaptation sees support and query as one set.
     """
 
-    Options: type[Section]
+    Options: ClassVar[type[Section]]
     iterative: ClassVar[bool]
     merges_query: ClassVar[bool]
 

@@ -13,6 +13,10 @@ from distmeta.estimators.base import Measured
 from distmeta.layout import MODEL, Meta
 
 
+class DisplacementOptions(Section):
+    """There is nothing to set."""
+
+
 class Displacement:
     """``meta - params_K``: an outer SGD step of rate e moves the meta-parameters by e towards the adapted ones.
 
@@ -22,13 +26,11 @@ class Displacement:
     Source: Nichol, Achiam, Schulman 2018, arXiv 1803.02999, algorithm 2.
     """
 
-    class Options(Section):
-        """There is nothing to set."""
-
+    Options: ClassVar[type[Section]] = DisplacementOptions
     iterative: ClassVar[bool] = True
     merges_query: ClassVar[bool] = True
 
-    def __init__(self, options: Options, adaptation: Adaptation) -> None:
+    def __init__(self, options: DisplacementOptions, adaptation: Adaptation) -> None:
         self.adaptation = cast(Iterative, adaptation)
 
     @classmethod
@@ -54,7 +56,9 @@ class Displacement:
         measured: dict[str, Tensor] = {}
         for step in range(steps):
             batch = task.support.step(step)
-            gradient, (loss, outputs) = torch.func.grad_and_value(self.adaptation.loss, has_aux=True)(params, meta, batch)
+            gradient, (loss, outputs) = torch.func.grad_and_value(self.adaptation.loss, has_aux=True)(
+                params, meta, batch
+            )
             params, state = self.adaptation.update(params, state, gradient, meta, step)
             measured = {"loss": loss, objective.metric: objective.measure(outputs, batch.data)}
         return {MODEL + name: meta[MODEL + name] - value for name, value in params.items()}, measured

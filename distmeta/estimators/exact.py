@@ -14,6 +14,12 @@ from distmeta.estimators.base import Measured
 from distmeta.layout import Meta
 
 
+class ExactOptions(Section):
+    """How to differentiate."""
+
+    differentiation: Literal["reverse", "mixed"] = "reverse"
+
+
 class Exact:
     """``d/dmeta loss(predict(meta, adapt(meta, support), query))``, all derivatives of adaptation included.
 
@@ -26,15 +32,11 @@ class Exact:
     Source: Finn, Abbeel, Levine, ICML 2017 (MAML, equation 1); Kemaev et al., ICML 2025, arXiv 2505.00793 (mixed mode).
     """
 
-    class Options(Section):
-        """How to differentiate."""
-
-        differentiation: Literal["reverse", "mixed"] = "reverse"
-
+    Options: ClassVar[type[Section]] = ExactOptions
     iterative: ClassVar[bool] = False
     merges_query: ClassVar[bool] = False
 
-    def __init__(self, options: Options, adaptation: Adaptation) -> None:
+    def __init__(self, options: ExactOptions, adaptation: Adaptation) -> None:
         self.options = options
         self.adaptation = adaptation
 
@@ -53,7 +55,7 @@ class Exact:
         if self.options.differentiation == "mixed":
             assert steps is not None
             return adjoint(cast(Iterative, self.adaptation), meta, task, steps)
-        return torch.func.grad(self._loss, has_aux=True)(meta, task, steps)
+        return cast("tuple[Meta, Measured]", torch.func.grad(self._loss, has_aux=True)(meta, task, steps))
 
     def _loss(self, meta: Meta, task: Task, steps: int | None) -> tuple[Tensor, Measured]:
         objective = self.adaptation.objective

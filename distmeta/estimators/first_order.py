@@ -13,21 +13,23 @@ from distmeta.estimators.base import Measured
 from distmeta.layout import Meta
 
 
+class FirstOrderOptions(Section):
+    """There is nothing to set."""
+
+
 class FirstOrder:
     """The exact meta-gradient without second derivatives.
 
-    ``d/dmeta loss(params_K, query)`` where every inner gradient is treated as a constant; for plain gradient descent that
-    is the query gradient at the adapted parameters (FOMAML: Finn, Abbeel, Levine, ICML 2017, section 5.2). Learned rates
-    and inner optimizers are still differentiated, since their derivatives need no second-order term.
+    ``d/dmeta loss(params_K, query)`` where every inner gradient is treated as a constant; for plain gradient descent
+    that is the query gradient at the adapted parameters (FOMAML: Finn, Abbeel, Levine, ICML 2017, section 5.2).
+    Learned rates and inner optimizers are still differentiated, since their derivatives need no second-order term.
     """
 
-    class Options(Section):
-        """There is nothing to set."""
-
+    Options: ClassVar[type[Section]] = FirstOrderOptions
     iterative: ClassVar[bool] = True
     merges_query: ClassVar[bool] = False
 
-    def __init__(self, options: Options, adaptation: Adaptation) -> None:
+    def __init__(self, options: FirstOrderOptions, adaptation: Adaptation) -> None:
         self.adaptation = cast(Iterative, adaptation)
 
     @classmethod
@@ -39,7 +41,7 @@ class FirstOrder:
         """The task's first-order meta-gradient."""
         assert steps is not None
         directions = self._inner_gradients(meta, task, steps)
-        return torch.func.grad(self._loss, has_aux=True)(meta, task, directions)
+        return cast("tuple[Meta, Measured]", torch.func.grad(self._loss, has_aux=True)(meta, task, directions))
 
     def _inner_gradients(self, meta: Meta, task: Task, steps: int) -> list[Params]:
         params, state = self.adaptation.init(meta)

@@ -60,9 +60,7 @@ def model_options(values: Mapping[str, Any]) -> type[ModelOptions]:
     return row.Options
 
 
-def build(
-    options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None, seed: int = 0
-) -> nn.Module:
+def build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None, seed: int = 0) -> nn.Module:
     """A new network on the CPU, the same in every process; torch's global random state stays as it was.
 
     Args:
@@ -88,7 +86,5 @@ def build(
         if any(is_lazy(parameter) for parameter in module.parameters()):
             materialise(module, options, input_shape)
     if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ConfigError(
-            f"model.kind = {options.kind}: the network has no trainable parameters; it needs some"
-        )
+        raise ConfigError(f"model.kind = {options.kind}: the network has no trainable parameters; it needs some")
     return module

@@ -13,9 +13,7 @@ from distmeta.errors import ConfigError
 from distmeta.models.functional import FunctionalModule
 
 
-def check_outputs(
-    module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None
-) -> None:
+def check_outputs(module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None) -> None:
     """Run two examples of zeros through a copy of the network and look at the shape of what comes.
 
     Args:

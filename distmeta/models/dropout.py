@@ -82,19 +82,13 @@ class KeyedDropout(TorchFunctionMode):
             return handler(args[0].unsqueeze(0), *args[1:], **kwargs).squeeze(0)
         return handler(*args, **kwargs)
 
-    def _dropout(
-        self, inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-    ) -> Tensor:
+    def _dropout(self, inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         return self._scale(inputs, inputs.shape, p, training, inplace)
 
-    def _feature_dropout(
-        self, inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-    ) -> Tensor:
+    def _feature_dropout(self, inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         return self._scale(inputs, _channels(inputs), p, training, inplace)
 
-    def _alpha_dropout(
-        self, inputs: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
-    ) -> Tensor:
+    def _alpha_dropout(self, inputs: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
         return self._alpha(inputs, inputs.shape, p, training, inplace)
 
     def _feature_alpha_dropout(
@@ -102,9 +96,7 @@ class KeyedDropout(TorchFunctionMode):
     ) -> Tensor:
         return self._alpha(inputs, _channels(inputs), p, training, inplace)
 
-    def _scale(
-        self, inputs: Tensor, shape: Sequence[int], p: float, training: bool, inplace: bool = False
-    ) -> Tensor:
+    def _scale(self, inputs: Tensor, shape: Sequence[int], p: float, training: bool, inplace: bool = False) -> Tensor:
         """Zero with probability p, and divide the rest by 1 - p."""
         kept = self._kept(inputs, shape, p) if training else None
         if kept is None:
@@ -176,9 +168,7 @@ class KeyedDropout(TorchFunctionMode):
 def _body(function: _Function) -> _Function:
     """A Python function of torch without the preamble that hands the call to the active mode."""
     scope = {**function.__globals__, "has_torch_function": lambda _: False}
-    copy = types.FunctionType(
-        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
-    )
+    copy = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
 

@@ -95,9 +95,7 @@ class FunctionalModule:
         """
         if parameters.keys() != self.parameters.keys():
             wrong = sorted(parameters.keys() ^ self.parameters.keys())
-            raise ValueError(
-                f"expected a value for each trainable parameter and nothing else; look at {wrong}"
-            )
+            raise ValueError(f"expected a value for each trainable parameter and nothing else; look at {wrong}")
         # Attention is intercepted for its kernel, also where nothing is dropped.
         if not (self.uses_dropout or self._uses_attention):
             return self._forward(parameters, inputs)
@@ -128,9 +126,7 @@ class FunctionalModule:
             replay(self._batch_norms)
             return self(parameters, query_inputs)
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> FunctionalModule:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FunctionalModule:
         """Move parameters and constants, or change their floating-point type, in place; returns self."""
         self._module.to(device=device, dtype=dtype)
         self.parameters = {name: value.to(device, dtype) for name, value in self.parameters.items()}
@@ -158,9 +154,7 @@ class FunctionalModule:
             name: buffer.clone() if name in self._updated_buffers else buffer
             for name, buffer in self._module.named_buffers()
         }
-        outputs = functional_call(
-            self._module, {**buffers, **parameters}, (inputs,), tie_weights=bool(self.tied)
-        )
+        outputs = functional_call(self._module, {**buffers, **parameters}, (inputs,), tie_weights=bool(self.tied))
         if not isinstance(outputs, Tensor):
             raise ConfigError(
                 f"the model returns {type(outputs).__name__}, but one tensor of outputs is expected; wrap it "
@@ -176,9 +170,7 @@ class FunctionalModule:
         devices = [example.device] if example.is_cuda else []
         with torch.random.fork_rng(devices), torch.no_grad(), KeyedDropout(key) as mode:
             before = _random_state(example.device)
-            functional_call(
-                self._module, {**buffers, **self.parameters}, (example,), tie_weights=bool(self.tied)
-            )
+            functional_call(self._module, {**buffers, **self.parameters}, (example,), tie_weights=bool(self.tied))
             if not torch.equal(before, _random_state(example.device)):
                 raise ConfigError(
                     "the model draws random numbers that cannot be repeated from a task's key (torch.rand, "

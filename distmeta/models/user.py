@@ -95,9 +95,7 @@ def _import(kind: str) -> Callable[..., Any]:
     try:
         factory = operator.attrgetter(factory_name)(module)
     except AttributeError:
-        public = ", ".join(
-            name for name, value in vars(module).items() if _defined_in(module_name, name, value)
-        )
+        public = ", ".join(name for name, value in vars(module).items() if _defined_in(module_name, name, value))
         raise ConfigError(
             f"model.kind = {kind!r}: {module_name} has no {factory_name}; it should be a function that "
             f"returns an nn.Module, or a class of one; there is {public or 'nothing of the kind'}"
@@ -114,9 +112,7 @@ def _defined_in(module_name: str, name: str, value: object) -> bool:
     return callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module_name
 
 
-def _arguments(
-    factory: Callable[..., Any], options: UserOptions, offered: Mapping[str, Any]
-) -> dict[str, Any]:
+def _arguments(factory: Callable[..., Any], options: UserOptions, offered: Mapping[str, Any]) -> dict[str, Any]:
     """The settings plus what the factory's signature asks for."""
     try:
         signature = inspect.signature(factory)

@@ -44,12 +44,15 @@ class Blueprint(Protocol):
     Attributes:
         metric: name of the measurement that models are selected by.
         higher_is_better: which way it improves.
-        notes: what a user should hear about the model (its size, frozen parameters, tied ones).
     """
 
     metric: str
     higher_is_better: bool
-    notes: Sequence[str]
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should hear about the model: its size, frozen parameters, tied ones."""
+        ...
 
     def initial_meta(self) -> Meta:
         """Initial meta-parameters, a pure function of the configuration."""

@@ -119,8 +119,8 @@ class SupervisedProgram:
     def _measure(self, meta: Meta, tree: Mapping[str, Any], ways: int | None, details: bool) -> dict[str, Tensor]:
         """One task's ``loss`` and metric after adaptation.
 
-        ``details`` adds ``by_step`` (K + 1,), the metric after every inner step where there are any, and for networks with
-        batch statistics ``METRIC_inductive``, where the support set's statistics normalise the query.
+        ``details`` adds ``by_step`` (K + 1,), the metric after every inner step where there are any, and for networks
+        with batch statistics ``METRIC_inductive``, where the support set's statistics normalise the query.
         """
         adaptation, objective = self._parts.adaptation, self._parts.objective
         steps = self._evaluation_steps

@@ -51,8 +51,7 @@ def build_once(path: Path, builder: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; it is renamed at the end, and on any failure it is
-    removed.
+    """A temporary name beside ``path`` to write to: renamed at the end, removed on any failure.
 
     Raises:
         DataError: the folder cannot be written, or is full.

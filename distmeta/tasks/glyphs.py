@@ -49,9 +49,7 @@ class Glyphs(ImageFamily):
 
 def _build(path: Path) -> None:
     split_of = np.repeat(SPLITS, [CLASSES[split] for split in SPLITS])
-    images = np.concatenate(
-        [draw(range(start, start + 50), EXAMPLES) for start in range(0, len(split_of), 50)]
-    )
+    images = np.concatenate([draw(range(start, start + 50), EXAMPLES) for start in range(0, len(split_of), 50)])
     names = np.array([f"glyph-{number:04d}" for number in range(len(split_of))])
     rows = np.repeat(np.arange(len(split_of)), EXAMPLES)
     write_store(path, images.reshape(-1, *images.shape[2:]), names[rows].tolist(), split_of[rows].tolist())

@@ -142,18 +142,19 @@ def check_episodes(
     """
     for split, episode in episodes.items():
         section = "tasks" if split == "train" else "evaluation"
+        inherited = "" if split == "train" else " (what is not set is as in tasks)"
         classes = splits[split]
         if episode.ways is None or episode.ways > len(classes):
             raise ConfigError(
-                f"{section}.ways = {episode.ways}: the {split} split has {len(classes):,} classes; use 2 to "
-                f"{len(classes):,} ways"
+                f"{section}.ways = {episode.ways}{inherited}: the {split} split has {len(classes):,} "
+                f"classes; use 2 to {len(classes):,} ways"
             )
         fewest = int(store.counts[classes.characters].min())
         if episode.shots + episode.queries > fewest:
             raise ConfigError(
                 f"{section}.shots + {section}.queries = {episode.shots} + {episode.queries} = "
-                f"{episode.shots + episode.queries}: a class of the {split} split has {fewest} images; ask "
-                "for at most that many together"
+                f"{episode.shots + episode.queries}{inherited}: a class of the {split} split has {fewest} "
+                "images; ask for at most that many together"
             )
 
 

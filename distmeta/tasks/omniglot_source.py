@@ -78,13 +78,9 @@ class Folder:
         if file not in self.files:
             raise DataError(f"Omniglot's {file} is missing in {self.name}; {_HELP}")
         try:
-            stream = (
-                io.BytesIO(self.read(file))
-                if whole
-                else self.filesystem.open_input_file(f"{self.path}/{file}")
-            )
+            stream = io.BytesIO(self.read(file)) if whole else self.filesystem.open_input_file(f"{self.path}/{file}")
             opened = zipfile.ZipFile(stream)
-        except (zipfile.BadZipFile, NotImplementedError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
             raise DataError(
                 f"{place} is damaged or truncated ({str(error).rstrip('.')}); fetch it again, for example "
                 f"from {OFFICIAL}{file}"
@@ -172,9 +168,7 @@ def _fetch(file: str, shared: str | None, path: Path) -> None:
             f"{getattr(error, 'reason', None) or error}); {_HELP}"
         ) from None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[file]:
-        raise DataError(
-            f"{url} gave a file that is not the official {file} (MD5 differs); try again, or {_HELP}"
-        )
+        raise DataError(f"{url} gave a file that is not the official {file} (MD5 differs); try again, or {_HELP}")
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
 

@@ -48,8 +48,8 @@ def philox(counter: NDArray[np.unsignedinteger], key: NDArray[np.unsignedinteger
     A round maps (c0, c1, c2, c3) to (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)).
 
     Args:
-        counter: (..., 4) uint32.
-        key: (..., 2) uint32; its leading dimensions broadcast to those of the counter.
+        counter: (..., 4), values below 2**32.
+        key: (..., 2), values below 2**32; its leading dimensions broadcast to those of the counter.
 
     Returns:
         (..., 4) uint32.
@@ -155,9 +155,7 @@ def distinct(words: Words, n: int | Integers) -> Integers:
     return np.transpose(chosen)
 
 
-def minibatches(
-    seed: int, split: Split, ids: Sequence[int], examples: int, steps: int, size: int
-) -> Integers:
+def minibatches(seed: int, split: Split, ids: Sequence[int], examples: int, steps: int, size: int) -> Integers:
     """Which examples each inner step of each task sees, as in Reptile's released ``_mini_batches``.
 
     A task goes through a fresh permutation of its examples each epoch; the epochs are laid end to end and cut

@@ -94,9 +94,7 @@ def _jitter(strokes: Floats, numbers: NDArray[np.int64]) -> tuple[Floats, NDArra
     turn, shear = 0.3 * unit[:, 0], 0.25 * unit[:, 1]
     wide, high = 1 + 0.2 * unit[:, 2], 1 + 0.2 * unit[:, 3]
     cos, sin = np.cos(turn), np.sin(turn)
-    matrix = np.stack(
-        [wide * cos, wide * (shear * cos - sin), high * sin, high * (shear * sin + cos)], axis=-1
-    )
+    matrix = np.stack([wide * cos, wide * (shear * cos - sin), high * sin, high * (shear * sin + cos)], axis=-1)
     path = np.einsum("pc,nscd->nspd", _bezier(), wobbled)
     path = np.einsum("nij,nspj->nspi", matrix.reshape(-1, 2, 2), path)
     centre = (SIZE - 1) / 2 + 2.0 * unit[:, 4:6]

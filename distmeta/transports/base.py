@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from distmeta.plan import Plan
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
@@ -16,7 +17,8 @@ Part = tuple[Node, MetaGradient | TaskMetrics]
 """A subtree's record: the sum of its shards' gradients, or one shard's measurements."""
 
 
-class Workers(NamedTuple):
+@dataclass(frozen=True)
+class Workers:
     """Who did the work.
 
     Attributes:

@@ -11,7 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -107,25 +107,33 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
+def gpus_each(config: Config) -> float:
+    """GPUs of a worker: as configured, else one where the cluster has any and the device may be one."""
+    if config.cluster.gpus_per_worker is not None:
+        return config.cluster.gpus_per_worker
+    return 1.0 if ray.cluster_resources().get("GPU") and config.run.device != "cpu" else 0.0
+
+
 def worker_count(config: Config) -> int:
     """How many workers to start; ``auto`` is one a GPU, or one a core where there is none.
 
     Raises:
         ClusterError: the cluster can never hold them.
     """
-    cluster, total = config.cluster, ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
-    if cluster.workers == "auto":
-        if gpus and config.run.device != "cpu":
-            return max(1, int(gpus / (cluster.gpus_per_worker or 1)))
-        return max(1, int(cpus // cluster.cpus_per_worker))
-    wanted = cluster.workers * cluster.cpus_per_worker, cluster.workers * (cluster.gpus_per_worker or 0)
-    if wanted[0] > cpus or wanted[1] > gpus:
+    count, total = config.cluster.workers, ray.cluster_resources()
+    need = {"CPU": config.cluster.cpus_per_worker, "GPU": gpus_each(config)}
+    if count == "auto":
+        scarce = "GPU" if need["GPU"] else "CPU"
+        return max(1, int(total.get(scarce, 0) // need[scarce]))
+    short = [kind for kind, each in need.items() if count * each > total.get(kind, 0)]
+    if short:
+        asked = ", ".join(f"{count * need[kind]:g} {kind}" for kind in short)
+        there = ", ".join(f"{total.get(kind, 0):g} {kind}" for kind in short)
         raise ClusterError(
-            f"cluster.workers = {cluster.workers} of {cluster.cpus_per_worker:g} CPU and {cluster.gpus_per_worker or 0:g} "
-            f"GPU ask for {wanted[0]:g} CPU and {wanted[1]:g} GPU, but the cluster has {cpus:g} and {gpus:g}; ask for less"
+            f"cluster.workers = {count} ask for {asked}, and the cluster has {there}; ask for fewer workers, or "
+            "for less in cluster.cpus_per_worker and cluster.gpus_per_worker"
         )
-    return cluster.workers
+    return count
 
 
 @ray.remote
@@ -150,7 +158,7 @@ class RayWorker:
         """Begin to sample these shards."""
         self._worker.prefetch(shards)
 
-    @ray.method(num_returns=2)
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
     def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
         """The sum's small fields, and its vector."""
         total = self._worker.gradient(MetaState(step, torch.from_numpy(vector)), shards)
@@ -179,7 +187,8 @@ class RayTransport:
     A worker that dies is replaced and its pieces are computed elsewhere; the tree makes the result the same to the bit.
 
     Raises:
-        ClusterError: no cluster at the address, too few resources, workers of different hardware, workers that keep dying.
+        ClusterError: no cluster at the address, too few resources, workers of different
+            hardware, workers that keep dying.
     """
 
     def __init__(self, config: Config, plan: Plan | None, check: Check) -> None:
@@ -205,13 +214,9 @@ class RayTransport:
 
     def _hire(self, plan: Plan | None) -> _Seat:
         cluster = self._config.cluster
-        gpus = cluster.gpus_per_worker
-        if gpus is None:
-            gpus = 1 if ray.cluster_resources().get("GPU") and self._config.run.device != "cpu" else 0
         environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
-        actor = RayWorker.options(num_cpus=cluster.cpus_per_worker, num_gpus=gpus, max_restarts=0).remote(
-            ray.util.get_node_ip_address(), environment
-        )
+        options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_each(self._config), "max_restarts": 0}
+        actor = cast(Any, RayWorker).options(**options).remote(ray.util.get_node_ip_address(), environment)
         return _Seat(actor, actor.open.remote(self._config, plan))
 
     def _await_first(self, plan: Plan | None) -> Plan:
@@ -231,8 +236,8 @@ class RayTransport:
         fingerprint, _ = self._get(seat.opening)
         if fingerprint != self.fingerprint and not self._config.cluster.allow_mixed:
             raise ClusterError(
-                f"workers differ in what decides rounding: {self.fingerprint} and {fingerprint}. Results would depend on "
-                "which worker computes what; use alike workers, or set cluster.allow_mixed=true to give that up"
+                f"workers differ in what decides rounding: {self.fingerprint} and {fingerprint}. Results would depend "
+                "on which worker computes what; use alike workers, or set cluster.allow_mixed=true to give that up"
             )
         seat.ready = True
 
@@ -328,7 +333,8 @@ class RayTransport:
         if self._fruitless > PATIENCE:
             raise ClusterError(
                 f"{self._fruitless} workers died one after the other without finishing any work; the last one said: "
-                f"{_first_line(error)}. Look for a lack of memory, or a crash in the model's code, with cluster.workers=0"
+                f"{_first_line(error)}. Look for a lack of memory, or a crash in the model's code, with "
+                "cluster.workers=0"
             )
         log.warning("a worker died (%s); its work is redone and a new one started", _first_line(error))
         ray.kill(seat.actor)

@@ -14,7 +14,7 @@ from distmeta.storage import Storage
 def test_create_and_read_back(storage: Storage) -> None:
     run = RunDirectory(storage)
     assert not run.holds_run
-    run.create("seed: 1\n")
+    run.write_config("seed: 1\n")
     assert run.holds_run
     assert run.read_config() == "seed: 1\n"
     assert run.storage.list() == ["config.yaml"]
@@ -25,12 +25,14 @@ def test_create_and_read_back(storage: Storage) -> None:
 def test_an_existing_run_is_refused(sign: str, storage: Storage) -> None:
     storage.write_bytes(sign, b"")
     with pytest.raises(StorageError, match=r"run already holds a run; .*--resume .* another --run-dir"):
-        RunDirectory(storage).create("seed: 1")
+        RunDirectory(storage).check_free()
 
 
 def test_other_files_are_no_run(storage: Storage) -> None:
     storage.write_bytes("notes.txt", b"")
-    RunDirectory(storage).create("seed: 1")
+    run = RunDirectory(storage)
+    run.check_free()
+    assert not run.holds_run
 
 
 def test_reading_where_there_is_no_run(tmp_path: Path) -> None:
@@ -53,14 +55,14 @@ def test_damaged_small_files_are_explained(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"file/run/.*not a folder; choose another place"):
-        RunDirectory(tmp_path / "file" / "run").create("seed: 1")
+        RunDirectory(tmp_path / "file" / "run").check_writable()
 
 
 def test_a_full_disk_is_refused_at_once(small_disk: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         (small_disk / "filler").write_bytes(bytes(1 << 20))
     with pytest.raises(StorageError, match="no space is left there"):
-        RunDirectory(small_disk / "run").create("seed: 1")
+        RunDirectory(small_disk / "run").check_writable()
     assert os.listdir(small_disk / "run") == []
 
 

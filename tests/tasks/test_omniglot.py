@@ -210,11 +210,12 @@ def test_a_store_of_something_else_is_refused(tmp_path, store, own_cache):
         _open(tmp_path)
 
 
-def _copy_without(source: Path, target: Path, dropped: str) -> None:
+def _rewrite(source: Path, target: Path, drop: tuple[str, ...] = (), **replaced: bytes) -> None:
+    """A copy of an archive without some members or with others' content."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for member in old.infolist():
-            if dropped not in member.filename:
-                new.writestr(member, old.read(member))
+            if not any(name in member.filename for name in drop):
+                new.writestr(member, replaced.get(member.filename) or old.read(member))
 
 
 def _corrupt(target: Path, character: str) -> None:
@@ -227,12 +228,6 @@ def _corrupt(target: Path, character: str) -> None:
     target.write_bytes(content)
 
 
-def _replace_image(source: Path, target: Path, chosen: str, content: bytes) -> None:
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        for member in old.infolist():
-            new.writestr(member, content if member.filename == chosen else old.read(member))
-
-
 FIRST = "images_background/Alphabet_of_the_Magi/character01/0709_01.png"
 
 
@@ -242,11 +237,9 @@ FIRST = "images_background/Alphabet_of_the_Magi/character01/0709_01.png"
         ("missing", r"images_evaluation\.zip is missing in .*set tasks\.root or DISTMETA_DATA"),
         ("truncated", r"images_background\.zip is damaged or truncated"),
         ("no zip", r"images_background\.zip is damaged or truncated"),
-        ("crc", r"images_background\.zip is damaged: .*character01.* cannot be read \(Bad CRC-32"),
-        ("incomplete", r"images_background\.zip is incomplete: 20 of 19,280 images are missing"),
-        ("one short", r"images_background\.zip is incomplete: 1 of 19,280 images are missing"),
+        ("crc", r"images_background\.zip is damaged: .*character01.* cannot be read \("),
+        ("incomplete", r"images_background\.zip is incomplete: 21 of 19,280 images are missing"),
         ("wrong size", r"0709_01\.png is 28 x 28 pixels instead of 105 x 105"),
-        ("no image", r"0709_01\.png cannot be read"),
     ],
 )
 def test_bad_archives_are_named_and_nothing_is_left(omniglot_root, tmp_path, own_cache, damage, message):
@@ -265,15 +258,11 @@ def test_bad_archives_are_named_and_nothing_is_left(omniglot_root, tmp_path, own
         bad.write_bytes(good.read_bytes())
         _corrupt(bad, "Alphabet_of_the_Magi/character01/")
     elif damage == "incomplete":
-        _copy_without(good, bad, "Alphabet_of_the_Magi/character01/")
-    elif damage == "one short":
-        _copy_without(good, bad, FIRST)
+        _rewrite(good, bad, drop=("Alphabet_of_the_Magi/character01/", "Greek/character07/0400_01"))
     elif damage == "wrong size":
         small = io.BytesIO()
         Image.new("1", (28, 28)).save(small, "PNG")
-        _replace_image(good, bad, FIRST, small.getvalue())
-    elif damage == "no image":
-        _replace_image(good, bad, FIRST, b"not a PNG")
+        _rewrite(good, bad, **{FIRST: small.getvalue()})
     before = sorted(file.name for file in root.iterdir())
     with pytest.raises(DataError, match=message):
         _open(root)

@@ -143,12 +143,12 @@ def _build_in_process(target: Path, log: Path, barrier) -> None:
             file.write(f"{os.getpid()}\n")
         write_store(path, _images(28, 28), CLASSES, GROUPS)
 
-    barrier.wait(30)
+    barrier.wait(60)
     EpisodeStore.open(build_once(target, builder)).verify()
 
 
 def test_two_processes_build_once(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
     target, log = tmp_path / "some.arrow", tmp_path / "log"
     processes = [context.Process(target=_build_in_process, args=(target, log, barrier)) for _ in range(2)]

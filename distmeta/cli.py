@@ -1,0 +1,171 @@
+"""The command line: ``distmeta train``, ``evaluate``, ``data build``, ``list``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import distmeta
+from distmeta.config import load_config
+from distmeta.display import Display, consoles, messages, meta_test_table, result_lines
+from distmeta.errors import DistmetaError, Interrupted
+from distmeta.interrupts import interruptible
+
+app = typer.Typer(
+    help="Meta-train any PyTorch module over a distribution of tasks, on one machine or on a Ray cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Prepare task data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's; later ones win."),
+]
+
+
+class Room(str, Enum):
+    """What ``distmeta list`` lists."""
+
+    tasks = "tasks"
+    models = "models"
+    algorithms = "algorithms"
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """One clear message and an exit code for what users can cause; tracebacks are for bugs."""
+    try:
+        yield
+    except DistmetaError as error:
+        word = "" if isinstance(error, Interrupted) else "error: "
+        print(f"{word}{error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"distmeta {distmeta.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML configuration file.")],
+    overrides: Overrides = None,
+    run_dir: Annotated[str | None, typer.Option(help="Where the run's files go [default: run.dir/name].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that lies in the run directory.")] = False,
+) -> None:
+    """Meta-train, checkpoint, and meta-test at the end."""
+    out, err = consoles()
+    with _errors(), messages(err), interruptible() as check:
+        loaded = load_config(config, overrides or ())
+        location = run_dir or f"{loaded.run.dir}/{loaded.name}"
+        with Display(err, loaded.run.steps, loaded.run.log_every) as display:
+            steps = distmeta.train(loaded, location, resume=resume, check=check, progress=display.test)
+            result = _drain(steps, display)
+        _show(out, result["meta_test"])
+        for line in result_lines(result, location):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _drain(steps: Any, display: Display) -> dict[str, Any]:
+    """Show every record of a run; gives the run's result."""
+    while True:
+        try:
+            display.step(next(steps))
+        except StopIteration as end:
+            result: dict[str, Any] = end.value
+            return result
+
+
+def _show(out: Console, measured: dict[str, Any]) -> None:
+    out.print(meta_test_table(measured))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run directory or one checkpoint.")],
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the meta_test object of result.json.")] = False,
+) -> None:
+    """Meta-test a run's best-validation checkpoint (else its last), or one checkpoint."""
+    out, err = consoles()
+    with _errors(), messages(err), interruptible() as check, Display(err, 0, 1) as display:
+        measured = distmeta.evaluate(run, overrides or (), check=check, progress=display.test)
+    if as_json:
+        print(json.dumps(measured, indent=2))
+    else:
+        _show(out, measured)
+
+
+@data_app.command("build")
+def build(
+    family: Annotated[str, typer.Argument(help="omniglot")],
+    source: Annotated[str, typer.Option(help="Folder or URI that holds the official archives.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets the store.")],
+) -> None:
+    """Build an episode store from a data set's archives."""
+    from distmeta.tasks.omniglot_build import build_omniglot
+
+    _, err = consoles()
+    with _errors(), messages(err), Display(err, 0, 1) as display:
+        path = build_omniglot(source, out, progress=display.test)
+    print(path)
+
+
+@app.command("list")
+def list_room(room: Annotated[Room, typer.Argument(help="What to list.")]) -> None:
+    """List the rows of a table, with their settings."""
+    out, _ = consoles()
+    table = Table(title=room.value)
+    for column in {"algorithms": ("name", "adaptation", "estimator", "paper")}.get(room.value, ("kind", "settings")):
+        table.add_column(column)
+    for row in _rows(room):
+        table.add_row(*row)
+    out.print(table)
+
+
+def _rows(room: Room) -> Iterator[tuple[str, ...]]:
+    from distmeta.algorithms import ALGORITHMS
+    from distmeta.models import MODELS
+    from distmeta.tasks import TASKS
+
+    if room is Room.algorithms:
+        for name, row in ALGORITHMS.items():
+            yield name, row.adaptation, row.estimator, row.paper
+        return
+    kinds: dict[str, Any] = {**(TASKS if room is Room.tasks else MODELS)}
+    for name, kind in kinds.items():
+        fields = kind.Options.model_fields.items()
+        yield name, ", ".join(f"{key}={info.default}" for key, info in fields if key != "kind")
+    if room is Room.models:
+        yield "module:package.factory", "any keyword arguments of your own factory"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

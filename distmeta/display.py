@@ -1,0 +1,181 @@
+"""What a person sees of a run: a progress bar in a terminal, plain lines elsewhere, tables of results."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from distmeta.records import StepRecord
+
+SMOOTHING = 0.95
+"""Weight of the past in the shown loss and metric: about the last 20 steps."""
+
+
+class _Lines(logging.Handler):
+    """Log messages as plain lines that do not break a progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        self._console.print(f"{prefix}{record.getMessage()}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def messages(console: Console) -> Iterator[None]:
+    """Print what the library logs to this console."""
+    logger, handler = logging.getLogger("distmeta"), _Lines(console)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class Display:
+    """Shows a run as it goes: rate, time left, smoothed loss and metric."""
+
+    def __init__(self, console: Console, steps: int, every: int) -> None:
+        self._console = console
+        self._steps = steps
+        self._every = every
+        self._smooth: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._seen = 0
+        self._bar: Progress | None = None
+        self._rows: dict[str, TaskID] = {}
+        if console.is_terminal:
+            columns = (
+                "{task.description}",
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[shown]}"),
+            )
+            self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+
+    def __enter__(self) -> Display:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def step(self, record: StepRecord) -> None:
+        """Show a meta-step."""
+        self._seen += 1
+        seconds = time.monotonic() - self._began
+        for name, value in {**record.metrics, "tasks/s": record.tasks_per_second}.items():
+            self._smooth[name] = SMOOTHING * self._smooth.get(name, value) + (1 - SMOOTHING) * value
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in self._smooth.items())
+        if self._bar:
+            self._advance("meta-training", record.step, self._steps, shown)
+        elif record.step % self._every == 0 or record.step == self._steps:
+            left = _clock(seconds / self._seen * (self._steps - record.step))
+            self._print(f"step {record.step}/{self._steps}  {shown}  {left} left")
+        if record.validation is not None:
+            measured = "  ".join(f"{name} {value:.4g}" for name, value in record.validation.items())
+            self._print(f"step {record.step}: validation  {measured}")
+
+    def test(self, done: int, total: int) -> None:
+        """Show the advance of a meta-test."""
+        if self._bar:
+            self._advance("meta-test", done, total, "tasks")
+        elif done == total:
+            self._print(f"meta-test: {total} tasks")
+
+    def _advance(self, name: str, done: int, total: int, shown: str) -> None:
+        assert self._bar is not None
+        if name not in self._rows:
+            self._rows[name] = self._bar.add_task(name, total=total, shown=shown)
+            self._bar.reset(self._rows[name], completed=done - 1)
+        self._bar.update(self._rows[name], completed=done, shown=shown)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+NAMES = {
+    "accuracy": "accuracy",
+    "accuracy_inductive": "accuracy, inductive",
+    "before_adaptation": "before adaptation",
+    "mse": "mean squared error",
+    "mse_inductive": "mean squared error, inductive",
+    "loss": "loss",
+}
+
+
+def meta_test_table(measured: Mapping[str, Any]) -> Table:
+    """The ``meta_test`` object as a table: means with 95 % intervals."""
+    table = Table(title="meta-test")
+    for column, side in (("", "left"), ("mean", "right"), ("± 95 %", "right"), ("tasks", "right")):
+        table.add_column(column, justify="right" if side == "right" else "left")
+    metric = next(name for name in measured if name in ("accuracy", "mse"))
+    for name, value in measured.items():
+        if name == "by_step" or (name == "loss" and metric == "mse"):
+            continue
+        accurate = name.startswith("accuracy") or (name == "before_adaptation" and metric == "accuracy")
+        table.add_row(NAMES.get(name, name), *_pair(value, accurate), str(value["tasks"]))
+    for row in _chosen(measured.get("by_step", [])):
+        steps = f"after {row['step']} inner step{'s' if row['step'] != 1 else ''}"
+        table.add_row(steps, *_pair(row, metric == "accuracy"), "")
+    return table
+
+
+def _chosen(rows: list[Any]) -> list[Any]:
+    """Few enough rows to read: all of them up to ten steps, else every tenth of the way."""
+    if len(rows) <= 11:
+        return rows[1:]
+    stride = -(-(len(rows) - 1) // 10)
+    return [row for row in rows[1:] if row["step"] % stride == 0 or row["step"] == len(rows) - 1]
+
+
+def _pair(value: Mapping[str, float], accurate: bool) -> tuple[str, str]:
+    scale, form = (100, "{:.2f} %") if accurate else (1, "{:.4g}")
+    return form.format(scale * value["mean"]), form.format(scale * value["ci95"])
+
+
+def result_lines(result: Mapping[str, Any], location: str) -> list[str]:
+    """What a run did, in a few lines."""
+    workers, faults = result["workers"], {name: n for name, n in result["faults"].items() if n}
+    lines = [
+        f"{result['tasks']:,} tasks in {result['steps']:,} meta-steps, {_clock(result['seconds'])} of training, "
+        f"{result['tasks_per_second']:.0f} tasks/s, {workers['count']} worker{'s' if workers['count'] != 1 else ''}",
+        f"run directory: {location} (tested {result['checkpoint']})",
+    ]
+    if faults:
+        lines.append("faults: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in faults.items()))
+    return lines
+
+
+def consoles() -> tuple[Console, Console]:
+    """Standard output for results, standard error for progress and messages."""
+    return Console(file=sys.stdout), Console(file=sys.stderr)
