@@ -178,6 +178,15 @@ class ClusterOptions(Section):
     address: str | None = None
     allow_mixed: bool = False
 
+    @model_validator(mode="after")
+    def _check_address(self) -> ClusterOptions:
+        if self.address is not None and self.workers == 0:
+            raise ValueError(
+                f"cluster.address = {self.address} has no use with cluster.workers = 0, which computes in this "
+                "process; set cluster.workers to auto or a number"
+            )
+        return self
+
 
 class Config(Section):
     """The whole configuration of a run; :func:`load_config` makes one."""

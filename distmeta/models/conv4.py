@@ -20,8 +20,7 @@ class Conv4(Model):
 
     MAML (Finn et al., ICML 2017) on Omniglot: 64 filters, stride 2, spatial mean (the defaults). On
     mini-ImageNet: 32 filters, stride 1 with 2x2 max pool, flatten: ``filters: 32, downsample: pool``.
-    ProtoNet's embedding is ``filters: 64, downsample: pool``. Weights start as Glorot uniform, biases as 0,
-    as in MAML's code.
+    ProtoNet's embedding is ``filters: 64, downsample: pool``. Weights start as PyTorch's layers do.
 
     (N, channels, height, width) to (N, outputs), or to (N, features) without a head.
     """
@@ -60,9 +59,6 @@ class Conv4(Model):
             left = halved("conv4", size, _BLOCKS) if pool else -(-size // 2**_BLOCKS)
             features *= left if self.flatten else 1
         self.head = nn.Linear(features, outputs) if outputs is not None else None
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                _initialise(module)
 
     def features(self, inputs: Tensor) -> Tensor:
         """(N, C, H, W) to (N, features)."""
@@ -75,9 +71,3 @@ def _block(before: int, after: int, norm: Norm, pool: bool) -> nn.Module:
     convolution = nn.Conv2d(before, after, 3, stride=1 if pool else 2, padding=1, bias=norm != "batch")
     layers = [convolution, norm2d(norm, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.MaxPool2d(2)) if pool else nn.Sequential(*layers)
-
-
-def _initialise(layer: nn.Conv2d | nn.Linear) -> None:
-    nn.init.xavier_uniform_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import field_validator
 
 from distmeta.config import TaskOptions
 from distmeta.records import Split
@@ -32,6 +34,12 @@ class OmniglotOptions(ImageOptions):
     root: str | None = None
     split: Literal["vinyals", "alphabets"] = "vinyals"
     rotations: bool = True
+
+    @field_validator("root")
+    @classmethod
+    def _anchor(cls, root: str | None) -> str | None:
+        """Workers and resumed runs may have another working directory."""
+        return root if root is None or "://" in root else str(Path(root).expanduser().absolute())
 
 
 class Omniglot(ImageFamily):

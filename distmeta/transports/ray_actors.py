@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import ray
 import torch
+from ray._private import ray_constants
 from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
@@ -78,9 +79,7 @@ def connect(config: Config) -> bool:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:
-            # Reachable from this machine alone, so it needs no token, and leaves none behind for later clusters.
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-            ray.init(num_cpus=_cores(config), include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            _start_private(_cores(config), quiet)
         else:
             _knock(address)
             ray.init(address=address, **quiet)
@@ -91,6 +90,24 @@ def connect(config: Config) -> bool:
             "RAY_AUTH_MODE (as the cluster was started), or use cluster.workers=0 to compute in this process"
         ) from None
     return True
+
+
+def _start_private(cores: int, quiet: Mapping[str, Any]) -> None:
+    """Start Ray on this machine's loopback address alone.
+
+    Out of others' reach it needs no token, and leaves none behind in the user's home for later clusters to trip over.
+    Ray binds to loopback only where it believes that the platform has no clusters (as on macOS); on Linux it replaces
+    127.0.0.1 by the machine's own address.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(num_cpus=cores, include_dashboard=False, **quiet)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
 
 
 def _cores(config: Config) -> int:
@@ -251,7 +268,7 @@ class RayTransport:
                 return list(ready)
             if what and not said and time.monotonic() - began > 10:
                 said = True
-                log.warning("waiting for %s: the cluster has %s free", what, ray.available_resources())
+                log.warning("waiting for %s: the cluster has %s free", what, _free())
 
     def _get(self, ref: Any) -> Any:
         try:
@@ -361,6 +378,12 @@ class RayTransport:
         self._seats = []
         if self._connected:
             ray.shutdown()
+
+
+def _free() -> str:
+    """What the cluster has left, for people."""
+    left = ray.available_resources()
+    return " and ".join(f"{left.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,65 @@
+"""Networks of users' own, with the faults that users' networks have."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+class Plain(nn.Module):
+    """A small network that does something of its own before each forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.layers(x)
+        return outputs
+
+
+class Switched(Plain):
+    """From the moment that the file ``switch`` exists it breaks in every process but ``driver``."""
+
+    def __init__(self, switch: str, driver: int = 0) -> None:
+        super().__init__()
+        self._switch = Path(switch)
+        self._driver = driver
+
+    def forward(self, x: Tensor) -> Tensor:
+        if os.getpid() != self._driver and self._switch.exists():
+            self.fail()
+        return super().forward(x)
+
+    def fail(self) -> None:
+        raise NotImplementedError
+
+
+class Raises(Switched):
+    def fail(self) -> None:
+        raise LookupError("the user's own complaint")
+
+
+class Dies(Switched):
+    def fail(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class RaisesOnTasks(Plain):
+    """Takes the zeros that a network is checked with, and fails on the first real examples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 2:
+            raise LookupError("the user's own complaint")
+        return super().forward(x)
+
+
+class Fragile(Plain):
+    """Gives NaN for a few tasks: those with an input near the upper end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x.amax() > 4.98, torch.nan, super().forward(x))

@@ -1,0 +1,98 @@
+"""Inner SGD, momentum and Adam: exact and first-order meta-gradients against plain autograd; dead ReLUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from numerics_cases import WAYS, Case, assert_near, draw_tasks, network
+from torch import Tensor, nn
+
+from distmeta.adaptations.inner_optimizers import SGD, Adam, Momentum
+
+RATES = {"sgd": 0.1, "momentum": 0.05, "adam": 0.02}
+ESTIMATORS = {"reverse": "exact", "mixed": "exact", "first_order": "first_order", "displacement": "displacement"}
+NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "mlp": ({"kind": "mlp", "hidden": [6], "activation": "tanh"}, (4,)),
+    "conv4-batch": ({"kind": "conv4", "filters": 3}, (1, 9, 9)),
+}
+
+
+@pytest.mark.parametrize("kind", list(NETWORKS))
+@pytest.mark.parametrize(
+    ("way", "learned"),
+    [(w, r) for w in ("reverse", "mixed", "first_order") for r in ("none", "per_tensor", "per_element")]
+    + [("displacement", "none")],
+)
+@pytest.mark.parametrize("optimizer", list(RATES))
+def test_against_plain_autograd(optimizer: str, way: str, learned: str, kind: str) -> None:
+    """Three steps, each on a minibatch of 4 of the examples; every kind of rate that the estimator takes."""
+    rate = RATES[optimizer]
+    algorithm = {
+        "name": "maml",
+        "estimator": ESTIMATORS[way],
+        "inner_steps": 3,
+        "inner_batch": 4,
+        "inner_optimizer": optimizer,
+        "inner_momentum": 0.8,
+        "inner_betas": (0.7, 0.9),
+        "inner_lr": rate if learned == "none" else (rate / 2, rate),
+        "learned_rates": learned,
+        **({"differentiation": way} if ESTIMATORS[way] == "exact" else {}),
+    }
+    settings, shape = NETWORKS[kind]
+    case = Case(algorithm, network(settings, shape, WAYS), "cross_entropy", draw_tasks(shape, "cross_entropy"))
+    expected = case.reference()
+    assert_near(case.mapped[0], expected, 1e-9)
+    if learned != "none":  # the rates' gradients have a scale of their own
+        assert_near(rates_of(case.mapped[0]), rates_of(expected), 1e-9)
+
+
+def rates_of(meta: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in meta.items() if name.startswith("rates/")}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("way", list(ESTIMATORS))
+def test_adam_with_dead_relus_is_finite(way: str, dtype: torch.dtype) -> None:
+    """Hidden biases of -100 kill every ReLU: the body's inner gradients are exactly 0, and so is sqrt(v)."""
+    module = network({"kind": "mlp", "hidden": [6]}, (4,), WAYS)
+    with torch.no_grad():
+        module.body[0].bias.fill_(-100.0)
+    drawn = draw_tasks((4,), "cross_entropy")
+    tasks = {part: {"x": data["x"].to(dtype), "y": data["y"]} for part, data in drawn.items()}
+    algorithm = {
+        "name": "maml",
+        "estimator": ESTIMATORS[way],
+        "inner_optimizer": "adam",
+        "inner_steps": 3,
+        **({"differentiation": way} if ESTIMATORS[way] == "exact" else {}),
+    }
+    gradients, _ = Case(algorithm, module.to(dtype), "cross_entropy", tasks).mapped
+    assert (gradients["model/body.0.weight"] == 0).all()
+    assert (gradients["model/head.bias"] != 0).any()
+    assert all(value.isfinite().all() for value in gradients.values())
+
+
+@pytest.mark.parametrize("name", list(RATES))
+def test_directions_are_those_of_torch_optim(name: str) -> None:
+    """Five steps; Adam's eps stands inside our root and outside torch's: 1e-12 is nothing beside gradients of 1."""
+    rate = 0.1
+    ours: Any = {"sgd": SGD(), "momentum": Momentum(0.9), "adam": Adam((0.8, 0.95), 1e-12)}[name]
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(4, generator=generator, dtype=torch.float64)
+    parameter = nn.Parameter(value.clone())
+    theirs: torch.optim.Optimizer = {
+        "sgd": lambda: torch.optim.SGD([parameter], lr=rate),
+        "momentum": lambda: torch.optim.SGD([parameter], lr=rate, momentum=0.9),
+        "adam": lambda: torch.optim.Adam([parameter], lr=rate, betas=(0.8, 0.95), eps=1e-12),
+    }[name]()
+    state = ours.init({"w": value})
+    for step in range(5):
+        gradient = torch.randn(4, generator=generator, dtype=torch.float64)
+        direction, state = ours.direction({"w": gradient}, state, step)
+        value = value - rate * direction["w"]
+        parameter.grad = gradient
+        theirs.step()
+        torch.testing.assert_close(value, parameter.detach(), rtol=1e-10, atol=1e-10)
