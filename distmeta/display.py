@@ -123,14 +123,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-NAMES = {
-    "accuracy": "accuracy",
-    "accuracy_inductive": "accuracy, inductive",
-    "before_adaptation": "before adaptation",
-    "mse": "mean squared error",
-    "mse_inductive": "mean squared error, inductive",
-    "loss": "loss",
-}
+NAMES = {"mse": "mean squared error", "before_adaptation": "before adaptation"}
 
 
 def meta_test_table(measured: Mapping[str, Any]) -> Table:
@@ -143,11 +136,18 @@ def meta_test_table(measured: Mapping[str, Any]) -> Table:
         if name == "by_step" or (name == "loss" and metric == "mse"):
             continue
         accurate = name.startswith("accuracy") or (name == "before_adaptation" and metric == "accuracy")
-        table.add_row(NAMES.get(name, name), *_pair(value, accurate), str(value["tasks"]))
+        table.add_row(_title(name, measured), *_pair(value, accurate), str(value["tasks"]))
     for row in _chosen(measured.get("by_step", [])):
         steps = f"after {row['step']} inner step{'s' if row['step'] != 1 else ''}"
         table.add_row(steps, *_pair(row, metric == "accuracy"), "")
     return table
+
+
+def _title(name: str, measured: Mapping[str, Any]) -> str:
+    """A measurement's name; where batch statistics give two, which statistics it uses."""
+    plain = name.removesuffix("_inductive")
+    way = ", inductive" if plain != name else ", transductive" if f"{name}_inductive" in measured else ""
+    return NAMES.get(plain, plain) + way
 
 
 def _chosen(rows: list[Any]) -> list[Any]:

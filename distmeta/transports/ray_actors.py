@@ -191,7 +191,7 @@ class _Seat:
     """A worker's place: its actor, what it holds, and how many shards it has finished."""
 
     actor: Any
-    opening: Any
+    opening: Any = None
     ready: bool = False
     held: dict[Any, tuple[Node, list[Shard]]] = field(default_factory=dict)
     vectors: dict[Any, Any] = field(default_factory=dict)
@@ -218,33 +218,34 @@ class RayTransport:
         self.fingerprint: dict[str, Any] = {}
         self._seats: list[_Seat] = []
         try:
-            count = worker_count(config)
-            self._seats = [self._hire(plan)]
-            self.plan = self._await_first(plan)
-            self._seats += [self._hire(self.plan) for _ in range(count - 1)]
-            self._await_all()
+            # All processes start together, though only the first may decide the plan.
+            actors = [self._start() for _ in range(worker_count(config))]
+            self._seats = [_Seat(actor) for actor in actors]
+            self.plan = self._open_first(self._seats[0], plan)
+            self._open_others(self._seats[1:])
         except BaseException:
             self.close()
             raise
 
     # Workers ------------------------------------------------------------------------------------------------------
 
-    def _hire(self, plan: Plan | None) -> _Seat:
+    def _start(self) -> Any:
         cluster = self._config.cluster
         environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
         options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_each(self._config), "max_restarts": 0}
-        actor = cast(Any, RayWorker).options(**options).remote(ray.util.get_node_ip_address(), environment)
-        return _Seat(actor, actor.open.remote(self._config, plan))
+        return cast(Any, RayWorker).options(**options).remote(ray.util.get_node_ip_address(), environment)
 
-    def _await_first(self, plan: Plan | None) -> Plan:
-        seat = self._seats[0]
+    def _open_first(self, seat: _Seat, plan: Plan | None) -> Plan:
+        seat.opening = seat.actor.open.remote(self._config, plan)
         self._wait([seat.opening], f"a worker of {self._config.cluster.cpus_per_worker:g} CPU")
         self.fingerprint, decided = self._get(seat.opening)
         seat.ready = True
         return plan or decided
 
-    def _await_all(self) -> None:
-        for number, seat in enumerate(self._seats[1:], 2):
+    def _open_others(self, seats: Sequence[_Seat]) -> None:
+        for seat in seats:
+            seat.opening = seat.actor.open.remote(self._config, self.plan)
+        for number, seat in enumerate(seats, 2):
             self._wait([seat.opening], f"worker {number} of {len(self._seats)}")
             self._admit(seat)
 
@@ -356,7 +357,9 @@ class RayTransport:
         log.warning("a worker died (%s); its work is redone and a new one started", _first_line(error))
         ray.kill(seat.actor)
         self._retired.append(seat.done)
-        self._seats[self._seats.index(seat)] = self._hire(self.plan)
+        successor = _Seat(self._start())
+        successor.opening = successor.actor.open.remote(self._config, self.plan)
+        self._seats[self._seats.index(seat)] = successor
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Ask each worker to sample the shards that it will be handed first."""
