@@ -83,8 +83,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     taken = measure(options.steps, options.rounds)
-    batch = SETTINGS["run"]["meta_batch"]
-    assert isinstance(batch, int)
+    batch = load_config(SETTINGS).run.meta_batch
     table = Table(title=f"a meta-step of {batch} tasks, one thread a worker ({platform.machine()})")
     for column in ("", "ms a step", "tasks/s", "against in process", "against 1 Ray worker"):
         table.add_column(column, justify="left" if not column else "right")

@@ -247,11 +247,10 @@ class RayTransport:
             seat.opening = seat.actor.open.remote(self._config, self.plan)
         for number, seat in enumerate(seats, 2):
             self._wait([seat.opening], f"worker {number} of {len(self._seats)}")
-            self._admit(seat)
+            self._admit(seat, self._get(seat.opening)[0])
 
-    def _admit(self, seat: _Seat) -> None:
+    def _admit(self, seat: _Seat, fingerprint: dict[str, Any]) -> None:
         """Let a worker in that has opened, if it computes as the others do."""
-        fingerprint, _ = self._get(seat.opening)
         if fingerprint != self.fingerprint and not self._config.cluster.allow_mixed:
             raise ClusterError(
                 f"workers differ in what decides rounding: {self.fingerprint} and {fingerprint}. Results would depend "
@@ -321,7 +320,7 @@ class RayTransport:
             return None
         try:
             if ref is seat.opening:
-                self._admit(seat)
+                self._admit(seat, ray.get(ref)[0])
                 return None
             record = ray.get(ref)
             if ref in seat.vectors:
@@ -330,9 +329,7 @@ class RayTransport:
             if isinstance(error.cause, DistmetaError):
                 raise error.cause from None
             raise
-        except (*LOST, ClusterError) as error:
-            if isinstance(error, ClusterError) and seat.ready:
-                raise
+        except LOST as error:
             self._replace(seat, todo, error)
             return None
         node, shards = seat.held.pop(ref)
