@@ -160,8 +160,6 @@ class RayWorker:
     def __init__(self, driver: str, environment: Mapping[str, str]) -> None:
         if ray.util.get_node_ip_address() == driver:  # elsewhere the driver's folders mean nothing
             os.environ.update(environment)
-        # The arrays that Ray hands out are read-only, and nothing here writes into them.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self._worker: Worker
 
     def open(self, config: Config, plan: Plan | None) -> tuple[dict[str, Any], Plan]:
@@ -178,12 +176,12 @@ class RayWorker:
     @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
     def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
         """The sum's small fields, and its vector."""
-        total = self._worker.gradient(MetaState(step, torch.from_numpy(vector)), shards)
+        total = self._worker.gradient(MetaState(step, _view(vector)), shards)
         return replace(total, vector=torch.empty(0)), total.vector.numpy()
 
     def evaluate(self, step: int, vector: np.ndarray, shard: Shard, details: bool) -> TaskMetrics:
         """A shard's measurements."""
-        return self._worker.evaluate(MetaState(step, torch.from_numpy(vector)), shard, details=details)
+        return self._worker.evaluate(MetaState(step, _view(vector)), shard, details=details)
 
 
 @dataclass(eq=False)
@@ -324,7 +322,7 @@ class RayTransport:
                 return None
             record = ray.get(ref)
             if ref in seat.vectors:
-                record = replace(record, vector=torch.from_numpy(ray.get(seat.vectors[ref])))
+                record = replace(record, vector=_view(ray.get(seat.vectors[ref])))
         except RayTaskError as error:
             if isinstance(error.cause, DistmetaError):
                 raise error.cause from None
@@ -378,6 +376,13 @@ class RayTransport:
         self._seats = []
         if self._connected:
             ray.shutdown()
+
+
+def _view(array: np.ndarray) -> torch.Tensor:
+    """A tensor on the array's memory. What Ray hands out is read-only, and nothing here writes into it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return torch.from_numpy(array)
 
 
 def _free() -> str:
