@@ -16,11 +16,13 @@ import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -74,6 +76,13 @@ class StepSchedule(Section):
     factor: Annotated[float, Field(gt=0, le=1)]
 
 
+Schedule = Annotated[
+    Annotated[Literal["constant", "linear", "cosine"], Tag("name")] | Annotated[StepSchedule, Tag("section")],
+    # Told apart first, so that a mistake in one is not answered with the rules of the other.
+    Discriminator(lambda value: "section" if isinstance(value, Mapping | StepSchedule) else "name"),
+]
+
+
 class OuterOptions(Section):
     """The outer optimizer.
 
@@ -89,7 +98,7 @@ class OuterOptions(Section):
     lr_meta: Rate | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Rate = 0.0
-    schedule: Literal["constant", "linear", "cosine"] | StepSchedule = "constant"
+    schedule: Schedule = "constant"
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -331,7 +340,8 @@ def describe(error: ValidationError, section: str = "", model: type[BaseModel] |
     for problem in error.errors():
         # Members of unions add the tried type's name to the location; people know only the keys.
         keys = [str(part) for part in problem["loc"] if isinstance(part, str) and part.isidentifier()]
-        key = ".".join(filter(None, [section, *keys[:1]]))
+        nested = keys[-1:] if len(keys) > 1 and problem["type"] in ("missing", "extra_forbidden") else []
+        key = ".".join(filter(None, [section, *keys[:1], *nested]))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             hint = suggest(keys[0], model.model_fields) if model is not None and len(keys) == 1 else ""
