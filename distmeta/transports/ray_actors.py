@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import socket
+import threading
 import time
 import warnings
 from collections import deque
@@ -77,6 +79,7 @@ def connect(config: Config) -> bool:
         os.environ.setdefault(name, value)
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             _start_private(_cores(config), quiet)
@@ -89,6 +92,9 @@ def connect(config: Config) -> bool:
             f"cannot {'reach' if address else 'start'} Ray {where}: {_first_line(error)}. Check cluster.address and "
             "RAY_AUTH_MODE (as the cluster was started), or use cluster.workers=0 to compute in this process"
         ) from None
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        # Ray puts handlers of its own in the place of the caller's, which end the process without a checkpoint.
+        signal.signal(signal.SIGTERM, on_sigterm)
     return True
 
 
