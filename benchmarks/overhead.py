@@ -2,9 +2,9 @@
 
     python benchmarks/overhead.py [--steps 8] [--rounds 6] [--json FILE]
 
-The network is that of Omniglot 5-way 1-shot (conv4-64, exact MAML, meta-batch 32) on the built-in glyph tasks, so that no
-data is needed; every worker has one thread. The three take turns, so that a noisy machine disturbs all alike, and each
-figure is the median over rounds; ratios are medians of the rounds' ratios.
+The network is that of Omniglot 5-way 1-shot (conv4-64, exact MAML, meta-batch 32) on the built-in glyph tasks, so that
+no data is needed; every worker has one thread. The three take turns, so that a noisy machine disturbs all alike, and
+each figure is the median over rounds; ratios are medians of the rounds' ratios.
 """
 
 from __future__ import annotations

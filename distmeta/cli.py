@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from distmeta.config import load_config
 from distmeta.display import Display, consoles, messages, meta_test_table, result_lines
 from distmeta.errors import DistmetaError, Interrupted
 from distmeta.interrupts import interruptible
+from distmeta.rundir import to_json
 
 app = typer.Typer(
     help="Meta-train any PyTorch module over a distribution of tasks, on one machine or on a Ray cluster.",
@@ -117,7 +117,7 @@ def evaluate(
     with _errors(), messages(err), interruptible() as check, Display(err, 0, 1) as display:
         measured = distmeta.evaluate(run, overrides or (), check=check, progress=display.test)
     if as_json:
-        print(json.dumps(measured, indent=2))
+        print(to_json(measured, indent=2))
     else:
         _show(out, measured)
 

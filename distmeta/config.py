@@ -19,7 +19,6 @@ from pydantic import (
     Discriminator,
     Field,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     SerializeAsAny,
     Tag,
@@ -32,6 +31,7 @@ from distmeta.errors import ConfigError
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -130,17 +130,12 @@ class RunOptions(Section):
     dir: str = "runs"
     keep: PositiveInt = 2
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_shard(cls, values: Any) -> Any:
-        batch = values.get("meta_batch", 32) if isinstance(values, Mapping) else None
-        if isinstance(batch, int) and batch > 0 and values.get("tasks_per_shard") is None:
-            limit = max(1, min(8, batch // 2))
-            return {**values, "tasks_per_shard": max(n for n in range(1, limit + 1) if batch % n == 0)}
-        return values
-
     @model_validator(mode="after")
     def _check_shard(self) -> RunOptions:
+        if self.tasks_per_shard is None:
+            limit = max(1, min(8, self.meta_batch // 2))
+            largest = max(n for n in range(1, limit + 1) if self.meta_batch % n == 0)
+            object.__setattr__(self, "tasks_per_shard", largest)
         if self.meta_batch % self.shard:
             divisors = [n for n in range(1, self.meta_batch + 1) if self.meta_batch % n == 0]
             raise ValueError(
@@ -183,7 +178,7 @@ class ClusterOptions(Section):
 
     workers: NonNegativeInt | Literal["auto"] = 0
     cpus_per_worker: PositiveFloat = 1
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    gpus_per_worker: Rate | None = None
     address: str | None = None
     allow_mixed: bool = False
 
@@ -327,10 +322,10 @@ def choose(table: Mapping[str, Any], name: object, key: str) -> Any:
     raise ValueError(f"{key}: expected one of {', '.join(table)}, got {name!r}{hint}")
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: object, known: Iterable[str]) -> str:
     """A hint at the nearest known name, or at all of them where none is near."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
 
 
@@ -339,7 +334,7 @@ def describe(error: ValidationError, section: str = "", model: type[BaseModel] |
     lines = []
     for problem in error.errors():
         # Members of unions add the tried type's name to the location; people know only the keys.
-        keys = [str(part) for part in problem["loc"] if isinstance(part, str) and part.isidentifier()]
+        keys = [str(part) for at, part in enumerate(problem["loc"]) if at == 0 or str(part).isidentifier()]
         nested = keys[-1:] if len(keys) > 1 and problem["type"] in ("missing", "extra_forbidden") else []
         key = ".".join(filter(None, [section, *keys[:1], *nested]))
         message = problem["msg"].removeprefix("Value error, ")

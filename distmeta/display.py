@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -61,7 +62,7 @@ class Display:
         self._steps = steps
         self._every = every
         self._smooth: dict[str, float] = {}
-        self._began = time.monotonic()
+        self._began: float | None = None
         self._seen = 0
         self._bar: Progress | None = None
         self._rows: dict[str, TaskID] = {}
@@ -86,6 +87,8 @@ class Display:
     def step(self, record: StepRecord) -> None:
         """Show a meta-step."""
         self._seen += 1
+        if self._began is None:  # start-up is not in the rate
+            self._began = time.monotonic() - record.seconds
         seconds = time.monotonic() - self._began
         for name, value in {**record.metrics, "tasks/s": record.tasks_per_second}.items():
             self._smooth[name] = SMOOTHING * self._smooth.get(name, value) + (1 - SMOOTHING) * value
@@ -158,9 +161,11 @@ def _chosen(rows: list[Any]) -> list[Any]:
     return [row for row in rows[1:] if row["step"] % stride == 0 or row["step"] == len(rows) - 1]
 
 
-def _pair(value: Mapping[str, float], accurate: bool) -> tuple[str, str]:
+def _pair(value: Mapping[str, float | None], accurate: bool) -> tuple[str, str]:
+    """Mean and interval as text; ``None`` is what ``result.json`` has for a number that is not finite."""
     scale, form = (100, "{:.2f} %") if accurate else (1, "{:.4g}")
-    return form.format(scale * value["mean"]), form.format(scale * value["ci95"])
+    mean, ci95 = (math.nan if number is None else number for number in (value["mean"], value["ci95"]))
+    return form.format(scale * mean), form.format(scale * ci95)
 
 
 def result_lines(result: Mapping[str, Any], location: str) -> list[str]:

@@ -16,6 +16,7 @@ from distmeta.errors import ConfigError
 from distmeta.evaluate import load_snapshot
 from distmeta.layout import Meta
 from distmeta.programs.assembly import Assembly
+from distmeta.tasks import TASKS
 
 Statistics = Literal["support", "query"]
 
@@ -41,7 +42,7 @@ class AdaptedModel:
             (N, ways) logits of the classes, or (N, D) predicted values.
         """
         parts, meta = self._learner.parts, self._learner.meta
-        batch = Batch({"x": self._learner.tensor(x)})
+        batch = Batch({"x": self._learner.inputs(x, "x")})
         with torch.no_grad():
             if statistics == "support" and parts.network.uses_batch_statistics:
                 return parts.adaptation.predict_inductive(meta, self._adapted, self._support, batch)
@@ -54,6 +55,7 @@ class MetaLearner:
     def __init__(self, config: Config, meta: Meta, device: str | torch.device = "cpu") -> None:
         self.config = config
         self.parts = Assembly(config)
+        self._family = TASKS[config.tasks.kind]
         self.parts.network.to(torch.device(device))
         self._device = torch.device(device)
         self.meta = {name: value.to(self._device) for name, value in meta.items()}
@@ -74,7 +76,7 @@ class MetaLearner:
         Raises:
             ConfigError: shapes or labels that do not fit the model.
         """
-        x, y = self.tensor(x_support), self.tensor(y_support)
+        x, y = self.inputs(x_support, "x_support"), self.tensor(y_support)
         if len(x) != len(y) or len(x) == 0:
             raise ConfigError(
                 f"the support set has {len(x)} inputs and {len(y)} targets; give one target for each input"
@@ -82,10 +84,27 @@ class MetaLearner:
         ways = self._ways(y) if self.parts.objective.classes else None
         if self.parts.objective.classes:
             y = y.long()
+        else:
+            self._check_values(y)
         count = steps if steps is not None else self.config.evaluation.inner_steps
         support = Support({"x": x, "y": y}, ways)
         adapted = self.parts.adaptation.adapt(self.meta, support, count)
         return AdaptedModel(self, support, tree_map(torch.detach, adapted))
+
+    def inputs(self, values: Any, name: str) -> Tensor:
+        """Inputs of the shape that the tasks have, as a tensor."""
+        x, shape = self.tensor(values), self._family.input_shape(self.config.tasks)
+        if x.dim() == 0 or tuple(x.shape[1:]) != shape:
+            raise ConfigError(
+                f"{name} should have the shape (N, {', '.join(map(str, shape))}), as in training, but has "
+                f"{tuple(x.shape)}"
+            )
+        return x
+
+    def _check_values(self, y: Tensor) -> None:
+        outputs = self._family.outputs(self.config.tasks)
+        if y.dim() != 2 or y.shape[1] != outputs:
+            raise ConfigError(f"y_support should have the shape (S, {outputs}), but has {tuple(y.shape)}")
 
     def _ways(self, y: Tensor) -> int:
         """The number of classes of a support set, checked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -16,13 +17,13 @@ from distmeta.checkpoint import Snapshot
 from distmeta.config import Config, dump_config
 from distmeta.errors import ClusterError, ConfigError, Interrupted, NonFiniteError, StorageError
 from distmeta.evaluate import Progress, cut, meta_test, validate
-from distmeta.layout import Layout
+from distmeta.layout import Layout, Meta
 from distmeta.learner import Learner, Outcome
 from distmeta.metrics import MetricsLog
 from distmeta.plan import Plan
 from distmeta.programs import blueprint
 from distmeta.records import MetaGradient, MetaState, Shard, StepRecord
-from distmeta.rundir import RunDirectory, check_resume
+from distmeta.rundir import RESULT, RunDirectory, check_resume
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check, open_transport
 from distmeta.tree import add, combine
@@ -65,9 +66,11 @@ def train(
     """
     directory = RunDirectory(run_dir if run_dir is not None else f"{config.run.dir}/{config.name}")
     snapshot = _find_snapshot(directory, config) if resume and directory.holds_run else None
-    if snapshot is not None and snapshot.step == config.run.steps and directory.storage.exists("result.json"):
-        log.info("%s is finished: nothing to do", directory.location)
-        return directory.read_result()
+    if snapshot is not None and snapshot.step == config.run.steps and directory.storage.exists(RESULT):
+        result = directory.read_result()
+        if result["steps"] == snapshot.step:  # else it is of a shorter run, which this one goes on from
+            log.info("%s is finished: nothing to do", directory.location)
+            return result
     if resume and snapshot is None:
         log.info("no checkpoint in %s: starting at step 0", directory.location)
     session = _Session(config, directory, snapshot, resume, check)
@@ -102,6 +105,11 @@ def _find_snapshot(directory: RunDirectory, config: Config) -> Snapshot | None:
         if damaged:
             log.warning("using the checkpoint of step %d instead", snapshot.step)
     return snapshot
+
+
+def _falls(every: int, step: int, steps: int) -> bool:
+    """Whether something that happens every so many steps, and after the last one, happens after this step."""
+    return every > 0 and (step % every == 0 or step == steps)
 
 
 class _Session:
@@ -174,10 +182,18 @@ class _Session:
             for node, record in self._transport.run("gradient", self.learner.state(), shards)
         }
         gradient = combine(parts, len(shards), add)
+        before = self._before() if _falls(run.validate_every, step + 1, run.steps) else None
         outcome, skipped = self._apply(gradient)
         seconds = time.perf_counter() - began
+        validation = None
+        if before is not None:
+            try:
+                validation = self._validate()
+            except BaseException:
+                # A step that was not validated is not done: what resumes the run takes it again.
+                self._undo(before)
+                raise
         self._seconds += seconds
-        validation = self._validate() if self._due(run.validate_every) else None
         record = StepRecord(
             step=self.learner.step,
             tasks=self.learner.step * run.meta_batch,
@@ -202,9 +218,17 @@ class _Session:
         return cut("train", step * run.meta_batch, run.meta_batch, run.shard)
 
     def _due(self, every: int) -> bool:
-        """Whether something that happens every so many steps, and after the last one, happens now."""
-        step = self.learner.step
-        return every > 0 and (step % every == 0 or step == self._config.run.steps)
+        return _falls(every, self.learner.step, self._config.run.steps)
+
+    def _before(self) -> tuple[int, Meta, dict[str, Any], dict[str, int]]:
+        meta = {name: value.clone() for name, value in self.learner.meta().items()}
+        return self.learner.step, meta, copy.deepcopy(self.learner.optimizer_state()), dict(self._counters)
+
+    def _undo(self, before: tuple[int, Meta, dict[str, Any], dict[str, int]]) -> None:
+        step, meta, optimizer, self._counters = before
+        self._settled = False
+        self.learner.restore(step, meta, optimizer)
+        self._settled = True
 
     def _apply(self, gradient: MetaGradient) -> tuple[Outcome, bool]:
         self._settled = False
@@ -213,7 +237,8 @@ class _Session:
         if not outcome.nonfinite and math.isfinite(outcome.norm):
             return outcome, False
         if self._config.outer.on_nonfinite == "stop":
-            ids = outcome.nonfinite or range(gradient.tasks)
+            first = self.learner.step * self._config.run.meta_batch
+            ids = outcome.nonfinite or range(first, first + gradient.tasks)
             named = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
             raise NonFiniteError(
                 f"the loss or meta-gradient of meta-step {self.learner.step + 1} is not finite (training tasks "
@@ -266,7 +291,8 @@ class _Session:
             try:
                 self._save()
             except StorageError as second:
-                log.error("the last steps could not be saved: %s", second)
+                if str(second) != str(error):  # the save that failed may be what ended the loop
+                    log.error("the last steps could not be saved: %s", second)
         if isinstance(error, Interrupted) and self._saved_step is not None:
             error.args = (
                 f"{error}; step {self._saved_step} is saved in {self._directory.location}, go on with --resume",

@@ -7,12 +7,12 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from distmeta.adaptations.base import Batch, Params, Support, module_parameters, trajectory
 from distmeta.adaptations.inner_optimizers import SGD, Adam, InnerOptimizer, Momentum
-from distmeta.config import Section
+from distmeta.config import PositiveFloat, Section
 from distmeta.errors import ConfigError
 from distmeta.layout import MODEL, Meta
 from distmeta.models.functional import FunctionalModule

@@ -47,10 +47,13 @@ class SupervisedProgram:
         self._ahead: dict[tuple[Split, tuple[int, ...]], Future[TaskBatch]] = {}
 
     def probe(self) -> Plan:
-        """Map two training tasks; where that fails and a loop works, tasks are looped."""
+        """Map two tasks through training and evaluation; where that fails and a loop works, tasks are looped."""
         meta = self.layout.unflatten(self.layout.flatten(self._parts.initial_meta()).to(self._device))
         tasks, ways = self._tasks("train", range(2), self._steps, dropout=True)
         reason = unmappable(lambda m, t: self._gradient(m, t, ways), meta, tasks, 2)
+        if reason is None:
+            tasks, ways = self._tasks("validation", range(2), self._evaluation_steps, dropout=False)
+            reason = unmappable(lambda m, t: self._measure(m, t, ways, True), meta, tasks, 2)
         return Plan(mapped=reason is None, reason=reason or "")
 
     def prefetch(self, split: Split, ids: Sequence[int]) -> None:
@@ -73,7 +76,7 @@ class SupervisedProgram:
         if not (torch.isfinite(vector).all() and torch.isfinite(measured["loss"]).all()):
             finite = torch.isfinite(measured["loss"])
             for value in gradients.values():
-                finite &= torch.isfinite(value).flatten(1).all(1)
+                finite &= torch.isfinite(value).reshape(len(ids), -1).all(1)
             # A sum of finite gradients may overflow too; then every task has a share in it.
             nonfinite = tuple(i for i, good in zip(ids, finite.tolist(), strict=True) if not good) or tuple(ids)
         metrics = {name: float(value.double().sum()) for name, value in measured.items()}
@@ -146,5 +149,7 @@ class SupervisedProgram:
 
 def _task(tree: Mapping[str, Any], ways: int | None, steps: int | None) -> Task:
     key = tree.get("key")
+    # The draw after those of the support set, whose masks the query set must not share.
+    after = 1 if steps is None else steps
     support = Support(tree["support"], ways, tree.get("batches"), key)
-    return Task(support, Batch(tree["query"], key, steps or 0))
+    return Task(support, Batch(tree["query"], key, after))

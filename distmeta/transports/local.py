@@ -19,7 +19,11 @@ class LocalTransport:
         self._check = check
         self._worker = Worker(config)
         self._done = 0
-        self.plan = plan or self._worker.probe()
+        try:
+            self.plan = plan or self._worker.probe()
+        except BaseException:
+            self._worker.close()
+            raise
         self._worker.follow(self.plan)
         self.fingerprint = self._worker.fingerprint()
         self.faults = {"workers_lost": 0, "shards_redone": 0}

@@ -92,9 +92,10 @@ def connect(config: Config) -> bool:
             f"cannot {'reach' if address else 'start'} Ray {where}: {_first_line(error)}. Check cluster.address and "
             "RAY_AUTH_MODE (as the cluster was started), or use cluster.workers=0 to compute in this process"
         ) from None
-    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-        # Ray puts handlers of its own in the place of the caller's, which end the process without a checkpoint.
-        signal.signal(signal.SIGTERM, on_sigterm)
+    finally:
+        # Ray takes SIGTERM for itself, in C++ too, and then the process would abort without a checkpoint.
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     return True
 
 

@@ -52,7 +52,7 @@ SINUSOID: dict[str, Any] = {
     "name": "sinusoid",
     "tasks": {"kind": "sinusoid"},
     "model": {"kind": "mlp"},
-    "algorithm": {"name": "maml", "inner_steps": 2},
+    "algorithm": {"name": "maml"},
     "run": RUN,
     "evaluation": EVALUATION,
 }
@@ -213,7 +213,7 @@ class Command:
         send(self._process.pid, number)
 
     def end(self) -> Finished:
-        out, err = self._process.communicate(timeout=60)
+        out, err = self._process.communicate(timeout=120)
         return Finished(self._process.returncode, out, err)
 
     def left_behind(self, patience: float = 5.0) -> list[str]:

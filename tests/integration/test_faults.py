@@ -51,7 +51,7 @@ class Killer:
             timer.join()
 
     def _running(self) -> list[int]:
-        pids: list[int] = poll(ray_workers, lambda found: len(found) == 2, 20)
+        pids: list[int] = poll(ray_workers, lambda found: len(found) == 2, 60)
         assert len(pids) == 2
         return pids
 
@@ -65,16 +65,14 @@ def test_killed_workers(tmp_path: Path, reference: Callable[[str], Any]) -> None
     killer = Killer()
     steps = distmeta.train(configure(GLYPHS, "cluster.workers=2"), tmp_path)
     for record in steps:
-        if record.step == 3:
-            killer.kill(1)
-        elif record.step == 7:
+        if record.step == 4:
             killer.kill_in(0.05)
-        elif record.step == 12:
+        elif record.step == 10:
             killer.kill(2)
         elif record.step == 16:
             killer.wait()
             break
-    assert killer.kills == 4
+    assert killer.kills == 3
     assert record.faults["workers_lost"] == killer.kills
     result = drain(steps)
     expected = reference("glyphs")
@@ -88,9 +86,9 @@ def test_killed_workers(tmp_path: Path, reference: Callable[[str], Any]) -> None
     assert logged_steps(tmp_path) == logged_steps(expected.folder)
 
 
-def broken(kind: str, switch: Path) -> tuple[str, ...]:
+def broken(kind: str, switch: Path, workers: int) -> tuple[str, ...]:
     return (
-        "cluster.workers=2",
+        f"cluster.workers={workers}",
         f"model={{kind: 'module:integration_models.{kind}', switch: {switch}, driver: {os.getpid()}}}",
     )
 
@@ -98,7 +96,7 @@ def broken(kind: str, switch: Path) -> tuple[str, ...]:
 def test_model_that_raises_in_a_worker(tmp_path: Path) -> None:
     switch = tmp_path / "switch"
     run = tmp_path / "run"
-    steps = distmeta.train(configure(SINUSOID, *broken("Raises", switch)), run)
+    steps = distmeta.train(configure(SINUSOID, *broken("Raises", switch, 1)), run)
     assert [next(steps).step for _ in range(4)] == [1, 2, 3, 4]
     switch.touch()
     with pytest.raises(LookupError, match="the user's own complaint") as caught:
@@ -108,14 +106,14 @@ def test_model_that_raises_in_a_worker(tmp_path: Path) -> None:
     assert "in fail" in shown
     assert snapshot(run).step == 4
     switch.unlink()
-    resumed = configure(SINUSOID, *broken("Raises", switch), "cluster.workers=0")
+    resumed = configure(SINUSOID, *broken("Raises", switch, 0))
     assert drain(distmeta.train(resumed, run, resume=True))["steps"] == 20
 
 
 def test_workers_that_keep_dying(tmp_path: Path) -> None:
     switch = tmp_path / "switch"
     run = tmp_path / "run"
-    steps = distmeta.train(configure(SINUSOID, *broken("Dies", switch)), run)
+    steps = distmeta.train(configure(SINUSOID, *broken("Dies", switch, 2)), run)
     assert [next(steps).step for _ in range(4)] == [1, 2, 3, 4]
     switch.touch()
     with pytest.raises(ClusterError, match="workers died one after the other without finishing any work"):

@@ -44,9 +44,16 @@ def check_resumed(run: Path, step: int) -> None:
     assert logged_steps(run) == logged_steps(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-@pytest.mark.parametrize("workers", [0, 2], ids=["in-process", "ray"])
-def test_interrupted(number: signal.Signals, workers: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [
+        pytest.param(0, signal.SIGINT, id="in-process-SIGINT"),
+        pytest.param(0, signal.SIGTERM, id="in-process-SIGTERM"),
+        pytest.param(2, signal.SIGINT, id="ray-SIGINT"),
+        pytest.param(1, signal.SIGTERM, id="ray-SIGTERM"),
+    ],
+)
+def test_interrupted(workers: int, number: signal.Signals, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = [ENDLESS, f"cluster.workers={workers}", "--run-dir", str(run)]
     with Command("train", write_config(tmp_path, SINUSOID), *settings) as process:

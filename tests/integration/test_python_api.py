@@ -20,7 +20,7 @@ from distmeta.tasks import open_family
 Task = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
-def test_tasks(config: Config, count: int) -> Iterator[Task]:
+def unseen_tasks(config: Config, count: int) -> Iterator[Task]:
     """Support and query set of the first meta-test tasks."""
     batch = open_family(config, torch.device("cpu")).sample("test", range(count))
     for place in range(count):
@@ -28,9 +28,6 @@ def test_tasks(config: Config, count: int) -> Iterator[Task]:
             {name: value[place] for name, value in batch.support.items()},
             {name: value[place] for name, value in batch.query.items()},
         )
-
-
-test_tasks.__test__ = False  # type: ignore[attr-defined]
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> float:
@@ -50,7 +47,7 @@ def protonet(tmp_path_factory: pytest.TempPathFactory) -> MetaLearner:
 @pytest.mark.parametrize("statistics", ["support", "query"])
 def test_protonet_learns_glyphs(statistics: Any, protonet: MetaLearner) -> None:
     shares = []
-    for support, query in test_tasks(protonet.config, 20):
+    for support, query in unseen_tasks(protonet.config, 20):
         model = protonet.adapt(support["x"], support["y"])
         outputs = model.predict(query["x"], statistics)
         assert outputs.shape == (25, 5)
@@ -60,7 +57,7 @@ def test_protonet_learns_glyphs(statistics: Any, protonet: MetaLearner) -> None:
 
 
 def test_protonet_takes_other_ways_and_shots(protonet: MetaLearner) -> None:
-    support, query = next(test_tasks(protonet.config, 1))
+    support, query = next(unseen_tasks(protonet.config, 1))
     few = support["y"] < 3
     outputs = protonet.adapt(support["x"][few][::2], support["y"][few][::2]).predict(query["x"])
     assert outputs.shape == (25, 3)
@@ -71,7 +68,7 @@ def test_predictions_are_those_of_the_meta_test(reference: Callable[[str], Any])
     expected = reference("glyphs")
     learner = distmeta.load(expected.folder)
     found: dict[str, list[float]] = {"query": [], "support": []}
-    for support, query in test_tasks(learner.config, 10):
+    for support, query in unseen_tasks(learner.config, 10):
         model = learner.adapt(support["x"], support["y"])
         for statistics in ("query", "support"):
             found[statistics].append(accuracy(model.predict(query["x"], statistics), query["y"]))
@@ -84,11 +81,11 @@ def test_sinusoid(reference: Callable[[str], Any]) -> None:
     expected = reference("sinusoid")
     learner = distmeta.load(expected.folder / expected.result["checkpoint"])
     errors = []
-    for support, query in test_tasks(learner.config, 10):
+    for support, query in unseen_tasks(learner.config, 10):
         errors.append(
             [
                 float((learner.adapt(support["x"], support["y"], n).predict(query["x"]) - query["y"]).square().mean())
-                for n in (0, 2)
+                for n in (0, 1)
             ]
         )
     before, after = (sum(column) / 10 for column in zip(*errors, strict=True))

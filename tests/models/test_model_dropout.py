@@ -173,9 +173,7 @@ def test_mapped_dropout_equals_looped_bit_for_bit():
             return network(network.parameters, x, key=key)
 
         mapped = vmap(call)(inputs[:, None], KEYS)
-        assert torch.equal(
-            mapped, torch.stack([call(x[None], key) for x, key in zip(inputs, KEYS, strict=True)])
-        )
+        assert torch.equal(mapped, torch.stack([call(x[None], key) for x, key in zip(inputs, KEYS, strict=True)]))
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -30,9 +30,7 @@ def _with_statistics(norm):
 
 def normed(norm):
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(4, 12), nn.Unflatten(1, (6, 2)), NORMS[norm](), nn.Flatten(), nn.Linear(12, 3)
-    )
+    return nn.Sequential(nn.Linear(4, 12), nn.Unflatten(1, (6, 2)), NORMS[norm](), nn.Flatten(), nn.Linear(12, 3))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -56,9 +54,7 @@ def test_norms_under_second_derivatives_are_the_plain_ones(norm):
         gradient = torch.autograd.grad(
             F.cross_entropy(module(inputs[task]), labels), list(parameters.values()), create_graph=True
         )
-        stepped = {
-            name: value - 0.1 * part for (name, value), part in zip(parameters.items(), gradient, strict=True)
-        }
+        stepped = {name: value - 0.1 * part for (name, value), part in zip(parameters.items(), gradient, strict=True)}
         outputs = torch.func.functional_call(module, stepped, (inputs[task],))
         expected = torch.autograd.grad(F.cross_entropy(outputs, labels), list(parameters.values()))
         for name, value in zip(parameters, expected, strict=True):
@@ -104,8 +100,7 @@ def test_inductive_prediction_by_hand():
         for norm in (module[0], module[2]):
             mean, variance = support.mean(0), support.var(0, correction=0)
             support, query = (
-                (x - mean) / torch.sqrt(variance + norm.eps) * norm.weight + norm.bias
-                for x in (support, query)
+                (x - mean) / torch.sqrt(variance + norm.eps) * norm.weight + norm.bias for x in (support, query)
             )
             if norm is module[0]:
                 support, query = support.relu(), query.relu()
@@ -166,9 +161,7 @@ def test_statistics_are_forgotten_after_an_error():
     network = FunctionalModule(CallsMore())
     support, query = torch.randn(5, 3), torch.randn(6, 3)
     with pytest.raises(ConfigError, match="'norm' more often"):
-        vmap(lambda s, q: network.with_support_statistics(network.parameters, s, q))(
-            support[None], query[None]
-        )
+        vmap(lambda s, q: network.with_support_statistics(network.parameters, s, q))(support[None], query[None])
     module = CallsMore()
     torch.testing.assert_close(network(network.parameters, query), module(query))
 

@@ -124,12 +124,8 @@ def plain_gradients(module, x, y, query_x, query_y):
         if isinstance(layer, nn.Dropout):
             layer.eval()
     parameters = dict(module.named_parameters())
-    gradient = torch.autograd.grad(
-        F.cross_entropy(module(x), y), list(parameters.values()), create_graph=True
-    )
-    stepped = {
-        name: value - 0.1 * part for (name, value), part in zip(parameters.items(), gradient, strict=True)
-    }
+    gradient = torch.autograd.grad(F.cross_entropy(module(x), y), list(parameters.values()), create_graph=True)
+    stepped = {name: value - 0.1 * part for (name, value), part in zip(parameters.items(), gradient, strict=True)}
     outputs = torch.func.functional_call(module, stepped, (query_x,))
     second = torch.autograd.grad(F.cross_entropy(outputs, query_y), list(parameters.values()))
     return dict(zip(parameters, gradient, strict=True)), dict(zip(parameters, second, strict=True))
@@ -152,9 +148,7 @@ def test_hessian_products_forward_over_reverse_agree_with_reverse_over_reverse(v
     def reverse(x, y):
         gradient = grad(lambda parameters: F.cross_entropy(network(parameters, x), y))
         return grad(
-            lambda parameters: sum(
-                (part * direction[name]).sum() for name, part in gradient(parameters).items()
-            )
+            lambda parameters: sum((part * direction[name]).sum() for name, part in gradient(parameters).items())
         )(network.parameters)
 
     expected = vmap(reverse)(x, y)
@@ -217,9 +211,7 @@ def test_an_embedding_needs_a_hidden_layer():
         build(MODELS["mlp"].Options(hidden=()), (3,), None, 0)
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"), [(None, "required"), ("conv", "did you mean 'conv4'"), (3, "got 3")]
-)
+@pytest.mark.parametrize(("kind", "message"), [(None, "required"), ("conv", "did you mean 'conv4'"), (3, "got 3")])
 def test_unknown_kinds_are_refused(kind, message):
     with pytest.raises(ValueError, match=message) as error:
         model_options({} if kind is None else {"kind": kind})

@@ -145,9 +145,7 @@ def test_bad_factories(folder, factory, settings, messages):
         assert message in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "kind", ["module:", "module:make", "module:a..b", "module:my-file.make", "module:a:b:c"]
-)
+@pytest.mark.parametrize("kind", ["module:", "module:make", "module:a..b", "module:my-file.make", "module:a:b:c"])
 def test_malformed_kinds(kind):
     with pytest.raises(ValidationError, match="expected module:PACKAGE"):
         model_options({"kind": kind}).model_validate({"kind": kind})

@@ -167,9 +167,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", ["params.safetensors", "meta.safetensors", "state.pt", "manifest.json"])
-def test_damage_is_seen_said_and_passed_over(
-    file: str, damage: str, tmp_path: Path, make_snapshot: Make
-) -> None:
+def test_damage_is_seen_said_and_passed_over(file: str, damage: str, tmp_path: Path, make_snapshot: Make) -> None:
     run = Storage.at(tmp_path)
     for step in (10, 20):
         checkpoint.save(run, make_snapshot(step))
@@ -200,9 +198,7 @@ def test_every_byte_of_the_manifest_counts_or_means_nothing(tmp_path: Path, make
     assert len(messages) > 0.99 * len(original)
 
 
-def test_a_newer_format_is_not_damage(
-    tmp_path: Path, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_newer_format_is_not_damage(tmp_path: Path, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as future:
         future.setattr(checkpoint, "SCHEMA", checkpoint.SCHEMA + 1)
         checkpoint.save(Storage.at(tmp_path), make_snapshot(1))

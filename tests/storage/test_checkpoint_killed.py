@@ -57,9 +57,7 @@ def test_killed_writers(tmp_path: Path, make_snapshot: Callable[..., Snapshot]) 
     interrupted = 0
     for _ in range(KILLS):
         receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(
-            target=write_for_ever, args=(str(tmp_path), make_snapshot(0), sender), daemon=True
-        )
+        child = context.Process(target=write_for_ever, args=(str(tmp_path), make_snapshot(0), sender), daemon=True)
         child.start()
         sender.close()
         assert receiver.poll(30)

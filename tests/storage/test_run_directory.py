@@ -109,9 +109,7 @@ def test_resume_may_change_these(changes: dict[str, Any]) -> None:
 
 
 def test_resume_lists_every_other_difference() -> None:
-    new = config(
-        seed=1, name="b", tasks__shots=1, tasks__ways=5, run__threads=2, run__steps=11, cluster__workers=1
-    )
+    new = config(seed=1, name="b", tasks__shots=1, tasks__ways=5, run__threads=2, run__steps=11, cluster__workers=1)
     del new["tasks"]["kind"]
     with pytest.raises(ConfigError) as caught:
         check_resume(config(), new)

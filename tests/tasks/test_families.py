@@ -83,9 +83,7 @@ def test_the_run_seed_changes_training_alone(open_any):
 def test_a_configured_family_has_the_episodes_of_its_sections(kind, ways):
     sizes = {"shots": 3, "queries": 2, **({"ways": ways} if ways else {})}
     evaluation = EvaluationOptions(**{**sizes, "shots": 1}, seed=8)
-    config = SimpleNamespace(
-        tasks=task_options({"kind": kind})(kind=kind, **sizes), seed=4, evaluation=evaluation
-    )
+    config = SimpleNamespace(tasks=task_options({"kind": kind})(kind=kind, **sizes), seed=4, evaluation=evaluation)
     prepare_family(config)
     family = open_family(config, torch.device("cpu"))
     by_hand = {"train": Episode(3, 2, 4, ways), "test": Episode(1, 2, 8, ways)}
@@ -148,9 +146,7 @@ def test_sinusoid_values_recomputed_by_hand():
 
 
 def test_sinusoids_fill_their_ranges():
-    family = TASKS["sinusoid"](
-        TASKS["sinusoid"].Options(kind="sinusoid"), episodes(None, 100, 1), torch.device("cpu")
-    )
+    family = TASKS["sinusoid"](TASKS["sinusoid"].Options(kind="sinusoid"), episodes(None, 100, 1), torch.device("cpu"))
     batch = family.sample("train", range(2000))
     x, y = batch.support["x"], batch.support["y"]
     assert -5 <= x.min() < -4.99

@@ -64,9 +64,7 @@ def test_the_store_is_complete_and_cached(store, omniglot_root, cache):
 
 def test_an_image_is_the_archive_s_own(store, omniglot_root):
     with zipfile.ZipFile(omniglot_root / ARCHIVES[0]) as archive:
-        names = sorted(
-            name for name in archive.namelist() if "/Greek/character07/" in name and name.endswith("png")
-        )
+        names = sorted(name for name in archive.namelist() if "/Greek/character07/" in name and name.endswith("png"))
         original = np.asarray(Image.open(io.BytesIO(archive.read(names[2]))))
     index = store.classes.index("Greek/character07")
     small = store.images[store.first[index] + 2]
@@ -115,14 +113,10 @@ def test_no_character_and_no_image_is_in_two_splits(omniglot_root, split, rotati
     assert sum(map(len, seen.values())) == len(set().union(*seen.values())) == 1623
     for name, classes in splits.items():
         assert len(classes) == len(seen[name]) * (4 if rotations else 1)
-        assert len(set(zip(classes.characters.tolist(), classes.rotations.tolist(), strict=True))) == len(
-            classes
-        )
+        assert len(set(zip(classes.characters.tolist(), classes.rotations.tolist(), strict=True))) == len(classes)
     contents = {
         name: {
-            row.tobytes()
-            for index in characters
-            for row in store.images[store.first[index] : store.first[index] + 20]
+            row.tobytes() for index in characters for row in store.images[store.first[index] : store.first[index] + 20]
         }
         for name, characters in seen.items()
     }
@@ -131,9 +125,7 @@ def test_no_character_and_no_image_is_in_two_splits(omniglot_root, split, rotati
 
 
 def test_rotations_are_drawn_only_where_asked_for(omniglot_root):
-    upright = Omniglot(
-        Omniglot.Options(kind="omniglot", root=str(omniglot_root), rotations=False), episodes(), CPU
-    )
+    upright = Omniglot(Omniglot.Options(kind="omniglot", root=str(omniglot_root), rotations=False), episodes(), CPU)
     store = open_omniglot(str(omniglot_root))
     originals = {row.tobytes() for row in store.images}
 
@@ -294,9 +286,7 @@ def site(tmp_path, omniglot_root, own_cache, monkeypatch):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
-    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setattr(omniglot_source, "OFFICIAL", f"http://127.0.0.1:{server.server_port}/")
@@ -332,8 +322,6 @@ def test_a_failed_download_says_what_was_tried(site, own_cache, tmp_path, monkey
         _open()
     monkeypatch.setattr(omniglot_source, "OFFICIAL", "http://127.0.0.1:9/")
     monkeypatch.setenv("DISTMETA_DATA", str(tmp_path))
-    with pytest.raises(
-        DataError, match=r"tmp.* holds no Omniglot\).*refused.*set tasks\.root or DISTMETA_DATA"
-    ):
+    with pytest.raises(DataError, match=r"tmp.* holds no Omniglot\).*refused.*set tasks\.root or DISTMETA_DATA"):
         _open()
     assert _built(own_cache) == []

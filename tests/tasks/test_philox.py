@@ -41,10 +41,7 @@ def test_words_are_the_documented_counters():
     got = words(seed, "validation", [task], Purpose.MINIBATCH, 6)
     assert got.dtype == np.uint32
     key = np.array([seed % 2**32, seed >> 32], dtype=np.uint32)
-    blocks = [
-        philox(np.array([block, 4 << 8 | 1, task % 2**32, task >> 32], dtype=np.uint32), key)
-        for block in (0, 1)
-    ]
+    blocks = [philox(np.array([block, 4 << 8 | 1, task % 2**32, task >> 32], dtype=np.uint32), key) for block in (0, 1)]
     assert got[0].tolist() == np.concatenate(blocks)[:6].tolist()
 
 
@@ -96,9 +93,7 @@ def _fisher_yates(row: np.ndarray, n: int) -> list[int]:
     return deck[: len(row)]
 
 
-@pytest.mark.parametrize(
-    ("n", "k"), [(1, 1), (5, 5), (20, 16), (64, 3), (65, 3), (100, 60), (121, 60), (4400, 60)]
-)
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (5, 5), (20, 16), (64, 3), (65, 3), (100, 60), (121, 60), (4400, 60)])
 def test_distinct_is_a_fisher_yates_shuffle(n, k):
     drawn = words(5, "test", range(40), Purpose.CLASSES, k)
     chosen = distinct(drawn, n)
@@ -112,9 +107,7 @@ def test_distinct_is_a_fisher_yates_shuffle(n, k):
 def test_distinct_takes_a_limit_for_each_row(limits):
     drawn = words(5, "test", range(3), Purpose.EXAMPLES, 3)
     chosen = distinct(drawn, np.array(limits))
-    assert [row.tolist() for row in chosen] == [
-        _fisher_yates(d, n) for d, n in zip(drawn, limits, strict=True)
-    ]
+    assert [row.tolist() for row in chosen] == [_fisher_yates(d, n) for d, n in zip(drawn, limits, strict=True)]
 
 
 def test_distinct_refuses_more_than_there_are():

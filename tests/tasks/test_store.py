@@ -72,9 +72,7 @@ def test_wrong_rows_are_refused(tmp_path):
 def test_a_truncated_file_is_refused(path, keep):
     content = path.read_bytes()
     path.write_bytes(content[:keep])
-    with pytest.raises(
-        DataError, match=rf"{path.name} is damaged or incomplete .*; delete it and build it again"
-    ):
+    with pytest.raises(DataError, match=rf"{path.name} is damaged or incomplete .*; delete it and build it again"):
         EpisodeStore.open(path)
 
 
