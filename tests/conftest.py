@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,11 +55,26 @@ def ray_cluster(distmeta_cache: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def omniglot() -> Path:
-    """The folder with the real Omniglot archives."""
+    """The folder with the real Omniglot archives: in DISTMETA_DATA, or in shared/data beside the repository."""
     beside = Path(__file__).parents[2] / "shared" / "data"
-    given = os.environ.get("DISTMETA_DATA")
-    for base in [Path(given)] if given else [beside]:
-        for folder in (base, base / "omniglot"):
+    for base in filter(None, [os.environ.get("DISTMETA_DATA"), str(beside)]):
+        for folder in (Path(base), Path(base, "omniglot")):
             if all((folder / name).is_file() for name in ARCHIVES):
                 return folder
-    pytest.skip(f"the Omniglot archives are not in {given or beside}; set DISTMETA_DATA")
+    pytest.skip(f"the Omniglot archives are neither in DISTMETA_DATA nor in {beside}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 512 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes root")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let root mount a small file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -28,8 +28,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="session")
-def store(omniglot_root, cache) -> EpisodeStore:
-    return open_omniglot(str(omniglot_root))
+def store(omniglot, distmeta_cache) -> EpisodeStore:
+    return open_omniglot(str(omniglot))
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def _open(root: Path | str | None = None, **settings):
     return Omniglot(options, episodes(), CPU)
 
 
-def test_the_store_is_complete_and_cached(store, omniglot_root, cache):
-    assert store.path.parent == cache
+def test_the_store_is_complete_and_cached(store, omniglot, distmeta_cache):
+    assert store.path.parent == distmeta_cache
     assert len(store.classes) == 1623
     assert (store.counts == 20).all()
     assert list(store.classes) == sorted(store.classes)
@@ -58,12 +58,12 @@ def test_the_store_is_complete_and_cached(store, omniglot_root, cache):
     assert len({group for group in store.groups if group.startswith("evaluation/")}) == 20
     assert store.classes[0] == "Alphabet_of_the_Magi/character01"
     assert store.groups[0] == "background/Alphabet_of_the_Magi"
-    assert {file.name for file in omniglot_root.iterdir()} & {"omniglot-28.arrow"} == set()
+    assert {file.name for file in omniglot.iterdir()} & {"omniglot-28.arrow"} == set()
     store.verify()
 
 
-def test_an_image_is_the_archive_s_own(store, omniglot_root):
-    with zipfile.ZipFile(omniglot_root / ARCHIVES[0]) as archive:
+def test_an_image_is_the_archive_s_own(store, omniglot):
+    with zipfile.ZipFile(omniglot / ARCHIVES[0]) as archive:
         names = sorted(name for name in archive.namelist() if "/Greek/character07/" in name and name.endswith("png"))
         original = np.asarray(Image.open(io.BytesIO(archive.read(names[2]))))
     index = store.classes.index("Greek/character07")
@@ -106,8 +106,8 @@ def test_the_alphabets_split(store):
 
 @pytest.mark.parametrize("split", ["vinyals", "alphabets"])
 @pytest.mark.parametrize("rotations", [True, False])
-def test_no_character_and_no_image_is_in_two_splits(omniglot_root, split, rotations):
-    options = Omniglot.Options(kind="omniglot", root=str(omniglot_root), split=split, rotations=rotations)
+def test_no_character_and_no_image_is_in_two_splits(omniglot, split, rotations):
+    options = Omniglot.Options(kind="omniglot", root=str(omniglot), split=split, rotations=rotations)
     store, splits = Omniglot._open(options)
     seen: dict[str, set[int]] = {name: set(classes.characters.tolist()) for name, classes in splits.items()}
     assert sum(map(len, seen.values())) == len(set().union(*seen.values())) == 1623
@@ -124,9 +124,9 @@ def test_no_character_and_no_image_is_in_two_splits(omniglot_root, split, rotati
     assert total == sum(map(len, contents.values()))
 
 
-def test_rotations_are_drawn_only_where_asked_for(omniglot_root):
-    upright = Omniglot(Omniglot.Options(kind="omniglot", root=str(omniglot_root), rotations=False), episodes(), CPU)
-    store = open_omniglot(str(omniglot_root))
+def test_rotations_are_drawn_only_where_asked_for(omniglot):
+    upright = Omniglot(Omniglot.Options(kind="omniglot", root=str(omniglot), rotations=False), episodes(), CPU)
+    store = open_omniglot(str(omniglot))
     originals = {row.tobytes() for row in store.images}
 
     def share(family) -> float:
@@ -135,12 +135,12 @@ def test_rotations_are_drawn_only_where_asked_for(omniglot_root):
         return float(np.mean([row.tobytes() in originals for row in rows]))
 
     assert share(upright) == 1
-    assert 0.1 < share(_open(omniglot_root)) < 0.45
+    assert 0.1 < share(_open(omniglot)) < 0.45
 
 
-def test_building_for_later_use(omniglot_root, tmp_path, own_cache, store):
+def test_building_for_later_use(omniglot, tmp_path, own_cache, store):
     seen: list[tuple[int, int]] = []
-    path = build_omniglot(omniglot_root, tmp_path / "out", lambda done, total: seen.append((done, total)))
+    path = build_omniglot(omniglot, tmp_path / "out", lambda done, total: seen.append((done, total)))
     assert path == tmp_path / "out" / "omniglot-28.arrow"
     assert seen[0] == (20, 32460)
     assert seen[-1] == (32460, 32460)
@@ -184,8 +184,8 @@ def test_a_store_on_another_machine_is_fetched_once(built, store, own_cache):
     assert _built(own_cache) == [path.name]
 
 
-def test_a_root_without_data_is_an_error_and_no_fallback(tmp_path, own_cache, omniglot_root, monkeypatch):
-    monkeypatch.setenv("DISTMETA_DATA", str(omniglot_root))
+def test_a_root_without_data_is_an_error_and_no_fallback(tmp_path, own_cache, omniglot, monkeypatch):
+    monkeypatch.setenv("DISTMETA_DATA", str(omniglot))
     for root in (tmp_path, tmp_path / "none"):
         with pytest.raises(DataError, match=r"holds no Omniglot: expected images_background\.zip and"):
             _open(root)
@@ -234,12 +234,12 @@ FIRST = "images_background/Alphabet_of_the_Magi/character01/0709_01.png"
         ("wrong size", r"0709_01\.png is 28 x 28 pixels instead of 105 x 105"),
     ],
 )
-def test_bad_archives_are_named_and_nothing_is_left(omniglot_root, tmp_path, own_cache, damage, message):
+def test_bad_archives_are_named_and_nothing_is_left(omniglot, tmp_path, own_cache, damage, message):
     root = tmp_path / "root"
     root.mkdir()
-    good, bad = omniglot_root / ARCHIVES[0], root / ARCHIVES[0]
+    good, bad = omniglot / ARCHIVES[0], root / ARCHIVES[0]
     if damage != "missing":
-        (root / ARCHIVES[1]).symlink_to(omniglot_root / ARCHIVES[1])
+        (root / ARCHIVES[1]).symlink_to(omniglot / ARCHIVES[1])
     if damage == "missing":
         bad.symlink_to(good)
     elif damage == "truncated":
@@ -265,22 +265,22 @@ def test_bad_archives_are_named_and_nothing_is_left(omniglot_root, tmp_path, own
     assert sorted(file.name for file in root.iterdir()) == before
 
 
-def test_an_interrupted_build_leaves_nothing(omniglot_root, tmp_path):
+def test_an_interrupted_build_leaves_nothing(omniglot, tmp_path):
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_omniglot(omniglot_root, tmp_path / "out", stop)
+        build_omniglot(omniglot, tmp_path / "out", stop)
     assert _built(tmp_path / "out") == []
 
 
 @pytest.fixture
-def site(tmp_path, omniglot_root, own_cache, monkeypatch):
+def site(tmp_path, omniglot, own_cache, monkeypatch):
     """A server on this machine in the official one's place, with the real archives."""
     folder = tmp_path / "site"
     folder.mkdir()
     for name in ARCHIVES:
-        (folder / name).symlink_to(omniglot_root / name)
+        (folder / name).symlink_to(omniglot / name)
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -296,13 +296,13 @@ def site(tmp_path, omniglot_root, own_cache, monkeypatch):
     server.server_close()
 
 
-def test_the_official_archives_are_downloaded_once(site, omniglot_root, own_cache, monkeypatch):
+def test_the_official_archives_are_downloaded_once(site, omniglot, own_cache, monkeypatch):
     for name in ARCHIVES:
-        content = (omniglot_root / name).read_bytes()
+        content = (omniglot / name).read_bytes()
         monkeypatch.setitem(omniglot_source.MD5, name, hashlib.md5(content).hexdigest())
     folder = omniglot_source.find_anywhere(None)
     assert set(_built(own_cache)) == set(ARCHIVES)
-    given = omniglot_source.find_given(str(omniglot_root))
+    given = omniglot_source.find_given(str(omniglot))
     assert fingerprint(folder) == fingerprint(given)
     for name in ARCHIVES:
         (site / name).unlink()
