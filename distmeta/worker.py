@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,20 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next allocation instead of giving it back to the system.
+
+    A meta-gradient allocates and frees the same large buffers over and over; given back, each of them costs page faults
+    and zeroing when it is taken again. Other C libraries have no such switch, and nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # malloc.h
+        mallopt(m_mmap_threshold, 2**30)
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_top_pad, 2**26)
+
+
 class Worker:
     """Owns a device and computes shards on it.
 
@@ -36,6 +51,7 @@ class Worker:
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
+        keep_freed_memory()
         self.program = open_program(config, self.device)
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(config.run.threads)
