@@ -46,11 +46,6 @@ class RunDirectory:
         return self.storage.location
 
     @property
-    def checkpoints(self) -> Storage:
-        """Where the run's checkpoints lie."""
-        return self.storage.child(CHECKPOINTS)
-
-    @property
     def holds_run(self) -> bool:
         """Whether a run has begun here."""
         return self.storage.exists(CONFIG) or self.storage.exists(CHECKPOINTS)

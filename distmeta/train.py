@@ -120,7 +120,7 @@ class _Session:
     ) -> None:
         self._config = config
         self._directory = directory
-        if not (resume and directory.holds_run):
+        if not resume:
             directory.check_free()
         directory.check_writable()
         prepare_family(config)

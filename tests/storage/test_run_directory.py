@@ -18,7 +18,6 @@ def test_create_and_read_back(storage: Storage) -> None:
     assert run.holds_run
     assert run.read_config() == "seed: 1\n"
     assert run.storage.list() == ["config.yaml"]
-    assert run.checkpoints.location == f"{run.location}/checkpoints"
 
 
 @pytest.mark.parametrize("sign", ["config.yaml", "checkpoints/step-00000001/manifest.json"])
