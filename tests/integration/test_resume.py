@@ -38,8 +38,9 @@ from distmeta.errors import Interrupted
 EVERY_STEP = list(range(1, STEPS + 1))
 
 
-def test_killed_at_random_moments(tmp_path: Path, reference: Callable[[str], Any]) -> None:
-    config, run = write_config(tmp_path, SINUSOID), tmp_path / "run"
+@pytest.mark.parametrize("family", FAMILIES)
+def test_killed_at_random_moments(family: str, tmp_path: Path, reference: Callable[[str], Any]) -> None:
+    config, run = write_config(tmp_path, FAMILIES[family]), tmp_path / "run"
     chance = random.Random(0)
     killed = 0
     for target in (4, 9, 14):
@@ -49,8 +50,8 @@ def test_killed_at_random_moments(tmp_path: Path, reference: Callable[[str], Any
                 time.sleep(chance.uniform(0, 0.05))
                 killed += 1
     assert killed >= 2
-    train(run, SINUSOID, resume=True)
-    expected = reference("sinusoid")
+    train(run, FAMILIES[family], resume=True)
+    expected = reference(family)
     assert_same(parameters(run), expected.parameters)
     assert logged_steps(run) == EVERY_STEP
     for key in ("meta_test", "best_validation", "checkpoint", "steps", "tasks"):
