@@ -1,0 +1,420 @@
+// Task-batched layers on the CPU: a convolution and its two gradients, batch norm with a (leaky) ReLU and its first and
+// second derivatives. Every tensor is dense with the channels last; the leading dimension counts tasks, and a stride of 0
+// between tasks means that they share a tensor. Tasks are computed independently of each other, in an order of additions
+// that depends on the shapes alone: results do not depend on how tasks are chunked or on the number of threads.
+//
+// Compiled by distmeta/kernels/build.py for the vector width that torch uses, without torch's headers.
+
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__AVX512F__)
+constexpr int BYTES = 64, COLUMNS = 4;
+#elif defined(__AVX__)
+constexpr int BYTES = 32, COLUMNS = 2;
+#else
+constexpr int BYTES = 16, COLUMNS = 4;
+#endif
+constexpr int ROWS = 6;     // rows of a tile: ROWS x COLUMNS vectors of sums stay in registers
+constexpr int BLOCK = 96;   // pairs whose rows stay in the first-level cache while a weight gradient is summed
+constexpr int PARTIAL = 32; // rows that are summed before their sum is added to the total, which limits rounding
+
+template <class T> struct Wide { typedef T type __attribute__((vector_size(BYTES))); };
+template <class T> using Vector = typename Wide<T>::type;
+template <class T> constexpr int LANES = BYTES / sizeof(T);
+
+template <class T> inline Vector<T> load(const T* p) {
+    Vector<T> v;
+    std::memcpy(&v, p, BYTES);
+    return v;
+}
+template <class T> inline void store(T* p, Vector<T> v) { std::memcpy(p, &v, BYTES); }
+template <class T> inline Vector<T> all(T value) { return value - Vector<T>{}; }
+
+// A pair of rows that a tap of the filter connects: in the input and in the output.
+struct Pair { int32_t input, output; };
+
+// The pairs of every tap, in the order of the taps: those of tap t are pairs[starts[t]] up to pairs[starts[t + 1]].
+struct Rulebook { const Pair* pairs; const int32_t* starts; int taps; };
+
+// sums[r] += sum_k in[r][k] * w[k] for R rows and N vectors of columns.
+template <class T, int R, int N>
+inline void tile(const T* const* in, int depth, const T* w, int ldw, T* const* out) {
+    Vector<T> sums[R][N];
+    for (int r = 0; r < R; ++r)
+        for (int n = 0; n < N; ++n) sums[r][n] = load(out[r] + n * LANES<T>);
+    for (int k = 0; k < depth; ++k) {
+        Vector<T> row[N];
+        for (int n = 0; n < N; ++n) row[n] = load(w + (int64_t)k * ldw + n * LANES<T>);
+        for (int r = 0; r < R; ++r) {
+            Vector<T> value = all(in[r][k]);
+            for (int n = 0; n < N; ++n) sums[r][n] += value * row[n];
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int n = 0; n < N; ++n) store<T>(out[r] + n * LANES<T>, sums[r][n]);
+}
+
+template <class T, int N>
+inline void tile_of(int rows, const T* const* in, int depth, const T* w, int ldw, T* const* out) {
+    switch (rows) {
+        case 1: return tile<T, 1, N>(in, depth, w, ldw, out);
+        case 2: return tile<T, 2, N>(in, depth, w, ldw, out);
+        case 3: return tile<T, 3, N>(in, depth, w, ldw, out);
+        case 4: return tile<T, 4, N>(in, depth, w, ldw, out);
+        case 5: return tile<T, 5, N>(in, depth, w, ldw, out);
+        default: return tile<T, ROWS, N>(in, depth, w, ldw, out);
+    }
+}
+
+// out[pair.to] += in[pair.from] @ w for the pairs of one tap; w is (depth, width), both sides' widths multiples of a vector.
+template <class T, bool FORWARD>
+void multiply(const Pair* pairs, int count, const T* in, int depth, const T* w, int width, T* out) {
+    for (int column = 0; column < width;) {
+        bool wide = width - column >= COLUMNS * LANES<T>;
+        for (int first = 0; first < count; first += ROWS) {
+            int rows = count - first < ROWS ? count - first : ROWS;
+            const T* from[ROWS];
+            T* to[ROWS];
+            for (int r = 0; r < rows; ++r) {
+                const Pair& pair = pairs[first + r];
+                from[r] = in + (int64_t)(FORWARD ? pair.input : pair.output) * depth;
+                to[r] = out + (int64_t)(FORWARD ? pair.output : pair.input) * width + column;
+            }
+            if (wide) tile_of<T, COLUMNS>(rows, from, depth, w + column, width, to);
+            else tile_of<T, 1>(rows, from, depth, w + column, width, to);
+        }
+        column += wide ? COLUMNS * LANES<T> : LANES<T>;
+    }
+}
+
+// dw[r][columns] += sum_pairs x[pair.input][r] * dy[pair.output][columns] for R rows of dw and N vectors of columns.
+template <class T, int R, int N>
+inline void outer_tile(const Pair* pairs, int count, const T* x, int ldx, const T* dy, int ldy, T* dw) {
+    Vector<T> sums[R][N];
+    for (int r = 0; r < R; ++r)
+        for (int n = 0; n < N; ++n) sums[r][n] = load(dw + (int64_t)r * ldy + n * LANES<T>);
+    for (int p = 0; p < count; ++p) {
+        const T* left = x + (int64_t)pairs[p].input * ldx;
+        const T* right = dy + (int64_t)pairs[p].output * ldy;
+        Vector<T> row[N];
+        for (int n = 0; n < N; ++n) row[n] = load(right + n * LANES<T>);
+        for (int r = 0; r < R; ++r) {
+            Vector<T> value = all(left[r]);
+            for (int n = 0; n < N; ++n) sums[r][n] += value * row[n];
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int n = 0; n < N; ++n) store<T>(dw + (int64_t)r * ldy + n * LANES<T>, sums[r][n]);
+}
+
+template <class T, int N>
+inline void outer_tile_of(int rows, const Pair* pairs, int count, const T* x, int ldx, const T* dy, int ldy, T* dw) {
+    switch (rows) {
+        case 1: return outer_tile<T, 1, N>(pairs, count, x, ldx, dy, ldy, dw);
+        case 2: return outer_tile<T, 2, N>(pairs, count, x, ldx, dy, ldy, dw);
+        case 3: return outer_tile<T, 3, N>(pairs, count, x, ldx, dy, ldy, dw);
+        case 4: return outer_tile<T, 4, N>(pairs, count, x, ldx, dy, ldy, dw);
+        case 5: return outer_tile<T, 5, N>(pairs, count, x, ldx, dy, ldy, dw);
+        default: return outer_tile<T, ROWS, N>(pairs, count, x, ldx, dy, ldy, dw);
+    }
+}
+
+// dw (inputs, outputs) += x^T dy over the pairs of one tap; the number of outputs is a multiple of a vector.
+template <class T>
+void outer(const Pair* pairs, int count, const T* x, int inputs, const T* dy, int outputs, T* dw) {
+    for (int first = 0; first < count; first += BLOCK) {
+        int some = count - first < BLOCK ? count - first : BLOCK;
+        for (int row = 0; row < inputs; row += ROWS) {
+            int rows = inputs - row < ROWS ? inputs - row : ROWS;
+            for (int column = 0; column < outputs;) {
+                T* to = dw + (int64_t)row * outputs + column;
+                bool wide = outputs - column >= COLUMNS * LANES<T>;
+                if (wide)
+                    outer_tile_of<T, COLUMNS>(rows, pairs + first, some, x + row, inputs, dy + column, outputs, to);
+                else
+                    outer_tile_of<T, 1>(rows, pairs + first, some, x + row, inputs, dy + column, outputs, to);
+                column += wide ? COLUMNS * LANES<T> : LANES<T>;
+            }
+        }
+    }
+}
+
+// Patches of the input side by side, (output rows, taps x inputs): a convolution of few inputs becomes one product.
+template <class T>
+void patches(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, int inputs, T* out, int64_t next_out) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        std::memset(out + t * next_out, 0, next_out * sizeof(T));
+        for (int tap = 0; tap < book.taps; ++tap)
+            for (int p = book.starts[tap]; p < book.starts[tap + 1]; ++p) {
+                const T* from = x + t * next_x + (int64_t)book.pairs[p].input * inputs;
+                T* to = out + t * next_out + ((int64_t)book.pairs[p].output * book.taps + tap) * inputs;
+                for (int c = 0; c < inputs; ++c) to[c] = from[c];
+            }
+    }
+}
+
+template <int SIZE> struct Whole;
+template <> struct Whole<4> { using type = int32_t; };
+template <> struct Whole<8> { using type = int64_t; };
+
+// A square of LANES x LANES, transposed in registers: interleaving row i with row i + LANES / 2, log2(LANES) times.
+template <class T> inline void transpose_square(const T* from, int next_from, T* to, int next_to) {
+    using Mask = Vector<typename Whole<sizeof(T)>::type>;
+    Mask low, high;
+    for (int i = 0; i < LANES<T>; ++i) {
+        low[i] = i / 2 + (i % 2) * LANES<T>;
+        high[i] = low[i] + LANES<T> / 2;
+    }
+    Vector<T> rows[LANES<T>], mixed[LANES<T>];
+    for (int r = 0; r < LANES<T>; ++r) rows[r] = load(from + (int64_t)r * next_from);
+#pragma GCC unroll 4
+    for (int round = 1; round < LANES<T>; round *= 2) {
+        for (int r = 0; r < LANES<T> / 2; ++r) {
+            mixed[2 * r] = __builtin_shuffle(rows[r], rows[r + LANES<T> / 2], low);
+            mixed[2 * r + 1] = __builtin_shuffle(rows[r], rows[r + LANES<T> / 2], high);
+        }
+        for (int r = 0; r < LANES<T>; ++r) rows[r] = mixed[r];
+    }
+    for (int r = 0; r < LANES<T>; ++r) store<T>(to + (int64_t)r * next_to, rows[r]);
+}
+
+// (rows, columns) to (columns, rows); columns are a multiple of a vector.
+template <class T> void transpose(const T* from, int rows, int columns, T* to) {
+    int whole = rows / LANES<T> * LANES<T>;
+    for (int c = 0; c < columns; c += LANES<T>) {
+        for (int r = 0; r < whole; r += LANES<T>)
+            transpose_square(from + (int64_t)r * columns + c, columns, to + (int64_t)c * rows + r, rows);
+        for (int r = whole; r < rows; ++r)
+            for (int i = c; i < c + LANES<T>; ++i) to[(int64_t)i * rows + r] = from[(int64_t)r * columns + i];
+    }
+}
+
+// y = x * w, (input rows, inputs) and (taps, inputs, outputs) to (output rows, outputs).
+template <class T>
+void conv(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* w, int64_t next_w,
+          int outputs, T* y, int64_t next_y) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        std::memset(y + t * next_y, 0, next_y * sizeof(T));
+        for (int tap = 0; tap < book.taps; ++tap)
+            multiply<T, true>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], x + t * next_x,
+                              inputs, w + t * next_w + (int64_t)tap * inputs * outputs, outputs, y + t * next_y);
+    }
+}
+
+// dx = dy * w transposed.
+template <class T>
+void conv_input(Rulebook book, int tasks, int threads, const T* dy, int64_t next_y, int outputs, const T* w,
+                int64_t next_w, int inputs, T* dx, int64_t next_x) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        int64_t slice = (int64_t)inputs * outputs;
+        std::vector<T> turned(slice * book.taps);
+        const T* done = nullptr;
+#pragma omp for
+        for (int t = 0; t < tasks; ++t) {
+            const T* own = w + t * next_w;
+            if (done != own)
+                for (int tap = 0; tap < book.taps; ++tap)
+                    transpose(own + tap * slice, inputs, outputs, turned.data() + tap * slice);
+            done = own;
+            std::memset(dx + t * next_x, 0, next_x * sizeof(T));
+            for (int tap = 0; tap < book.taps; ++tap)
+                multiply<T, false>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap],
+                                   dy + t * next_y, outputs, turned.data() + tap * slice, inputs, dx + t * next_x);
+        }
+    }
+}
+
+// dw = x * dy.
+template <class T>
+void conv_weight(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* dy,
+                 int64_t next_y, int outputs, T* dw, int64_t next_w) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        std::memset(dw + t * next_w, 0, next_w * sizeof(T));
+        for (int tap = 0; tap < book.taps; ++tap)
+            outer(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], x + t * next_x, inputs,
+                  dy + t * next_y, outputs, dw + t * next_w + (int64_t)tap * inputs * outputs);
+    }
+}
+
+// Sums over the rows of a task, S of them at once, of terms that `term(row, channel, values)` writes as vectors.
+template <class T, int S, class Term> inline void sum_rows(int64_t rows, Term term, Vector<T>* totals) {
+    for (int s = 0; s < S; ++s) totals[s] = Vector<T>{};
+    for (int64_t first = 0; first < rows; first += PARTIAL) {
+        int64_t last = first + PARTIAL < rows ? first + PARTIAL : rows;
+        Vector<T> part[S] = {};
+        for (int64_t row = first; row < last; ++row) {
+            Vector<T> values[S];
+            term(row, values);
+            for (int s = 0; s < S; ++s) part[s] += values[s];
+        }
+        for (int s = 0; s < S; ++s) totals[s] += part[s];
+    }
+}
+
+template <class T> inline Vector<T> rectify(Vector<T> y, Vector<T> value, T slope) {
+    return y > Vector<T>{} ? value : value * slope;
+}
+
+// One vector of channels of one task's batch norm.
+template <class T> struct Norm {
+    const T* x;
+    int64_t rows;
+    int channels;
+    Vector<T> mean, rate, scale, shift;
+    T slope;
+
+    Vector<T> normal(int64_t row) const { return (load(x + row * channels) - mean) * rate; }
+    Vector<T> output(Vector<T> normal) const { return normal * scale + shift; }
+};
+
+// z = f(xhat * scale + shift), xhat = (x - mean) * rate, f(y) = y > 0 ? y : slope * y; mean and rate are written.
+template <class T>
+void norm(int tasks, int threads, int64_t rows, int channels, T eps, T slope, const T* x, int64_t next_x, const T* scale,
+          const T* shift, int64_t next_c, T* z, T* mean, T* rate) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t)
+        for (int c = 0; c < channels; c += LANES<T>) {
+            const T* own = x + t * next_x + c;
+            Vector<T> total;
+            sum_rows<T, 1>(rows, [&](int64_t row, Vector<T>* out) { out[0] = load(own + row * channels); }, &total);
+            Vector<T> middle = total / (T)rows;
+            sum_rows<T, 1>(rows, [&](int64_t row, Vector<T>* out) {
+                Vector<T> off = load(own + row * channels) - middle;
+                out[0] = off * off;
+            }, &total);
+            Vector<T> inverse{};
+            for (int i = 0; i < LANES<T>; ++i) inverse[i] = 1 / __builtin_sqrt((double)total[i] / rows + eps);
+            Norm<T> n{own, rows, channels, middle, inverse, load(scale + t * next_c + c), load(shift + t * next_c + c), slope};
+            store<T>(mean + (int64_t)t * channels + c, middle);
+            store<T>(rate + (int64_t)t * channels + c, inverse);
+            T* to = z + (int64_t)t * rows * channels + c;
+            for (int64_t row = 0; row < rows; ++row) {
+                Vector<T> y = n.output(n.normal(row));
+                store<T>(to + row * channels, rectify<T>(y, y, slope));
+            }
+        }
+}
+
+// Gradients of the above for a cotangent dz, with dy = f'(y) dz and means over rows:
+// dshift = sum dy, dscale = sum dy xhat, dx = scale rate (dy - mean(dy) - xhat mean(dy xhat)).
+template <class T>
+void norm_backward(int tasks, int threads, int64_t rows, int channels, T slope, const T* x, int64_t next_x, const T* mean,
+                   const T* rate, int64_t next_m, const T* scale, const T* shift, int64_t next_c, const T* dz,
+                   int64_t next_z, T* dx, T* dscale, T* dshift) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t)
+        for (int c = 0; c < channels; c += LANES<T>) {
+            Norm<T> n{x + t * next_x + c, rows, channels, load(mean + t * next_m + c), load(rate + t * next_m + c),
+                      load(scale + t * next_c + c), load(shift + t * next_c + c), slope};
+            const T* down = dz + t * next_z + c;
+            Vector<T> sums[2];
+            sum_rows<T, 2>(rows, [&](int64_t row, Vector<T>* out) {
+                Vector<T> normal = n.normal(row);
+                out[0] = rectify<T>(n.output(normal), load(down + row * channels), slope);
+                out[1] = out[0] * normal;
+            }, sums);
+            store<T>(dshift + (int64_t)t * channels + c, sums[0]);
+            store<T>(dscale + (int64_t)t * channels + c, sums[1]);
+            Vector<T> d = sums[0] / (T)rows, e = sums[1] / (T)rows, factor = n.scale * n.rate;
+            T* to = dx + (int64_t)t * rows * channels + c;
+            for (int64_t row = 0; row < rows; ++row) {
+                Vector<T> normal = n.normal(row);
+                Vector<T> dy = rectify<T>(n.output(normal), load(down + row * channels), slope);
+                store<T>(to + row * channels, factor * (dy - d - normal * e));
+            }
+        }
+}
+
+// Gradients of sum(a dx + b dscale + c dshift) of the above with respect to x, scale and dz. With means
+// A = mean(a), B = mean(a xhat), D = mean(dy), E = mean(dy xhat), F = mean(a dy), W = F - A D - B E:
+//   ddz = f'(y) (scale rate (a - A - xhat B) + b xhat + c),   ddscale = rows rate W,
+//   u = b dy - scale rate (a E + B dy),   ddx = rate (u - mean(u) - xhat (mean(u xhat) + scale rate W)).
+template <class T>
+void norm_double(int tasks, int threads, int64_t rows, int channels, T slope, const T* x, int64_t next_x, const T* mean,
+                 const T* rate, int64_t next_m, const T* scale, const T* shift, int64_t next_c, const T* dz,
+                 int64_t next_z, const T* a, int64_t next_a, const T* b, const T* cc, int64_t next_b, T* ddx, T* ddscale,
+                 T* ddz) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t)
+        for (int c = 0; c < channels; c += LANES<T>) {
+            Norm<T> n{x + t * next_x + c, rows, channels, load(mean + t * next_m + c), load(rate + t * next_m + c),
+                      load(scale + t * next_c + c), load(shift + t * next_c + c), slope};
+            const T *down = dz + t * next_z + c, *up = a + t * next_a + c;
+            Vector<T> b0 = load(b + t * next_b + c), c0 = load(cc + t * next_b + c), sums[5];
+            sum_rows<T, 5>(rows, [&](int64_t row, Vector<T>* out) {
+                Vector<T> normal = n.normal(row), value = load(up + row * channels);
+                Vector<T> dy = rectify<T>(n.output(normal), load(down + row * channels), slope);
+                out[0] = value;
+                out[1] = value * normal;
+                out[2] = dy;
+                out[3] = dy * normal;
+                out[4] = value * dy;
+            }, sums);
+            for (auto& sum : sums) sum /= (T)rows;
+            Vector<T> A = sums[0], B = sums[1], D = sums[2], E = sums[3], factor = n.scale * n.rate;
+            Vector<T> W = sums[4] - A * D - B * E;
+            store<T>(ddscale + (int64_t)t * channels + c, W * n.rate * (T)rows);
+            Vector<T> u0 = b0 * D - factor * (A * E + B * D), u1 = b0 * E - factor * ((T)2 * B * E) + factor * W;
+            T* to_x = ddx + (int64_t)t * rows * channels + c;
+            T* to_z = ddz + (int64_t)t * rows * channels + c;
+            for (int64_t row = 0; row < rows; ++row) {
+                Vector<T> normal = n.normal(row), value = load(up + row * channels);
+                Vector<T> y = n.output(normal), dy = rectify<T>(y, load(down + row * channels), slope);
+                store<T>(to_z + row * channels, rectify<T>(y, factor * (value - A - normal * B) + b0 * normal + c0, slope));
+                Vector<T> u = b0 * dy - factor * (value * E + B * dy);
+                store<T>(to_x + row * channels, n.rate * (u - u0 - normal * u1));
+            }
+        }
+}
+
+#define EXPORT(T, NAME)                                                                                                 \
+    extern "C" void conv_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads, const T* x, \
+                                int64_t next_x, int inputs, const T* w, int64_t next_w, int outputs, T* y,              \
+                                int64_t next_y) {                                                                       \
+        conv<T>({pairs, starts, taps}, tasks, threads, x, next_x, inputs, w, next_w, outputs, y, next_y);               \
+    }                                                                                                                   \
+    extern "C" void patches_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads,          \
+                                   const T* x, int64_t next_x, int inputs, T* out, int64_t next_out) {                  \
+        patches<T>({pairs, starts, taps}, tasks, threads, x, next_x, inputs, out, next_out);                            \
+    }                                                                                                                   \
+    extern "C" void conv_input_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads,       \
+                                      const T* dy, int64_t next_y, int outputs, const T* w, int64_t next_w, int inputs, \
+                                      T* dx, int64_t next_x) {                                                          \
+        conv_input<T>({pairs, starts, taps}, tasks, threads, dy, next_y, outputs, w, next_w, inputs, dx, next_x);       \
+    }                                                                                                                   \
+    extern "C" void conv_weight_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads,      \
+                                       const T* x, int64_t next_x, int inputs, const T* dy, int64_t next_y,             \
+                                       int outputs, T* dw, int64_t next_w) {                                            \
+        conv_weight<T>({pairs, starts, taps}, tasks, threads, x, next_x, inputs, dy, next_y, outputs, dw, next_w);      \
+    }                                                                                                                   \
+    extern "C" void norm_##NAME(int tasks, int threads, int64_t rows, int channels, double eps, double slope,           \
+                                const T* x, int64_t next_x, const T* scale, const T* shift, int64_t next_c, T* z,       \
+                                T* mean, T* rate) {                                                                     \
+        norm<T>(tasks, threads, rows, channels, eps, slope, x, next_x, scale, shift, next_c, z, mean, rate);            \
+    }                                                                                                                   \
+    extern "C" void norm_backward_##NAME(int tasks, int threads, int64_t rows, int channels, double slope, const T* x,  \
+                                         int64_t next_x, const T* mean, const T* rate, int64_t next_m, const T* scale,  \
+                                         const T* shift, int64_t next_c, const T* dz, int64_t next_z, T* dx, T* dscale, \
+                                         T* dshift) {                                                                   \
+        norm_backward<T>(tasks, threads, rows, channels, slope, x, next_x, mean, rate, next_m, scale, shift, next_c,    \
+                         dz, next_z, dx, dscale, dshift);                                                               \
+    }                                                                                                                   \
+    extern "C" void norm_double_##NAME(int tasks, int threads, int64_t rows, int channels, double slope, const T* x,    \
+                                       int64_t next_x, const T* mean, const T* rate, int64_t next_m, const T* scale,    \
+                                       const T* shift, int64_t next_c, const T* dz, int64_t next_z, const T* a,         \
+                                       int64_t next_a, const T* b, const T* c, int64_t next_b, T* ddx, T* ddscale,      \
+                                       T* ddz) {                                                                        \
+        norm_double<T>(tasks, threads, rows, channels, slope, x, next_x, mean, rate, next_m, scale, shift, next_c, dz,  \
+                       next_z, a, next_a, b, c, next_b, ddx, ddscale, ddz);                                             \
+    }
+
+extern "C" int vector_bytes() { return BYTES; }
+
+EXPORT(float, float)
+EXPORT(double, double)
