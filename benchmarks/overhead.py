@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 from rich.table import Table
@@ -23,9 +24,10 @@ from distmeta.config import Config, load_config
 from distmeta.evaluate import cut
 from distmeta.learner import Learner
 from distmeta.programs import blueprint
+from distmeta.records import MetaGradient
 from distmeta.tasks import prepare_family
 from distmeta.transports import Transport, open_transport
-from distmeta.tree import add, combine
+from distmeta.tree import Sum, add
 
 SETTINGS = {
     "tasks": {"kind": "glyphs", "ways": 5, "shots": 1, "queries": 1},
@@ -53,8 +55,10 @@ class Bench:
             first = self.learner.step * batch
             shards = cut("train", first, batch, size)
             self.transport.prefetch(cut("train", first + batch, batch, size))
-            parts = dict(self.transport.run("gradient", self.learner.state(), shards))
-            self.learner.apply(combine(parts, len(shards), add))  # type: ignore[arg-type]
+            total = Sum[MetaGradient](len(shards), add)
+            for node, part in self.transport.run("gradient", self.learner.state(), shards):
+                total.add(node, cast(MetaGradient, part))
+            self.learner.apply(total.result())
         return (time.perf_counter() - began) / steps
 
 

@@ -26,7 +26,7 @@ from distmeta.records import MetaGradient, MetaState, Shard, StepRecord
 from distmeta.rundir import RESULT, RunDirectory, check_resume
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check, open_transport
-from distmeta.tree import add, combine
+from distmeta.tree import Sum, add
 
 log = logging.getLogger(__name__)
 
@@ -177,11 +177,10 @@ class _Session:
         shards = self._shards(step)
         if step + 1 < run.steps:
             self._transport.prefetch(self._shards(step + 1))
-        parts = {
-            node: cast(MetaGradient, record)
-            for node, record in self._transport.run("gradient", self.learner.state(), shards)
-        }
-        gradient = combine(parts, len(shards), add)
+        total = Sum[MetaGradient](len(shards), add)
+        for node, part in self._transport.run("gradient", self.learner.state(), shards):
+            total.add(node, cast(MetaGradient, part))  # while the workers compute the next ones
+        gradient = total.result()
         before = self._before() if _falls(run.validate_every, step + 1, run.steps) else None
         outcome, skipped = self._apply(gradient)
         seconds = time.perf_counter() - began

@@ -7,9 +7,11 @@ workers. A worker that holds all the leaves below a node may add them itself and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
+
+import torch
 
 from distmeta.records import MetaGradient
 
@@ -37,40 +39,98 @@ def cover(count: int, level: int) -> list[Node]:
     return [Node(level, index) for index in range(-(-count >> level))]
 
 
-def combine(
-    parts: Mapping[Node, Value] | Mapping[int, Value], count: int, add: Callable[[Value, Value], Value]
-) -> Value:
-    """Add the parts of a tree of ``count`` >= 1 leaves in the tree's order.
+def share(count: int, workers: int) -> list[Node]:
+    """The fewest large subtrees that share ``count`` leaves out evenly: at most two for each worker.
 
-    Args:
-        parts: values of nodes (or of leaves, by number) that together hold every leaf once.
-        count: number of leaves.
-        add: addition of two values; need not be associative.
+    First the largest that every worker can have one of, then the rest, cut to at most one more for each. Where both
+    numbers are powers of two this is one subtree a worker.
 
-    Raises:
-        KeyError: a leaf is missing.
+    >>> [list(node.leaves(8)) for node in share(8, 2)]
+    [[0, 1, 2, 3], [4, 5, 6, 7]]
+    >>> [list(node.leaves(8)) for node in share(8, 3)]
+    [[0, 1], [2, 3], [4, 5], [6], [7]]
+    """
+    level = max(0, (count // workers).bit_length() - 1)
+    nodes = cover(count, level)
+    first = min(workers, len(nodes))
+    rest = count - (first << level)
+    if rest > 0:
+        # Each of the rest is as small as still leaves no worker more than one of them.
+        smaller = max(0, -(-rest // workers) - 1).bit_length()
+        nodes = nodes[:first] + cover(count, smaller)[first << (level - smaller) :]
+    return nodes
 
-    >>> combine({0: "a", 1: "b", 2: "c", 3: "d", 4: "e"}, 5, lambda x, y: f"({x}{y})")
-    '(((ab)(cd))e)'
-    >>> combine({Node(1, 0): "(ab)", Node(1, 1): "(cd)", Node(0, 4): "e"}, 5, lambda x, y: f"({x}{y})")
+
+class Add(Protocol[Value]):
+    """Addition of two values, which need not be associative. ``into`` is one of them if its memory may be reused."""
+
+    def __call__(self, a: Value, b: Value, into: Value | None) -> Value:
+        """The sum of ``a`` and ``b``."""
+        ...
+
+
+class Sum(Generic[Value]):
+    """Adds the parts of a tree of ``count`` >= 1 leaves in the tree's order, each as soon as its neighbour is there.
+
+    Parts come in any order: nodes that together hold every leaf once. They are never written to; sums of two parts are
+    reused, so as few values live at a time as the order of arrival allows (about log2 of the number of parts if they
+    come from left to right).
+
+    >>> total = Sum(5, lambda a, b, into: f"({a}{b})")
+    >>> for node, value in [(Node(0, 4), "e"), (Node(0, 1), "b"), (Node(1, 1), "(cd)"), (Node(0, 0), "a")]:
+    ...     total.add(node, value)
+    >>> total.result()
     '(((ab)(cd))e)'
     """
-    known = {Node(0, part) if isinstance(part, int) else part: value for part, value in parts.items()}
 
-    def value(node: Node) -> Value:
-        if node in known:
-            return known[node]
-        if node.level == 0:
-            raise KeyError(f"shard {node.index} of {count} is missing")
-        left, right = (Node(node.level - 1, 2 * node.index + side) for side in (0, 1))
-        if not right.leaves(count):
-            return value(left)
-        return add(value(left), value(right))
+    def __init__(self, count: int, add: Add[Value]) -> None:
+        self._count = count
+        self._add = add
+        self._root = Node(max(0, count - 1).bit_length(), 0)
+        self._waiting: dict[Node, tuple[Value, bool]] = {}
 
-    return value(Node(max(0, count - 1).bit_length(), 0))
+    def add(self, node: Node, value: Value) -> None:
+        """Take in the value of a node."""
+        ours = False  # whether nobody else knows the value
+        while node != self._root:
+            beside = Node(node.level, node.index ^ 1)
+            if beside.leaves(self._count):
+                if beside not in self._waiting:
+                    break
+                other, others_ours = self._waiting.pop(beside)
+                into = value if ours else other if others_ours else None
+                a, b = (value, other) if node < beside else (other, value)
+                value, ours = self._add(a, b, into), True
+            node = Node(node.level + 1, node.index // 2)
+        self._waiting[node] = value, ours
+
+    def result(self) -> Value:
+        """The sum of all leaves.
+
+        Raises:
+            KeyError: a leaf is missing.
+        """
+        if self._root not in self._waiting:
+            held = {leaf for node in self._waiting for leaf in node.leaves(self._count)}
+            missing = next(leaf for leaf in range(self._count) if leaf not in held)
+            raise KeyError(f"shard {missing} of {self._count} is missing")
+        return self._waiting[self._root][0]
 
 
-def add(a: MetaGradient, b: MetaGradient) -> MetaGradient:
-    """The sum over the tasks of both."""
+def combine(parts: Mapping[Node, Value] | Mapping[int, Value], count: int, add: Add[Value]) -> Value:
+    """Add the parts of a tree, nodes or leaves by number, that are all there already.
+
+    >>> combine({0: "a", 1: "b", 2: "c", 3: "d", 4: "e"}, 5, lambda a, b, into: f"({a}{b})")
+    '(((ab)(cd))e)'
+    """
+    total = Sum(count, add)
+    for part, value in parts.items():
+        total.add(Node(0, part) if isinstance(part, int) else part, value)
+    return total.result()
+
+
+def add(a: MetaGradient, b: MetaGradient, into: MetaGradient | None = None) -> MetaGradient:
+    """The sum over the tasks of both; its vector takes the memory of ``into``'s, where given."""
+    vector = torch.add(a.vector, b.vector, out=None if into is None else into.vector)
     metrics = {name: total + b.metrics[name] for name, total in a.metrics.items()}
-    return MetaGradient(a.vector + b.vector, a.tasks + b.tasks, metrics, a.nonfinite + b.nonfinite)
+    return MetaGradient(vector, a.tasks + b.tasks, metrics, a.nonfinite + b.nonfinite)

@@ -33,8 +33,8 @@ from distmeta.errors import ClusterError, DistmetaError
 from distmeta.plan import Plan
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.transports.base import Check, Kind, Part, Workers
-from distmeta.tree import Node, cover
-from distmeta.worker import Worker
+from distmeta.tree import Node, Sum, add, cover, share
+from distmeta.worker import Worker, keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,11 @@ DEPTH = 2
 """Pieces that a worker holds: one at work, one waiting, so that it never waits for the driver."""
 
 PIECES = 4
-"""Pieces a worker that a meta-batch is cut into at least, where it has that many shards."""
+"""Pieces a worker that a meta-batch is cut into at least, where it has that many shards and the model is not big."""
+
+BIG = 50_000_000
+"""Bytes of meta-parameters from which a vector's way costs more than an uneven share of the work: then a worker sends
+one vector a step, or two."""
 
 POLL = 0.5
 """Seconds between looks at whether the run should end."""
@@ -183,7 +187,12 @@ class RayWorker:
     @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
     def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
         """The sum's small fields, and its vector."""
-        total = self._worker.gradient(MetaState(step, _view(vector)), shards)
+        state = MetaState(step, _view(vector))
+        sums = Sum[MetaGradient](len(shards), add)  # a big model's gradients of all shards at once need too much memory
+        for place, shard in enumerate(shards):
+            self._worker.prefetch(shards[place + 1 : place + 2])
+            sums.add(Node(0, place), self._worker.gradient(state, [shard]))
+        total = sums.result()
         return replace(total, vector=torch.empty(0)), total.vector.numpy()
 
     def evaluate(self, step: int, vector: np.ndarray, shard: Shard, details: bool) -> TaskMetrics:
@@ -193,13 +202,16 @@ class RayWorker:
 
 @dataclass(eq=False)
 class _Seat:
-    """A worker's place: its actor, what it holds, and how many shards it has finished."""
+    """A worker's place: its actor, what it holds, and how many shards it has finished.
+
+    Work is held by the ref of its largest result: a gradient's vector. ``fields`` has the ref of what comes with it.
+    """
 
     actor: Any
     opening: Any = None
     ready: bool = False
     held: dict[Any, tuple[Node, list[Shard]]] = field(default_factory=dict)
-    vectors: dict[Any, Any] = field(default_factory=dict)
+    fields: dict[Any, Any] = field(default_factory=dict)
     done: int = 0
 
 
@@ -219,6 +231,8 @@ class RayTransport:
         self._connected = connect(config)
         self._retired: list[int] = []
         self._fruitless = 0
+        self._bytes = 0  # of the meta-parameters; known from the first step on
+        keep_freed_memory()  # here too, for the sums
         self.faults = {"workers_lost": 0, "shards_redone": 0}
         self.fingerprint: dict[str, Any] = {}
         self._seats: list[_Seat] = []
@@ -264,11 +278,14 @@ class RayTransport:
         seat.ready = True
 
     def _wait(self, refs: list[Any], what: str) -> list[Any]:
-        """The refs that are ready, at least one; looks up now and then whether the run should end."""
+        """The refs whose values are on this host, at least one; looks up now and then whether the run should end.
+
+        From other hosts the values of all of them are fetched at the same time, in the background.
+        """
         began, said = time.monotonic(), False
         while True:
             self._check()
-            ready, _ = ray.wait(refs, num_returns=1, timeout=POLL, fetch_local=False)
+            ready, _ = ray.wait(refs, num_returns=1, timeout=POLL)
             if ready:
                 return list(ready)
             if what and not said and time.monotonic() - began > 10:
@@ -289,6 +306,7 @@ class RayTransport:
 
     def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
         """Records as they come; a gradient piece is an aligned subtree of shards, summed by its worker."""
+        self._bytes = state.vector.nbytes
         vector = ray.put(state.vector.numpy())
         todo = deque((node, [shards[i] for i in node.leaves(len(shards))]) for node in self._cut(kind, len(shards)))
         while todo or any(seat.held for seat in self._seats):
@@ -301,11 +319,12 @@ class RayTransport:
                     yield part
 
     def _cut(self, kind: Kind, count: int) -> list[Node]:
-        """Subtrees as large as leaves every worker enough pieces to share the work evenly."""
-        level = 0
-        if kind == "gradient":
-            level = max(0, (count // (PIECES * len(self._seats))).bit_length() - 1)
-        return cover(count, level)
+        """Subtrees: a big model's as large as can be, others' as large as leaves every worker enough to balance."""
+        if kind != "gradient":
+            return cover(count, 0)
+        if self._bytes >= BIG:
+            return share(count, len(self._seats))
+        return cover(count, max(0, (count // (PIECES * len(self._seats))).bit_length() - 1))
 
     def _hand_out(self, kind: Kind, step: int, vector: Any, todo: deque[tuple[Node, list[Shard]]]) -> None:
         for held in range(DEPTH):
@@ -313,8 +332,8 @@ class RayTransport:
                 if todo and seat.ready and len(seat.held) <= held:
                     node, shards = todo.popleft()
                     if kind == "gradient":
-                        ref, sums = seat.actor.gradient.remote(step, vector, shards)
-                        seat.vectors[ref] = sums
+                        fields, ref = seat.actor.gradient.remote(step, vector, shards)
+                        seat.fields[ref] = fields
                     else:
                         ref = seat.actor.evaluate.remote(step, vector, shards[0], kind == "test")
                     seat.held[ref] = node, shards
@@ -328,8 +347,8 @@ class RayTransport:
                 self._admit(seat, ray.get(ref)[0])
                 return None
             record = ray.get(ref)
-            if ref in seat.vectors:
-                record = replace(record, vector=_view(ray.get(seat.vectors[ref])))
+            if ref in seat.fields:
+                record = replace(ray.get(seat.fields[ref]), vector=_view(record))
         except RayTaskError as error:
             if isinstance(error.cause, DistmetaError):
                 raise error.cause from None
@@ -338,7 +357,7 @@ class RayTransport:
             self._replace(seat, todo, error)
             return None
         node, shards = seat.held.pop(ref)
-        seat.vectors.pop(ref, None)
+        seat.fields.pop(ref, None)
         seat.done += len(shards)
         self._fruitless = 0
         return node, record

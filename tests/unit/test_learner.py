@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distmeta.config import OuterOptions
-from distmeta.learner import Learner, schedule_factor
+from distmeta.learner import Learner, euclidean_norm, schedule_factor
 from distmeta.records import MetaGradient
 
 META = {
@@ -59,6 +59,44 @@ def test_a_norm_below_the_bound_is_left_alone() -> None:
     one = learner(optimizer="sgd", lr=1.0, clip_norm=10.0)
     one.apply(gradient(3, 4, 0, 0, 0))
     torch.testing.assert_close(one.vector, torch.tensor([-2.0, -6.0, 0.5, 0.1, 0.2]))
+
+
+@pytest.mark.parametrize("size", [1, 8191, 8192, 100_003, 1_000_003])
+def test_the_norm_of_a_long_vector(size: int) -> None:
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(size)) * 1e25  # its squares overflow float32
+    assert euclidean_norm(vector) == pytest.approx(float(vector.double().norm()), rel=1e-12)
+    for bad in (math.nan, math.inf):
+        vector[-1] = bad
+        assert not math.isfinite(euclidean_norm(vector))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_the_number_of_threads_changes_no_bit(optimizer: str) -> None:
+    """It is that of the worker in process, and that of the machine on Ray."""
+    before = torch.get_num_threads()
+    found = []
+    generator = torch.Generator().manual_seed(0)
+    start, step = (torch.randn(300_007, generator=generator) for _ in range(2))
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            options = OuterOptions(optimizer=optimizer, weight_decay=0.1, clip_norm=1.0)
+            one = Learner(options, 3, {"model/w": start, "rates/w": step})
+            found.append([one.apply(MetaGradient(torch.cat([step, start]) * k, 3, {})).norm for k in (1, 2, 3)])
+            found[-1].append(one.vector)
+    finally:
+        torch.set_num_threads(before)
+    assert found[0][:3] == found[1][:3] == found[2][:3]
+    assert torch.equal(found[0][3], found[1][3])
+    assert torch.equal(found[0][3], found[2][3])
+
+
+def test_the_gradient_is_not_written_to() -> None:
+    """It may lie in shared memory that is read-only."""
+    one = learner(optimizer="adam", clip_value=1.0, clip_norm=0.5)
+    given = gradient(3, 4, 0, 0, 2, tasks=2)
+    one.apply(given)
+    assert given.vector.tolist() == [3, 4, 0, 0, 2]
 
 
 def test_the_first_step_of_adam_is_the_rate_by_sign() -> None:

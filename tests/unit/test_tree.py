@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distmeta.records import MetaGradient
-from distmeta.tree import Node, add, combine, cover
+from distmeta.tree import Node, Sum, add, combine, cover, share
 
 
 def leaves(count: int) -> list[Tensor]:
@@ -20,8 +20,8 @@ def leaves(count: int) -> list[Tensor]:
     ]
 
 
-def plus(a: Tensor, b: Tensor) -> Tensor:
-    return a + b
+def plus(a: Tensor, b: Tensor, into: Tensor | None) -> Tensor:
+    return torch.add(a, b, out=into)
 
 
 def full(values: list[Tensor]) -> Tensor:
@@ -63,7 +63,10 @@ def test_any_cover_in_any_order_is_the_full_tree(count: int) -> None:
         nodes = random_cover(count, rng)
         assert sorted(leaf for node in nodes for leaf in node.leaves(count)) == list(range(count))
         rng.shuffle(nodes)
-        assert torch.equal(combine({node: subtree(node, values) for node in nodes}, count, plus), expected)
+        parts = {node: subtree(node, values) for node in nodes}
+        before = {node: part.clone() for node, part in parts.items()}
+        assert torch.equal(combine(parts, count, plus), expected)
+        assert all(torch.equal(parts[node], part) for node, part in before.items())
     for level in range((count - 1).bit_length() + 1):
         parts = {node: subtree(node, values) for node in cover(count, level)}
         assert torch.equal(combine(parts, count, plus), expected)
@@ -88,6 +91,61 @@ def test_a_missing_shard_is_named(missing: int) -> None:
         combine(parts, 5, plus)
 
 
+def test_no_part_is_no_sum() -> None:
+    with pytest.raises(KeyError, match="shard 0 of 1"):
+        Sum(1, plus).result()
+
+
+def test_neighbours_are_added_as_soon_as_both_are_there() -> None:
+    added: list[str] = []
+
+    def note(a: str, b: str, into: str | None) -> str:
+        added.append(f"{a}+{b}")
+        return a + b
+
+    total = Sum(7, note)
+    seen = []
+    for leaf in (6, 1, 0, 5, 3, 4, 2):
+        total.add(Node(0, leaf), str(leaf))
+        seen.append(list(added))
+        added.clear()
+    assert seen == [[], [], ["0+1"], [], [], ["4+5", "45+6"], ["2+3", "01+23", "0123+456"]]
+    assert total.result() == "0123456"
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 13, 64, 70])
+def test_from_left_to_right_few_vectors_are_made(count: int) -> None:
+    """New memory is taken for two parts alone, and a sum of sums lives in one of theirs."""
+    values = leaves(count)
+    made: list[int] = []
+
+    def note(a: Tensor, b: Tensor, into: Tensor | None) -> Tensor:
+        assert into is None or into is a or into is b
+        assert into is None or all(into.data_ptr() != value.data_ptr() for value in values)
+        made.append(into is None)
+        return plus(a, b, into)
+
+    total = Sum(count, note)
+    for leaf, value in enumerate(values):
+        total.add(Node(0, leaf), value)
+    assert torch.equal(total.result(), levels(values))
+    assert (len(made), sum(made)) == (count - 1, count // 2)
+    assert all(torch.equal(value, same) for value, same in zip(values, leaves(count), strict=True))
+
+
+@pytest.mark.parametrize("count", range(1, 71))
+def test_shares_are_one_or_two_large_subtrees_a_worker(count: int) -> None:
+    for workers in range(1, 40):
+        nodes = share(count, workers)
+        sizes = [len(node.leaves(count)) for node in nodes]
+        assert [leaf for node in nodes for leaf in node.leaves(count)] == list(range(count))
+        assert len(nodes) <= 2 * workers
+        most = max(sizes[:workers]) + max(sizes[workers:], default=0)
+        assert most <= 1.34 * -(-count // workers)
+        if (count & (count - 1), workers & (workers - 1)) == (0, 0):
+            assert len(nodes) == min(count, workers)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 13])
 @pytest.mark.parametrize("level", range(5))
 def test_a_cover_holds_every_leaf_once(count: int, level: int) -> None:
@@ -101,3 +159,7 @@ def test_adding_gradients_adds_tasks_and_metrics_and_joins_ids() -> None:
     total = add(a, b)
     assert total.vector.tolist() == [1.5, 3.0]
     assert (total.tasks, total.metrics, total.nonfinite) == (5, {"loss": 3.5}, (3, 7, 8))
+    assert (a.vector.tolist(), b.vector.tolist()) == ([1.0, 2.0], [0.5, 1.0])
+    again = add(total, b, total)
+    assert again.vector.data_ptr() == total.vector.data_ptr()
+    assert again.vector.tolist() == [2.0, 4.0]

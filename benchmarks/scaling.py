@@ -1,0 +1,227 @@
+"""Where the central learner saturates: real vectors of N simulated workers, added by subtrees and one by one.
+
+    python benchmarks/scaling.py [--sizes 0.5 50 500] [--workers 1 2 4 8] [--steps 3] [--shards 32] [--json FILE]
+
+The workers compute nothing: each returns a vector of ones as soon as it is asked, through the transport, the object
+store, the tree and the learner of a real run. So a step is what a meta-step would take if computing took no time, and
+the learner's share is the part of it in which the learner did not wait for a vector. "of subtrees" cuts the meta-batch
+as a run does (for big models about one subtree a worker), "of shards" sends one vector a shard. Everything shares this
+machine's memory and cores; the network of a cluster comes on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import common
+import numpy as np
+import ray
+import torch
+
+from distmeta.config import Config, OuterOptions, load_config
+from distmeta.evaluate import cut
+from distmeta.learner import Learner
+from distmeta.plan import Plan
+from distmeta.records import MetaGradient, Shard
+from distmeta.transports import Kind
+from distmeta.transports.ray_actors import DEPTH, RayTransport, connect
+from distmeta.tree import Node, Sum, add, cover
+
+SETTINGS = {
+    "tasks": {"kind": "sinusoid"},
+    "model": {"kind": "mlp"},
+    "algorithm": {"name": "maml"},
+    "cluster": {"cpus_per_worker": 0.1},
+}
+TASKS_PER_SHARD = 4
+MEGABYTE = 10**6
+SUMS = {False: "of shards", True: "of subtrees"}
+
+
+@ray.remote
+class SimulatedWorker:
+    """Answers as a worker does, at once and with ones."""
+
+    def open(self, config: Config, plan: Plan | None) -> tuple[dict[str, Any], Plan | None]:
+        """Nothing to open."""
+        return {}, plan
+
+    def __init__(self) -> None:
+        self._ones = np.ones(0, np.float32)
+
+    def prefetch(self, shards: Sequence[Shard]) -> None:
+        """Nothing to sample."""
+
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
+    def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
+        """A vector of the meta-parameters' size."""
+        if len(self._ones) != len(vector):
+            self._ones = np.ones_like(vector)
+        return MetaGradient(torch.empty(0), sum(shard.count for shard in shards), {"loss": 0.0}), self._ones
+
+
+class SimulatedTransport(RayTransport):
+    """A run's transport over simulated workers; counts vectors, and the seconds that the learner waits for them."""
+
+    def __init__(self, config: Config) -> None:
+        self.tree = True
+        self.waited = 0.0
+        self.vectors = 0
+        super().__init__(config, None, lambda: None)
+
+    def _start(self) -> Any:
+        return cast(Any, SimulatedWorker).options(num_cpus=self._config.cluster.cpus_per_worker).remote()
+
+    def _wait(self, refs: list[Any], what: str) -> list[Any]:
+        began = time.perf_counter()
+        ready = super()._wait(refs, what)
+        self.waited += time.perf_counter() - began
+        return ready
+
+    def _cut(self, kind: Kind, count: int) -> list[Node]:
+        nodes = super()._cut(kind, count) if self.tree else cover(count, 0)
+        self.vectors = len(nodes)
+        return nodes
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a meta-step cost.
+
+    Attributes:
+        megabytes: size of the model.
+        workers: number of them.
+        tree: whether workers sum subtrees.
+        vectors: gradient vectors a step.
+        moved: megabytes written to the object store a step: the parameters and the gradients.
+        seconds: of a step, the median.
+        share: part of the step in which the learner was at work.
+        limit: tasks a second that the learner supports, if it never waited.
+    """
+
+    megabytes: float
+    workers: int
+    tree: bool
+    vectors: int
+    moved: float
+    seconds: float
+    share: float
+    limit: float
+
+
+def measure(transport: SimulatedTransport, megabytes: float, workers: int, shards: int, steps: int) -> Row:
+    """Median of the steps, and of a second's worth at least, after a first one, which touches memory that is new."""
+    learner = Learner(OuterOptions(), steps + 1, {"model/w": torch.zeros(int(megabytes * MEGABYTE / 4))})
+    batch = shards * TASKS_PER_SHARD
+    taken: list[tuple[float, float]] = []
+    until = time.perf_counter() + 1
+    while len(taken) <= steps or time.perf_counter() < until:
+        transport.waited = 0.0
+        began = time.perf_counter()
+        total = Sum[MetaGradient](shards, add)
+        for node, part in transport.run("gradient", learner.state(), cut("train", 0, batch, TASKS_PER_SHARD)):
+            total.add(node, cast(MetaGradient, part))
+            del part
+        learner.apply(total.result())
+        del total
+        taken.append((time.perf_counter() - began, transport.waited))
+    seconds, waited = sorted(taken[1:])[(len(taken) - 1) // 2]
+    busy = seconds - waited
+    moved = megabytes * (1 + transport.vectors)
+    return Row(megabytes, workers, transport.tree, transport.vectors, moved, seconds, busy / seconds, batch / busy)
+
+
+def too_much(megabytes: float, workers: int, shards: int, tree: bool) -> str | None:
+    """Why this machine cannot hold it, if it cannot."""
+    held = min(shards, workers * (2 if tree else DEPTH))
+    store = megabytes * (1 + held + 3)  # the parameters, what workers have sent, what waits to be added
+    heap = megabytes * (workers + 8)  # a vector a worker; parameters, moments, mean and sums of the learner
+    room = ray.cluster_resources()["object_store_memory"] / MEGABYTE
+    if store > 0.95 * room:
+        return f"up to {store:.0f} MB in an object store of {room:.0f} MB"
+    free = available()
+    if store + heap > 0.9 * free:
+        return f"{store + heap:.0f} MB of {free:.0f} MB of free memory"
+    return None
+
+
+def available() -> float:
+    """Free memory in megabytes, where the system tells."""
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return float("inf")
+    (line,) = [line for line in info.read_text().splitlines() if line.startswith("MemAvailable")]
+    return int(line.split()[1]) * 1024 / MEGABYTE
+
+
+def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """For people."""
+    return [
+        {
+            "MB": row.megabytes,
+            "workers": row.workers,
+            "vectors": f"{row.vectors} {SUMS[row.tree]}",
+            "MB a step": f"{row.moved:.0f}",
+            "ms a step": f"{1000 * row.seconds:.0f}",
+            "steps/s": row.seconds**-1,
+            "learner": f"{row.share:.0%}",
+        }
+        for row in rows
+    ]
+
+
+def limits(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The highest rate that the learner supports, estimated from the step in which it had the least to do."""
+    estimates = []
+    for size in dict.fromkeys(row.megabytes for row in rows):
+        best = {tree: [row.limit for row in rows if (row.megabytes, row.tree) == (size, tree)] for tree in SUMS}
+        estimates.append({"MB": size} | {SUMS[tree]: f"{max(found):.0f}" for tree, found in best.items() if found})
+    return estimates
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--sizes", type=float, nargs="+", default=[0.5, 50, 500], help="megabytes of float32 parameters"
+    )
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--steps", type=int, default=3, help="measured steps of each kind, after one that is not")
+    parser.add_argument("--shards", type=int, default=32, help="shards a meta-step")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    skipped: list[str] = []
+    connect(load_config(SETTINGS, [f"cluster.workers={max(options.workers)}"]))
+    for workers in options.workers:
+        transport = SimulatedTransport(load_config(SETTINGS, [f"cluster.workers={workers}"]))
+        try:
+            for size in options.sizes:
+                for transport.tree in (False, True):
+                    reason = too_much(size, workers, options.shards, transport.tree)
+                    if reason is None:
+                        rows.append(measure(transport, size, workers, options.shards, options.steps))
+                    else:
+                        name = f"{size:g} MB, {workers} workers, vectors {SUMS[transport.tree]}"
+                        skipped.append(f"{name}: skipped, {reason}")
+                        print(skipped[-1], file=sys.stderr)
+        finally:
+            transport.close()
+    ray.shutdown()
+    rows.sort(key=lambda row: row.megabytes)
+    tasks = options.shards * TASKS_PER_SHARD
+    common.show(f"a meta-step of {options.shards} shards ({tasks} tasks) without any computing", table(rows))
+    common.show("tasks/s that the learner supports at most", limits(rows))
+    common.write(
+        options.json, "scaling", {"shards": options.shards, "rows": [asdict(row) for row in rows], "skipped": skipped}
+    )
+
+
+if __name__ == "__main__":
+    main()
