@@ -1,0 +1,161 @@
+"""distmeta's engine beside TorchOpt and higher: the same exact meta-gradients of the same tasks, tasks a second.
+
+    pip install -e .[bench]
+    python benchmarks/peers.py [--case omniglot-5w1s] [--rounds 3] [--seconds 4] [--json FILE] [key=value ...]
+
+Cases, all exact MAML, all on built-in tasks, so that no data is needed (glyphs have Omniglot's sizes):
+
+- ``omniglot-5w1s``: conv4-64, 5 ways, 1 shot, 1 query a class, 1 inner step, meta-batch 32;
+- ``omniglot-20w1s``: conv4-64, 20 ways, 1 shot, 1 query a class, 5 inner steps, meta-batch 16;
+- ``sinusoid-1``, ``sinusoid-5``: 40-40 network, 10 support and 10 query points, 1 and 5 inner steps, meta-batch 25.
+
+Before anything is timed, every peer's summed meta-gradient of one shard must equal distmeta's within 1e-4 of its norm;
+where it does not the command fails. Networks, initial parameters and tasks are the same, tasks are sampled before the
+timing, and every contender works through shards of ``run.tasks_per_shard`` tasks.
+
+All have the whole machine, in two ways: one process with a thread a core, and a process a core with one thread each,
+all at work at once. A contender's figure is the better of the two, each the median over rounds; in every round all take
+turns, so that a noisy machine disturbs all alike. ``distmeta / peer`` is the median of the rounds' ratios, each by its
+better way. TorchOpt runs twice, as its examples have it (task by task) and as a reader of ``torch.func`` would have it
+(mapped over tasks). With CUDA there is one process. ``key=value`` settings go to the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from common import machine, show, write
+from peers_child import CASES, PEERS, Ours, configure, installed
+from processes import Child, Group, cores, rate, running
+
+from distmeta.errors import DistmetaError
+from distmeta.tasks import prepare_family
+
+TOLERANCE = 1e-4
+ALONE = "1 process x 1 thread"
+
+
+def ways_to_run() -> dict[str, tuple[int, int]]:
+    """Processes and threads of each way to use the whole machine."""
+    count = cores()
+    if torch.cuda.is_available():
+        return {"1 process, CUDA": (1, count)}
+    ways = {f"1 process x {count} threads": (1, count), f"{count} processes x 1 thread": (count, 1)}
+    return ways if count > 1 else {ALONE: (1, 1)}
+
+
+def measure(case: str, overrides: Sequence[str], rounds: int, seconds: float) -> dict[str, Any]:
+    """Agreement and figures of one case."""
+    settings = CASES[case]
+    config = configure(settings, overrides)
+    prepare_family(config)
+    contenders: list[Any] = [Ours, *(peer for peer in PEERS if installed(peer.package))]
+    ways = ways_to_run()
+    specified = {
+        f"{contender.title}, {way}": Group(count, threads, contender, (settings, tuple(overrides), threads))
+        for contender in contenders
+        for way, (count, threads) in ways.items()
+    }
+    with running(specified) as started:
+        groups = {c.title: {way: started[f"{c.title}, {way}"] for way in ways} for c in contenders}
+        agreement = check(case, groups)
+        taken = take_turns(groups, rounds, seconds, alone=case.startswith("sinusoid"))
+    return summary(case, config.run.meta_batch, agreement, taken, ways)
+
+
+def check(case: str, groups: Mapping[str, Mapping[str, Sequence[Child]]]) -> dict[str, float]:
+    """Distance of every peer's meta-gradient from distmeta's, over its norm; the command fails where it is large."""
+    totals = {name: [group[0].call("total") for group in ways.values()] for name, ways in groups.items()}
+    reference = totals[Ours.title][0].astype(np.float64)
+    norm = float(np.linalg.norm(reference))
+    found = {name: max(float(np.linalg.norm(v - reference)) / norm for v in values) for name, values in totals.items()}
+    told = ", ".join(f"{name} {distance:.1e}" for name, distance in found.items() if name != Ours.title)
+    print(f"{case}: |meta-gradient - distmeta's| / |distmeta's|: {told or 'no peer'}", flush=True)
+    wrong = [name for name, distance in found.items() if not distance <= TOLERANCE]
+    if wrong or not norm > 0:
+        sys.exit(f"{case}: meta-gradients do not agree within {TOLERANCE:g}: {', '.join(wrong) or 'all are zero'}")
+    return found
+
+
+def take_turns(
+    groups: Mapping[str, Mapping[str, Sequence[Child]]], rounds: int, seconds: float, *, alone: bool
+) -> dict[str, dict[str, list[float]]]:
+    """Tasks a second of every contender, way and round; ``alone`` adds one process with one thread."""
+    taken: dict[str, dict[str, list[float]]] = {name: {} for name in groups}
+    for _ in range(rounds):
+        for way in next(iter(groups.values())):
+            for name, group in groups.items():
+                taken[name].setdefault(way, []).append(rate(group[way], seconds))
+        if alone and not torch.cuda.is_available():
+            for name, group in groups.items():
+                single = list(group.values())[-1][:1]
+                taken[name].setdefault(ALONE, []).append(rate(single, seconds))
+    return taken
+
+
+def summary(
+    case: str,
+    meta_batch: int,
+    agreement: Mapping[str, float],
+    taken: Mapping[str, Mapping[str, list[float]]],
+    ways: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Print the case's table; its figures."""
+    best = {}
+    for name, own in taken.items():
+        middles = {way: median(own[way]) for way in ways}
+        best[name] = max(middles, key=middles.__getitem__)
+    ours = taken[Ours.title][best[Ours.title]]
+    rows, figures = [], {}
+    for name, own in taken.items():
+        theirs = own[best[name]]
+        ratio = median(mine / other for mine, other in zip(ours, theirs, strict=True))
+        row: dict[str, Any] = {case: name}
+        row |= {f"tasks/s, {way}": f"{median(own[way]):.1f}" for way in ways}
+        row |= {"best tasks/s": f"{median(theirs):.1f}", "distmeta / peer": f"{ratio:.2f} x"}
+        figures[name] = {
+            "tasks_per_second": median(theirs),
+            "best": best[name],
+            "ours_over_this": ratio,
+            "distance": agreement[name],
+            "rounds": own,
+        }
+        if case.startswith("sinusoid") and ALONE in own:
+            milliseconds = 1000 * meta_batch / median(own[ALONE])
+            row[f"ms a meta-step, {ALONE}"] = f"{milliseconds:.2f}"
+            figures[name]["ms_per_meta_step_alone"] = milliseconds
+        rows.append(row)
+    show(f"{case}: exact meta-gradients on {machine()['gpu'] or machine()['cpu']}, float32 check passed", rows)
+    return figures
+
+
+def main() -> None:
+    """Check, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", choices=CASES, help="may be given again; all by default")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each contender, way and round")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of distmeta's configuration")
+    options = parser.parse_intermixed_args()
+    missing = sorted({peer.package for peer in PEERS if not installed(peer.package)})
+    if missing:
+        print(f"not installed, so left out: {', '.join(missing)}; pip install -e .[bench]", flush=True)
+    try:
+        figures = {
+            case: measure(case, options.overrides, options.rounds, options.seconds) for case in options.case or CASES
+        }
+    except DistmetaError as error:
+        sys.exit(str(error))
+    write(options.json, "peers", {"overrides": options.overrides, "cases": figures})
+
+
+if __name__ == "__main__":
+    main()
