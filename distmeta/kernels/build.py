@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from distmeta.tasks.cache import build_once, cache_dir, written_whole
+from distmeta.cache import build_once, cache_dir, written_whole
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 

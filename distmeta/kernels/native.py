@@ -204,3 +204,46 @@ for _operator, _schema in _SCHEMAS.items():
 
 OPERATORS = torch.ops.distmeta
 """What a tracer can record; the functions above are opaque to it."""
+
+
+def _fake_conv(x: Tensor, w: Tensor, geometry: _Numbers) -> Tensor:
+    height, width = Geometry.decode(geometry).output((x.shape[2], x.shape[3]))
+    return x.new_empty((_tasks(x, w), x.shape[1], height, width, w.shape[-1]))
+
+
+def _fake_conv_input(dy: Tensor, w: Tensor, geometry: _Numbers, size: _Numbers) -> Tensor:
+    return dy.new_empty((_tasks(dy, w), dy.shape[1], size[0], size[1], w.shape[-2]))
+
+
+def _fake_conv_weight(x: Tensor, dy: Tensor, geometry: _Numbers) -> Tensor:
+    return x.new_empty((_tasks(x, dy), *Geometry.decode(geometry).kernel, x.shape[-1], dy.shape[-1]))
+
+
+def _fake_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_results(_tasks(x, scale, shift), x, 1, 2)
+
+
+def _fake_norm_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_results(_tasks(*arguments[:-1]), arguments[0], 1, 2)
+
+
+def _fake_norm_double(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    ddx, ddz, ddscale = _fake_results(_tasks(*arguments[:-1]), arguments[0], 2, 1)
+    return ddx, ddscale, ddz
+
+
+def _fake_results(tasks: int, x: Tensor, rows: int, vectors: int) -> Any:
+    """Tensors like x, then vectors a channel."""
+    like_x = [x.new_empty((tasks, *x.shape[1:])) for _ in range(rows)]
+    return (*like_x, *(x.new_empty((tasks, x.shape[-1])) for _ in range(vectors)))
+
+
+for _operator, _fake in {
+    conv: _fake_conv,
+    conv_input: _fake_conv_input,
+    conv_weight: _fake_conv_weight,
+    norm: _fake_norm,
+    norm_backward: _fake_norm_backward,
+    norm_double: _fake_norm_double,
+}.items():
+    torch.library.register_fake(f"distmeta::{_operator.__name__}", _fake, lib=_OPERATORS)

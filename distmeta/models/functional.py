@@ -11,9 +11,11 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from distmeta.errors import ConfigError
+from distmeta.kernels import Form
+from distmeta.models.convolution import filter_layout, use_task_filters
 from distmeta.models.dropout import KeyedDropout
 from distmeta.models.inspection import aliases, drops, head
-from distmeta.models.normalisation import recording, replay, use_task_statistics
+from distmeta.models.normalisation import fuse_rectifiers, recording, replay, use_task_statistics
 
 
 class FunctionalModule:
@@ -55,6 +57,10 @@ class FunctionalModule:
     def __init__(self, module: nn.Module, example: Tensor | None = None) -> None:
         self._module = _copy(module)
         self._batch_norms = use_task_statistics(self._module)
+        fuse_rectifiers(self._module)
+        self._convolutions = use_task_filters(self._module)
+        filters = {id(layer.weight) for layer in self._convolutions}
+        self._filters = frozenset(name for name, value in self._module.named_parameters() if id(value) in filters)
         self.tied = aliases(module)
         self.parameters: dict[str, Tensor] = {
             name: parameter.detach().clone()
@@ -125,6 +131,26 @@ class FunctionalModule:
                 self(parameters, support_inputs)
             replay(self._batch_norms)
             return self(parameters, query_inputs)
+
+    def use(self, form: Form | None) -> None:
+        """Compute convolutions and batch norms by a task-batched implementation; ``None``: as the module does."""
+        for layer in (*self._convolutions, *self._batch_norms):
+            layer.form = form
+
+    @property
+    def has_task_layers(self) -> bool:
+        """Whether there is a layer that :meth:`use` makes a difference to."""
+        return bool(self._convolutions or self._batch_norms)
+
+    def arrange(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same parameters, filters of convolutions lying in memory as the task-batched layers want them.
+
+        Names may have a prefix up to a slash, as those of meta-parameters do.
+        """
+        return {
+            name: filter_layout(value) if value.dim() == 4 and name.rpartition("/")[2] in self._filters else value
+            for name, value in parameters.items()
+        }
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FunctionalModule:
         """Move parameters and constants, or change their floating-point type, in place; returns self."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +14,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from distmeta.errors import ConfigError
+from distmeta.kernels import Form
+from distmeta.kernels.functions import batch_norm
 
 Moments = tuple[Tensor, Tensor]
 """(C,) mean and (C,) biased variance of one call of a batch norm."""
 
 
 class TaskBatchNorm(_BatchNorm):
-    """Batch norm by the statistics of the batch it is given, or by recorded ones.
+    """Batch norm by the statistics of the batch it is given, or by recorded ones, and the (leaky) ReLU after it.
 
-    ``y = (x - mean) / sqrt(variance + eps) * weight + bias``, a channel at a time, x of shape (N, C, ...).
+    ``y = f((x - mean) / sqrt(variance + eps) * weight + bias)``, a channel at a time, x of shape (N, C, ...), where
+    ``f(v) = v if v > 0 else slope * v`` and ``slope`` is 1 where nothing is fused. ``form`` names a task-batched
+    implementation; with ``None`` torch's own is used.
     Ioffe and Szegedy, ICML 2015; Bronskill et al. (TaskNorm, ICML 2020) compare what its statistics can come
     from in few-shot learning.
 
@@ -28,6 +34,8 @@ class TaskBatchNorm(_BatchNorm):
     """
 
     path: str
+    form: Form | None
+    slope: float
     recorded: list[Moments] | None
     replayed: Iterator[Moments] | None
 
@@ -51,7 +59,10 @@ class TaskBatchNorm(_BatchNorm):
                 f"{tuple(inputs.shape)}; use more shots or queries, or another norm (model.norm)"
             )
         if self.recorded is None:
-            return F.batch_norm(inputs, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            if self.form is not None and self.weight is not None:
+                return batch_norm(inputs, self.weight, self.bias, self.eps, self.slope, self.form)
+            outputs = F.batch_norm(inputs, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            return self._rectified(outputs)
         dims = [dim for dim in range(inputs.dim()) if dim != 1]
         variance, mean = torch.var_mean(inputs, dims, correction=0)
         self.recorded.append((mean, variance))
@@ -64,7 +75,12 @@ class TaskBatchNorm(_BatchNorm):
         normalised = (inputs - mean) * torch.rsqrt(variance + self.eps)
         if self.weight is not None:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return normalised
+        return self._rectified(normalised)
+
+    def _rectified(self, outputs: Tensor) -> Tensor:
+        if self.slope == 1.0:
+            return outputs
+        return F.relu(outputs) if self.slope == 0.0 else F.leaky_relu(outputs, self.slope)
 
 
 def use_task_statistics(module: nn.Module) -> list[TaskBatchNorm]:
@@ -82,11 +98,41 @@ def use_task_statistics(module: nn.Module) -> list[TaskBatchNorm]:
             layer.__class__ = TaskBatchNorm
             assert isinstance(layer, TaskBatchNorm)
             layer.path = path
+            layer.form, layer.slope = None, 1.0
             layer.recorded = layer.replayed = None
             changed.append(layer)
         elif isinstance(layer, _InstanceNorm) and layer.training:
             _forget(layer)
     return changed
+
+
+def fuse_rectifiers(module: nn.Module) -> None:
+    """Let a :class:`TaskBatchNorm` take over the ReLU that follows it in an ``nn.Sequential``, in place.
+
+    A norm that stands at several places keeps to itself, since the ReLU may follow it at one of them only.
+    """
+    places = Counter(id(layer) for owner in module.modules() for layer in owner._modules.values())
+    for sequence in module.modules():
+        if type(sequence) is not nn.Sequential:
+            continue
+        for (_, norm), (name, rectifier) in pairwise(list(sequence._modules.items())):
+            slope = _slope(rectifier)
+            if isinstance(norm, TaskBatchNorm) and slope is not None and places[id(norm)] == 1 and not _hooked(norm):
+                norm.slope = slope
+                sequence._modules[name] = nn.Identity()
+
+
+def _slope(layer: nn.Module | None) -> float | None:
+    """The slope below zero of a rectifier without hooks; ``None`` for other layers."""
+    if layer is None or _hooked(layer):
+        return None
+    if type(layer) is nn.ReLU:
+        return 0.0
+    return float(layer.negative_slope) if type(layer) is nn.LeakyReLU else None
+
+
+def _hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 @contextmanager

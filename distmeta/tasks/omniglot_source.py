@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.errors import DataError
-from distmeta.tasks.cache import build_once, cache_dir, written_whole
+from distmeta.cache import build_once, cache_dir, written_whole
 
 STORE = "omniglot-28.arrow"
 OFFICIAL = "https://github.com/brendenlake/omniglot/raw/master/python/"

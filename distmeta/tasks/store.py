@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distmeta.errors import DataError
-from distmeta.tasks.cache import written_whole
+from distmeta.cache import written_whole
 
 SCHEMA_VERSION = "1"
 _VERSION_KEY = b"distmeta.schema"
