@@ -59,7 +59,9 @@ def measure(case: str, overrides: Sequence[str], rounds: int, seconds: float) ->
     contenders: list[Any] = [Ours, *(peer for peer in PEERS if installed(peer.package))]
     ways = ways_to_run()
     specified = {
-        f"{contender.title}, {way}": Group(count, threads, contender, (settings, tuple(overrides), threads))
+        f"{contender.title}, {way}": Group(
+            count, threads, contender, (settings, tuple(overrides), threads), 3 if contender is Ours else 1
+        )
         for contender in contenders
         for way, (count, threads) in ways.items()
     }

@@ -139,16 +139,17 @@ def rate(children: Sequence[Child], seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Group:
-    """Processes alike: how many, each with how many threads, and the work that each of them makes."""
+    """Processes alike: how many, each with how many threads, the work that each makes, its units ahead of timing."""
 
     count: int
     threads: int
     make: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
+    warm: int = 3
 
 
 @contextmanager
-def running(groups: Mapping[str, Group], warm: int = 3) -> Iterator[dict[str, list[Child]]]:
+def running(groups: Mapping[str, Group]) -> Iterator[dict[str, list[Child]]]:
     """Processes of every group, ready to be timed; they end with the block.
 
     Some units are computed ahead of any timing, by the first process of each group and then by the others, so that the
@@ -167,8 +168,8 @@ def running(groups: Mapping[str, Group], warm: int = 3) -> Iterator[dict[str, li
                 started[name] += children
             for child in chain(*fresh.values()):
                 child.answer()
-            for children in fresh.values():
-                for _ in range(warm):
+            for name, children in fresh.items():
+                for _ in range(groups[name].warm):
                     together(children, "unit")
         yield started
     finally:
