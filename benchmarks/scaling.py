@@ -31,7 +31,7 @@ from distmeta.plan import Plan
 from distmeta.records import MetaGradient, Shard
 from distmeta.transports import Kind
 from distmeta.transports.ray_actors import DEPTH, RayTransport, connect
-from distmeta.tree import Node, Sum, add, cover
+from distmeta.tree import Node, Sum, add, cover, share
 
 SETTINGS = {
     "tasks": {"kind": "sinusoid"},
@@ -40,6 +40,9 @@ SETTINGS = {
     "cluster": {"cpus_per_worker": 0.1},
 }
 TASKS_PER_SHARD = 4
+WARM_UP = (
+    2  # steps that are not measured: they touch memory for the first time, which takes a virtual machine seconds a GB
+)
 MEGABYTE = 10**6
 SUMS = {False: "of shards", True: "of subtrees"}
 
@@ -116,12 +119,14 @@ class Row:
 
 
 def measure(transport: SimulatedTransport, megabytes: float, workers: int, shards: int, steps: int) -> Row:
-    """Median of the steps, and of a second's worth at least, after a first one, which touches memory that is new."""
-    learner = Learner(OuterOptions(), steps + 1, {"model/w": torch.zeros(int(megabytes * MEGABYTE / 4))})
+    """Median of the steps, and of a second's worth at least."""
+    learner = Learner(OuterOptions(), steps, {"model/w": torch.zeros(int(megabytes * MEGABYTE / 4))})
     batch = shards * TASKS_PER_SHARD
     taken: list[tuple[float, float]] = []
-    until = time.perf_counter() + 1
-    while len(taken) <= steps or time.perf_counter() < until:
+    until = 0.0
+    while len(taken) < WARM_UP + steps or time.perf_counter() < until:
+        if len(taken) == WARM_UP:
+            until = time.perf_counter() + 1
         transport.waited = 0.0
         began = time.perf_counter()
         total = Sum[MetaGradient](shards, add)
@@ -131,21 +136,20 @@ def measure(transport: SimulatedTransport, megabytes: float, workers: int, shard
         learner.apply(total.result())
         del total
         taken.append((time.perf_counter() - began, transport.waited))
-    seconds, waited = sorted(taken[1:])[(len(taken) - 1) // 2]
+    seconds, waited = sorted(taken[WARM_UP:])[(len(taken) - WARM_UP) // 2]
     busy = seconds - waited
     moved = megabytes * (1 + transport.vectors)
     return Row(megabytes, workers, transport.tree, transport.vectors, moved, seconds, busy / seconds, batch / busy)
 
 
-def too_much(megabytes: float, workers: int, shards: int, tree: bool) -> str | None:
-    """Why this machine cannot hold it, if it cannot."""
-    held = min(shards, workers * (2 if tree else DEPTH))
+def too_much(megabytes: float, workers: int, vectors: int, free: float) -> str | None:
+    """Why a machine with so many megabytes free cannot hold it, if it cannot."""
+    held = min(vectors, workers * DEPTH)
     store = megabytes * (1 + held + 3)  # the parameters, what workers have sent, what waits to be added
     heap = megabytes * (workers + 8)  # a vector a worker; parameters, moments, mean and sums of the learner
     room = ray.cluster_resources()["object_store_memory"] / MEGABYTE
     if store > 0.95 * room:
         return f"up to {store:.0f} MB in an object store of {room:.0f} MB"
-    free = available()
     if store + heap > 0.9 * free:
         return f"{store + heap:.0f} MB of {free:.0f} MB of free memory"
     return None
@@ -192,19 +196,21 @@ def main() -> None:
         "--sizes", type=float, nargs="+", default=[0.5, 50, 500], help="megabytes of float32 parameters"
     )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--steps", type=int, default=3, help="measured steps of each kind, after one that is not")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps of each kind, at least")
     parser.add_argument("--shards", type=int, default=32, help="shards a meta-step")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     rows: list[Row] = []
     skipped: list[str] = []
+    free = available()
     connect(load_config(SETTINGS, [f"cluster.workers={max(options.workers)}"]))
     for workers in options.workers:
         transport = SimulatedTransport(load_config(SETTINGS, [f"cluster.workers={workers}"]))
         try:
             for size in options.sizes:
                 for transport.tree in (False, True):
-                    reason = too_much(size, workers, options.shards, transport.tree)
+                    vectors = len(share(options.shards, workers)) if transport.tree else options.shards
+                    reason = too_much(size, workers, vectors, free)
                     if reason is None:
                         rows.append(measure(transport, size, workers, options.shards, options.steps))
                     else:
