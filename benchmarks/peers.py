@@ -9,8 +9,10 @@ Cases, all exact MAML, all on built-in tasks, so that no data is needed (glyphs 
 - ``omniglot-20w1s``: conv4-64, 20 ways, 1 shot, 1 query a class, 5 inner steps, meta-batch 16;
 - ``sinusoid-1``, ``sinusoid-5``: 40-40 network, 10 support and 10 query points, 1 and 5 inner steps, meta-batch 25.
 
-Before anything is timed, every peer's summed meta-gradient of one shard must equal distmeta's within 1e-4 of its norm;
-where it does not the command fails. Networks, initial parameters and tasks are the same, tasks are sampled before the
+Before anything is timed, every peer's summed meta-gradients of three shards must equal distmeta's within 1e-4 of their
+norm in the median, or the command fails. One shard may be off by up to 1e-2: where an activation lies at ReLU's corner,
+rounding decides its side, and float32 differs from float64 by some 1e-4, whoever computes it; elsewhere it is 1e-6.
+Networks, initial parameters and tasks are the same, tasks are sampled before the
 timing, and every contender works through shards of ``run.tasks_per_shard`` tasks.
 
 All have the whole machine, in two ways: one process with a thread a core, and a process a core with one thread each,
@@ -39,6 +41,8 @@ from distmeta.errors import DistmetaError
 from distmeta.tasks import prepare_family
 
 TOLERANCE = 1e-4
+FLIPPED = 1e-2
+CHECKED = 3
 ALONE = "1 process x 1 thread"
 
 
@@ -72,17 +76,26 @@ def measure(case: str, overrides: Sequence[str], rounds: int, seconds: float) ->
     return summary(case, config.run.meta_batch, agreement, taken, ways)
 
 
-def check(case: str, groups: Mapping[str, Mapping[str, Sequence[Child]]]) -> dict[str, float]:
-    """Distance of every peer's meta-gradient from distmeta's, over its norm; the command fails where it is large."""
-    totals = {name: [group[0].call("total") for group in ways.values()] for name, ways in groups.items()}
-    reference = totals[Ours.title][0].astype(np.float64)
-    norm = float(np.linalg.norm(reference))
-    found = {name: max(float(np.linalg.norm(v - reference)) / norm for v in values) for name, values in totals.items()}
-    told = ", ".join(f"{name} {distance:.1e}" for name, distance in found.items() if name != Ours.title)
-    print(f"{case}: |meta-gradient - distmeta's| / |distmeta's|: {told or 'no peer'}", flush=True)
-    wrong = [name for name, distance in found.items() if not distance <= TOLERANCE]
-    if wrong or not norm > 0:
-        sys.exit(f"{case}: meta-gradients do not agree within {TOLERANCE:g}: {', '.join(wrong) or 'all are zero'}")
+def check(case: str, groups: Mapping[str, Mapping[str, Sequence[Child]]]) -> dict[str, list[float]]:
+    """Distances of summed meta-gradients from distmeta's, over its norm, a list of shards each.
+
+    The command fails where they are large.
+    """
+    found: dict[str, list[float]] = {name: [] for name in groups}
+    for shard in range(CHECKED):
+        reference = next(iter(groups[Ours.title].values()))[0].call("total", shard).astype(np.float64)
+        norm = float(np.linalg.norm(reference))
+        if not norm > 0:
+            sys.exit(f"{case}: distmeta's meta-gradient has the norm {norm}")
+        for name, ways in groups.items():
+            asked = list(ways.values()) if name == Ours.title else list(ways.values())[-1:]
+            values = [children[0].call("total", shard) for children in asked]
+            found[name].append(max(float(np.linalg.norm(value - reference)) / norm for value in values))
+    told = ", ".join(f"{name} {' '.join(f'{d:.1e}' for d in distances)}" for name, distances in found.items())
+    print(f"{case}: |meta-gradient - distmeta's| / |distmeta's| of {CHECKED} shards: {told}", flush=True)
+    wrong = [name for name, own in found.items() if not (median(own) <= TOLERANCE and max(own) <= FLIPPED)]
+    if wrong:
+        sys.exit(f"{case}: meta-gradients do not agree within {TOLERANCE:g}: {', '.join(wrong)}")
     return found
 
 
@@ -105,7 +118,7 @@ def take_turns(
 def summary(
     case: str,
     meta_batch: int,
-    agreement: Mapping[str, float],
+    agreement: Mapping[str, list[float]],
     taken: Mapping[str, Mapping[str, list[float]]],
     ways: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -126,7 +139,7 @@ def summary(
             "tasks_per_second": median(theirs),
             "best": best[name],
             "ours_over_this": ratio,
-            "distance": agreement[name],
+            "distances": agreement[name],
             "rounds": own,
         }
         if case.startswith("sinusoid") and ALONE in own:

@@ -106,9 +106,9 @@ class Ours:
         self._turn += 1
         return self._worker.program.gradient(self._state, "train", ids).tasks
 
-    def total(self) -> np.ndarray[Any, Any]:
-        """Sum of the first shard's meta-gradients of the module's parameters, sorted by name."""
-        vector = self._worker.program.gradient(self._state, "train", self._shards[0]).vector
+    def total(self, shard: int) -> np.ndarray[Any, Any]:
+        """Sum of a shard's meta-gradients of the module's parameters, sorted by name."""
+        vector = self._worker.program.gradient(self._state, "train", self._shards[shard]).vector
         return vector.detach().cpu()[self._model].numpy()
 
 
@@ -155,9 +155,9 @@ class Peer:
         self.gradient(batch)
         return len(batch.ids)
 
-    def total(self) -> np.ndarray[Any, Any]:
-        """Sum of the first shard's meta-gradients, parameters sorted by name."""
-        found = self.gradient(self.batches[0])
+    def total(self, shard: int) -> np.ndarray[Any, Any]:
+        """Sum of a shard's meta-gradients, parameters sorted by name."""
+        found = self.gradient(self.batches[shard])
         return torch.cat([found[name].detach().reshape(-1) for name in sorted(found)]).cpu().numpy()
 
     def gradient(self, batch: TaskBatch) -> Mapping[str, Tensor]:
