@@ -100,9 +100,25 @@ def check(config: Config) -> None:
             f"algorithm.adaptation = {config.algorithm.adaptation} needs classes, and tasks.kind = {config.tasks.kind} "
             "is a regression; use gradient_descent"
         )
+    _check_differentiation(config)
     ways = getattr(config.tasks, "ways", None)
     if adaptation.needs_head and config.evaluation.ways != ways:
         raise ValueError(
             f"evaluation.ways = {config.evaluation.ways} differs from tasks.ways = {ways}, but the network's head has "
             "one output for each training way; set them equal, or use an algorithm without a head such as protonet"
+        )
+
+
+def _check_differentiation(config: Config) -> None:
+    if config.engine.differentiation != "mixed":
+        return
+    if config.algorithm.estimator != "exact":
+        raise ValueError(
+            f"engine.differentiation = mixed is a way to the exact meta-gradient, and algorithm.estimator = "
+            f"{config.algorithm.estimator}; use auto"
+        )
+    if not ADAPTATIONS[config.algorithm.adaptation].iterative:
+        raise ValueError(
+            f"engine.differentiation = mixed goes through adaptation step by step, and {config.algorithm.adaptation} "
+            "has no steps; use reverse"
         )

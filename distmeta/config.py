@@ -167,6 +167,33 @@ class EvaluationOptions(Section):
     seed: Seed = 0
 
 
+class EngineOptions(Section):
+    """How meta-gradients are computed; everything here changes rounding or speed, never what is computed.
+
+    ``auto`` is a function of the model, the shapes, the device kind and the length of the run, never of a timing
+    (:func:`distmeta.plan.decide`); ``distmeta plan`` measures the alternatives and writes values.
+
+    ``chunk`` is the number of tasks of a shard that are computed together. ``compile``: ``none`` runs the mapped Python
+    code, ``graph`` records its operations once and repeats them, ``inductor`` lets torch's compiler fuse them (it needs
+    a C++ compiler on a CPU). ``precision``: ``tf32`` is for products on CUDA, ``bf16`` computes layers in bfloat16.
+    ``differentiation`` of the exact estimator: ``reverse``, or ``mixed``, whose memory hardly grows with inner steps.
+    ``layers``: ``native`` computes convolutions and batch norms of a CPU by C++ kernels, ``products`` by batched matrix
+    products, ``general`` as the module does.
+    """
+
+    chunk: PositiveInt | Literal["auto"] = "auto"
+    compile: Literal["auto", "none", "graph", "inductor"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
+    differentiation: Literal["auto", "reverse", "mixed"] = "auto"
+    layers: Literal["auto", "native", "products", "general"] = "auto"
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> EngineOptions:
+        if self.precision == "bf16" and self.layers == "native":
+            raise ValueError("engine.layers = native computes in float32; engine.precision = bf16 needs other layers")
+        return self
+
+
 class ClusterOptions(Section):
     """Where workers run.
 
@@ -204,6 +231,7 @@ class Config(Section):
     run: RunOptions = RunOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
     cluster: ClusterOptions = ClusterOptions()
+    engine: EngineOptions = EngineOptions()
 
     @field_validator("outer")
     @classmethod
@@ -231,6 +259,17 @@ class Config(Section):
             }
         )
         object.__setattr__(self, "evaluation", resolved)
+        return self
+
+    @model_validator(mode="after")
+    def _check_chunk(self) -> Config:
+        if self.engine.chunk != "auto" and self.engine.chunk > self.run.shard:
+            raise ValueError(
+                f"engine.chunk = {self.engine.chunk} is more than a shard, run.tasks_per_shard = {self.run.shard}; "
+                "chunks are parts of a shard"
+            )
+        if self.engine.precision == "tf32" and self.run.device == "cpu":
+            raise ValueError("engine.precision = tf32 is a mode of CUDA devices, and run.device = cpu; use float32")
         return self
 
     @model_validator(mode="after")
@@ -296,6 +335,7 @@ def _section(key: str, value: Any) -> type[Section] | None:
         "run": RunOptions,
         "evaluation": EvaluationOptions,
         "cluster": ClusterOptions,
+        "engine": EngineOptions,
     }
     rooms: dict[str, Callable[[Mapping[str, Any]], type[Section]]] = {
         "tasks": task_options,

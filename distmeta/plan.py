@@ -4,7 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+from distmeta.config import Config
+
+Differentiation = Literal["reverse", "mixed"]
+Compile = Literal["none", "graph", "inductor"]
+Layers = Literal["native", "products", "general"]
+Precision = Literal["float32", "tf32", "bf16"]
+
+CACHED = 32 * 2**20
+"""Bytes of activations of a chunk on a CPU."""
+
+GRAPH_REPAYS = 1_000
+"""Tasks of a run from which recording its operations is repaid; recording takes a few seconds."""
+
+INDUCTOR_REPAYS = 30_000
+"""Tasks of a run from which compiling them is repaid; compiling takes ten seconds or so."""
+
+MIXED_REPAYS = 8
+"""Inner steps beyond which reverse mode's memory costs more than the recomputation of mixed mode."""
+
+LONGEST_GRAPH = 16
+"""Inner steps up to which a whole adaptation is recorded; longer ones take too long to record and to compile."""
 
 
 @dataclass(frozen=True)
@@ -14,16 +36,106 @@ class Plan:
     Attributes:
         mapped: tasks of a chunk are computed together by ``torch.func.vmap``; else one after the other.
         reason: why tasks are not mapped, in the words of the operation that cannot be.
+        chunk: tasks of a shard that are computed together; ``None`` for all of them.
+        layers: what computes convolutions and batch norms.
+        compile: whether the mapped operations are recorded, or compiled.
+        precision: of products.
+        differentiation: of the exact estimator.
+        notes: what a user should hear about these decisions.
     """
 
     mapped: bool = True
     reason: str = ""
+    chunk: int | None = None
+    layers: Layers = "general"
+    compile: Compile = "none"
+    precision: Precision = "float32"
+    differentiation: Differentiation = "reverse"
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints."""
-        return asdict(self)
+        return {**asdict(self), "notes": list(self.notes)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
         """The plan that a checkpoint holds."""
-        return cls(**values)
+        return cls(**{**values, "notes": tuple(values.get("notes", ()))})
+
+    def settings(self) -> dict[str, Any]:
+        """The values of the section ``engine`` that ask for this plan."""
+        names = ("chunk", "compile", "precision", "differentiation", "layers")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan depends on beside the configuration.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        task_layers: whether the network has layers with a task-batched form.
+        iterative: whether adaptation goes by steps.
+        activations: bytes of one task's activations in a forward pass of its larger set.
+        no_compiler: why there is no C++ compiler; ``None`` where there is one.
+    """
+
+    device: str
+    task_layers: bool
+    iterative: bool
+    activations: int
+    no_compiler: str | None
+
+
+def decide(config: Config, facts: Facts) -> Plan:
+    """The plan: what the configuration asks for, and where it says ``auto``, a pure function of its arguments.
+
+    - ``layers``: ``native`` on a CPU with a C++ compiler, ``products`` on CUDA, in networks that have such layers.
+    - ``differentiation``: ``mixed`` beyond ``MIXED_REPAYS`` inner steps.
+    - ``chunk``: the largest divisor of a shard whose activations fit ``CACHED`` bytes; the whole shard on CUDA.
+    - ``compile``: ``graph`` from ``GRAPH_REPAYS`` tasks in the whole run, ``inductor`` from ``INDUCTOR_REPAYS``.
+    - ``precision``: ``float32``.
+    """
+    engine, notes = config.engine, []
+    steps = getattr(config.algorithm, "inner_steps", 0)
+    precision: Precision = "float32" if engine.precision == "auto" else engine.precision
+    layers: Layers = _layers(facts, precision) if engine.layers == "auto" else engine.layers
+    compile_: Compile = _compile(config, facts, steps) if engine.compile == "auto" else engine.compile
+    if facts.no_compiler and facts.device == "cpu" and (engine.layers == "auto" or engine.compile == "auto"):
+        notes.append(f"computing without compiled code, which is slower: {facts.no_compiler}")
+    chunk = _chunk(config.run.shard, facts) if engine.chunk == "auto" else engine.chunk
+    return Plan(
+        chunk=chunk,
+        layers=layers if facts.task_layers else "general",
+        compile=compile_,
+        precision=precision,
+        differentiation=_differentiation(config, facts, steps),
+        notes=tuple(notes),
+    )
+
+
+def _layers(facts: Facts, precision: Precision) -> Layers:
+    if facts.device == "cuda":
+        return "products"
+    return "general" if facts.no_compiler or precision != "float32" else "native"
+
+
+def _compile(config: Config, facts: Facts, steps: int) -> Compile:
+    tasks = config.run.steps * config.run.meta_batch
+    if tasks < GRAPH_REPAYS or steps > LONGEST_GRAPH:
+        return "none"
+    if tasks < INDUCTOR_REPAYS or (facts.device == "cpu" and facts.no_compiler):
+        return "graph"
+    return "inductor"
+
+
+def _differentiation(config: Config, facts: Facts, steps: int) -> Differentiation:
+    if config.engine.differentiation != "auto":
+        return config.engine.differentiation
+    long = config.algorithm.estimator == "exact" and facts.iterative and steps > MIXED_REPAYS
+    return "mixed" if long else "reverse"
+
+
+def _chunk(shard: int, facts: Facts) -> int:
+    limit = shard if facts.device == "cuda" else max(1, CACHED // max(1, facts.activations))
+    return max(size for size in range(1, shard + 1) if shard % size == 0 and size <= limit)

@@ -11,6 +11,7 @@ import torch
 
 from distmeta.config import Config
 from distmeta.errors import ConfigError
+from distmeta.kernels.build import load
 from distmeta.plan import Plan
 from distmeta.programs import open_program
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
@@ -64,6 +65,7 @@ class Worker:
             "cpu": None if gpu else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            **({"compiler": load().compiler} if self.program.plan.layers == "native" else {}),
         }
 
     def probe(self) -> Plan:
@@ -72,7 +74,10 @@ class Worker:
 
     def follow(self, plan: Plan) -> None:
         """Compute as the run has decided."""
-        self.program.plan = plan
+        if plan.precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+        self.program.follow(plan)
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Begin to sample these shards in the background."""

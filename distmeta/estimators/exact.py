@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -12,12 +12,11 @@ from distmeta.config import Section
 from distmeta.estimators.adjoint import adjoint
 from distmeta.estimators.base import Measured
 from distmeta.layout import Meta
+from distmeta.plan import Differentiation
 
 
 class ExactOptions(Section):
-    """How to differentiate."""
-
-    differentiation: Literal["reverse", "mixed"] = "reverse"
+    """There is nothing to set."""
 
 
 class Exact:
@@ -29,6 +28,8 @@ class Exact:
     - ``mixed``: the step-by-step adjoint of :func:`~distmeta.estimators.adjoint.adjoint`, which keeps the parameters of
       the steps alone and recomputes activations; iterative adaptations only.
 
+    ``differentiation`` says which; the program sets it by its plan.
+
     Source: Finn, Abbeel, Levine, ICML 2017 (MAML, equation 1); Kemaev et al., ICML 2025, arXiv 2505.00793 (mixed mode).
     """
 
@@ -37,22 +38,17 @@ class Exact:
     merges_query: ClassVar[bool] = False
 
     def __init__(self, options: ExactOptions, adaptation: Adaptation) -> None:
-        self.options = options
         self.adaptation = adaptation
+        self.differentiation: Differentiation = "reverse"
 
     @classmethod
     def refuse(cls, options: Any) -> str | None:
-        """Mixed mode works step by step, so it needs steps."""
-        if options.differentiation == "mixed" and not hasattr(options, "inner_steps"):
-            return (
-                f"algorithm.differentiation = mixed goes through adaptation step by step, and {options.adaptation} has "
-                "no steps; use reverse"
-            )
+        """Every adaptation works."""
         return None
 
     def gradient(self, meta: Meta, task: Task, steps: int | None) -> tuple[Meta, Measured]:
         """The task's exact meta-gradient."""
-        if self.options.differentiation == "mixed":
+        if self.differentiation == "mixed":
             assert steps is not None
             return adjoint(cast(Iterative, self.adaptation), meta, task, steps)
         return cast("tuple[Meta, Measured]", torch.func.grad(self._loss, has_aux=True)(meta, task, steps))

@@ -30,8 +30,9 @@ def conv2d(x: Tensor, w: Tensor, geometry: Geometry, form: Form) -> Tensor:
     Returns:
         (N, O, H', W').
     """
-    y = _Conv.apply(x.permute(0, 2, 3, 1).unsqueeze(0), w.permute(2, 3, 1, 0).unsqueeze(0), geometry.encode(), form)
-    return cast(Tensor, y).squeeze(0).permute(0, 3, 1, 2)
+    maps, filters = x.permute(0, 2, 3, 1).unsqueeze(0), w.permute(2, 3, 1, 0).unsqueeze(0)
+    y: Tensor = _Conv.apply(maps, filters, geometry.encode(), form)
+    return y.squeeze(0).permute(0, 3, 1, 2)
 
 
 def batch_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float, form: Form) -> Tensor:
@@ -48,8 +49,9 @@ def batch_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float
         form: which implementation computes it.
     """
     last = x.movedim(1, -1)
-    z, _, _ = cast("tuple[Tensor, ...]", _Norm.apply(last.flatten(0, -2).unsqueeze(0), scale.unsqueeze(0), shift.unsqueeze(0), eps, slope, form))
-    return z.squeeze(0).view(last.shape).movedim(-1, 1)
+    rows = last.flatten(0, -2).unsqueeze(0)
+    z, _, _ = _Norm.apply(rows, scale.unsqueeze(0), shift.unsqueeze(0), eps, slope, form)
+    return cast(Tensor, z).squeeze(0).view(last.shape).movedim(-1, 1)
 
 
 def _operations(form: Form) -> Any:

@@ -1,7 +1,7 @@
 """The kernels of ``kernels.cpp`` as torch operators ``distmeta::*``, which tracing can record.
 
-Shapes are those of the package: x (T, N, H, W, I), filters w (T, kH, kW, I, O), y (T, N, H', W', O); for batch norm rows
-(T, R, C) and vectors (T, C). T = 1 where all tasks share a tensor. float32 and float64.
+Shapes are those of the package: x (T, N, H, W, I), filters w (T, kH, kW, I, O), y (T, N, H', W', O); for batch norm
+rows (T, R, C) and vectors (T, C). T = 1 where all tasks share a tensor. float32 and float64.
 """
 
 from __future__ import annotations
@@ -219,11 +219,11 @@ def _fake_conv_weight(x: Tensor, dy: Tensor, geometry: _Numbers) -> Tensor:
     return x.new_empty((_tasks(x, dy), *Geometry.decode(geometry).kernel, x.shape[-1], dy.shape[-1]))
 
 
-def _fake_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> Any:
     return _fake_results(_tasks(x, scale, shift), x, 1, 2)
 
 
-def _fake_norm_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_norm_backward(*arguments: Any) -> Any:
     return _fake_results(_tasks(*arguments[:-1]), arguments[0], 1, 2)
 
 
@@ -238,12 +238,13 @@ def _fake_results(tasks: int, x: Tensor, rows: int, vectors: int) -> Any:
     return (*like_x, *(x.new_empty((tasks, x.shape[-1])) for _ in range(vectors)))
 
 
-for _operator, _fake in {
-    conv: _fake_conv,
-    conv_input: _fake_conv_input,
-    conv_weight: _fake_conv_weight,
-    norm: _fake_norm,
-    norm_backward: _fake_norm_backward,
-    norm_double: _fake_norm_double,
-}.items():
-    torch.library.register_fake(f"distmeta::{_operator.__name__}", _fake, lib=_OPERATORS)
+_FAKES: dict[str, Callable[..., Any]] = {
+    "conv": _fake_conv,
+    "conv_input": _fake_conv_input,
+    "conv_weight": _fake_conv_weight,
+    "norm": _fake_norm,
+    "norm_backward": _fake_norm_backward,
+    "norm_double": _fake_norm_double,
+}
+for _name, _fake in _FAKES.items():
+    torch.library.register_fake(f"distmeta::{_name}", _fake, lib=_OPERATORS)

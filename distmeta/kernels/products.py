@@ -1,6 +1,7 @@
 """The same operations as :mod:`distmeta.kernels.native`, by torch's own operators: any device, any floating-point type.
 
-A convolution is one batched product of its patches with the filters; patches are gathered by the rulebook's indices.
+A convolution is one batched product of its patches with the filters. Under autocast the products are in its type and
+their results in the type of what came in.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ _Numbers = Sequence[int]
 def conv(x: Tensor, w: Tensor, geometry: _Numbers) -> Tensor:
     """y: the convolution of every task's images with its own filter."""
     shape = Geometry.decode(geometry)
-    y = torch.matmul(_patches(x, shape), w.flatten(1, 3))
-    return y.unflatten(1, (x.shape[1], *shape.output((x.shape[2], x.shape[3]))))
+    y = torch.matmul(_patches(x, shape), w.flatten(1, 3)).to(x.dtype)
+    return y.view(len(y), x.shape[1], *shape.output((x.shape[2], x.shape[3])), -1)
 
 
 def conv_input(dy: Tensor, w: Tensor, geometry: _Numbers, size: _Numbers) -> Tensor:
     """dx: the convolution's gradient with respect to its input, of height and width ``size``."""
     shape = Geometry.decode(geometry)
     tasks, images = max(len(dy), len(w)), dy.shape[1]
-    patches = torch.matmul(dy.flatten(1, 3), w.flatten(1, 3).mT)
+    patches = torch.matmul(dy.flatten(1, 3), w.flatten(1, 3).mT).to(dy.dtype)
     rows, columns = dy.shape[2:4]
     # (T, N, H', W', taps, I) to the columns that fold adds up: (T N, I taps, H' W').
     columns_first = patches.view(tasks, images, rows * columns, shape.taps, -1).permute(0, 1, 4, 3, 2)
@@ -39,14 +40,14 @@ def conv_input(dy: Tensor, w: Tensor, geometry: _Numbers, size: _Numbers) -> Ten
         shape.padding,
         shape.stride,
     )
-    return folded.unflatten(0, (tasks, images)).permute(0, 1, 3, 4, 2)
+    return folded.view(tasks, images, *folded.shape[1:]).permute(0, 1, 3, 4, 2)
 
 
 def conv_weight(x: Tensor, dy: Tensor, geometry: _Numbers) -> Tensor:
     """dw: the convolution's gradient with respect to every task's filter."""
     shape = Geometry.decode(geometry)
-    dw = torch.matmul(_patches(x, shape).mT, dy.flatten(1, 3))
-    return dw.unflatten(1, (*shape.kernel, x.shape[-1]))
+    dw = torch.matmul(_patches(x, shape).mT, dy.flatten(1, 3)).to(x.dtype)
+    return dw.view(len(dw), *shape.kernel, x.shape[-1], -1)
 
 
 def norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +14,10 @@ from torch.nn.parameter import is_lazy
 
 from distmeta.errors import ConfigError
 from distmeta.kernels import Form
-from distmeta.models.convolution import filter_layout, use_task_filters
+from distmeta.models.convolution import TaskConv2d, filter_layout, use_task_filters
 from distmeta.models.dropout import KeyedDropout
 from distmeta.models.inspection import aliases, drops, head
-from distmeta.models.normalisation import fuse_rectifiers, recording, replay, use_task_statistics
+from distmeta.models.normalisation import TaskBatchNorm, fuse_rectifiers, recording, replay, use_task_statistics
 
 
 class FunctionalModule:
@@ -42,6 +44,7 @@ class FunctionalModule:
             ``nn.Linear`` if nothing trainable comes after it, else none.
         uses_batch_statistics: whether outputs for one example depend on the others.
         uses_dropout: whether outputs depend on ``key``.
+        activations: numbers that the module's layers give for one example, 0 without ``example``.
 
     Raises:
         ConfigError: the module cannot be copied, has lazy parameters without a size yet, or draws random
@@ -81,6 +84,7 @@ class FunctionalModule:
         self.uses_dropout = any(map(drops, module.modules()))
         self._uses_attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
         self._updated_buffers: frozenset[str] = frozenset()
+        self.activations = 0
         if example is not None:
             self._probe(example)
 
@@ -134,7 +138,8 @@ class FunctionalModule:
 
     def use(self, form: Form | None) -> None:
         """Compute convolutions and batch norms by a task-batched implementation; ``None``: as the module does."""
-        for layer in (*self._convolutions, *self._batch_norms):
+        layers: list[TaskConv2d | TaskBatchNorm] = [*self._convolutions, *self._batch_norms]
+        for layer in layers:
             layer.form = form
 
     @property
@@ -194,7 +199,7 @@ class FunctionalModule:
         buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         key = torch.zeros(2, dtype=torch.int64, device=example.device)
         devices = [example.device] if example.is_cuda else []
-        with torch.random.fork_rng(devices), torch.no_grad(), KeyedDropout(key) as mode:
+        with torch.random.fork_rng(devices), torch.no_grad(), KeyedDropout(key) as mode, self._counting(len(example)):
             before = _random_state(example.device)
             functional_call(self._module, {**buffers, **self.parameters}, (example,), tie_weights=bool(self.tied))
             if not torch.equal(before, _random_state(example.device)):
@@ -205,6 +210,21 @@ class FunctionalModule:
         self._updated_buffers = frozenset(name for name, buffer in buffers.items() if buffer._version)
         self.uses_dropout |= mode.dropouts > 0
         self._uses_attention |= mode.attentions > 0
+
+    @contextmanager
+    def _counting(self, examples: int) -> Iterator[None]:
+        """Count what the innermost layers give for each of so many examples."""
+
+        def count(layer: nn.Module, inputs: Any, outputs: Any) -> None:
+            self.activations += outputs.numel() // examples if isinstance(outputs, Tensor) else 0
+
+        leaves = [layer for layer in self._module.modules() if not any(layer.children())]
+        hooks = [layer.register_forward_hook(count) for layer in leaves]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def _copy(module: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,24 @@ class TaskBatchNorm(_BatchNorm):
         return F.relu(outputs) if self.slope == 0.0 else F.leaky_relu(outputs, self.slope)
 
 
+class TaskGroupNorm(nn.GroupNorm):
+    """A group norm of what task-batched convolutions give: ``vmap`` cannot look at images whose channels lie last."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Normalise (N, C, ...)."""
+        if inputs.dim() < 4:
+            return super().forward(inputs)
+        return super().forward(inputs.flatten(2)).view(inputs.shape)
+
+
+class TaskMaxPool2d(nn.MaxPool2d):
+    """A max pool of what task-batched convolutions give, for the same reason."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H', W')."""
+        return cast(Tensor, super().forward(inputs.contiguous()))
+
+
 def use_task_statistics(module: nn.Module) -> list[TaskBatchNorm]:
     """Change, in place, every layer that would update running statistics to one that does not.
 
@@ -101,6 +120,10 @@ def use_task_statistics(module: nn.Module) -> list[TaskBatchNorm]:
             layer.form, layer.slope = None, 1.0
             layer.recorded = layer.replayed = None
             changed.append(layer)
+        elif type(layer) is nn.GroupNorm:
+            layer.__class__ = TaskGroupNorm
+        elif type(layer) is nn.MaxPool2d:
+            layer.__class__ = TaskMaxPool2d
         elif isinstance(layer, _InstanceNorm) and layer.training:
             _forget(layer)
     return changed

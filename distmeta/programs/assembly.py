@@ -12,9 +12,11 @@ from distmeta.adaptations import ADAPTATIONS
 from distmeta.adaptations.base import module_parameters
 from distmeta.config import Config
 from distmeta.estimators import ESTIMATORS
+from distmeta.estimators.exact import Exact
 from distmeta.layout import MODEL, Meta
 from distmeta.models.functional import FunctionalModule
 from distmeta.objectives import OBJECTIVES
+from distmeta.plan import Plan
 from distmeta.tasks import TASKS
 
 
@@ -53,6 +55,12 @@ class Assembly:
     def module_state(self, meta: Meta) -> dict[str, Tensor]:
         """The module's full state dict with these meta-parameters."""
         return self.network.state_dict(module_parameters(meta))
+
+    def follow(self, plan: Plan) -> None:
+        """Compute as the plan says: the form of the layers, and how the exact estimator differentiates."""
+        self.network.use(None if plan.layers == "general" else plan.layers)
+        if isinstance(self.estimator, Exact):
+            self.estimator.differentiation = plan.differentiation
 
     @property
     def notes(self) -> list[str]:

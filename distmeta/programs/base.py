@@ -15,14 +15,18 @@ class Program(Protocol):
 
     Attributes:
         layout: order of the meta-parameters in the state's flat vector.
-        plan: how it computes; set before the first gradient.
+        plan: how it computes.
     """
 
     layout: Layout
     plan: Plan
 
     def probe(self) -> Plan:
-        """Decide how to compute, by trying it on a few tasks."""
+        """Decide how to compute, and try it on a few tasks."""
+        ...
+
+    def follow(self, plan: Plan) -> None:
+        """Compute by this plan from now on; called before the first gradient."""
         ...
 
     def prefetch(self, split: Split, ids: Sequence[int]) -> None:

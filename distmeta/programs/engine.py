@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,18 @@ def run_tasks(one_task: OneTask, meta: Mapping[str, Tensor], tasks: Any, count: 
         return torch.func.vmap(one_task, in_dims=(None, 0))(meta, tasks)
     results = [one_task(meta, tree_map(lambda value, t=t: value[t], tasks)) for t in range(count)]
     return tree_map(lambda *values: torch.stack(values), *results)
+
+
+def chunks(tasks: Any, count: int, size: int | None) -> Iterator[tuple[Any, int]]:
+    """The tasks in chunks of ``size``, each with its number of tasks; the last one may be smaller.
+
+    >>> [(part["x"].tolist(), n) for part, n in chunks({"x": torch.arange(3)}, 3, 2)]
+    [([0, 1], 2), ([2], 1)]
+    """
+    size = size or count
+    for first in range(0, count, size):
+        last = min(first + size, count)
+        yield tree_map(lambda value, a=first, b=last: value[a:b], tasks), last - first
 
 
 def unmappable(one_task: OneTask, meta: Mapping[str, Tensor], tasks: Any, count: int) -> str | None:

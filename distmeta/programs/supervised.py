@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from distmeta.adaptations import Batch, Iterative, Support, Task
 from distmeta.adaptations.base import trajectory
 from distmeta.config import Config
+from distmeta.kernels.build import unavailable
 from distmeta.layout import Layout, Meta
-from distmeta.plan import Plan
+from distmeta.plan import Compile, Facts, Plan, decide
 from distmeta.programs.assembly import Assembly
-from distmeta.programs.engine import run_tasks, unmappable
+from distmeta.programs.compiling import in_precision, specialise
+from distmeta.programs.engine import OneTask, chunks, run_tasks, unmappable
+from distmeta.programs.settling import require, settle
 from distmeta.records import MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
 from distmeta.tasks import open_family
 from distmeta.tasks.base import Episode, episodes
 from distmeta.tasks.philox import Purpose, keys, minibatches
+
+RECORD_AFTER = 3
+"""Chunks of one shape after which measurements are recorded; fewer do not repay it."""
 
 PREFETCHED = 8
 """Shards that may lie ready; more were asked for in vain and are dropped, oldest first."""
@@ -34,6 +43,7 @@ class SupervisedProgram:
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.plan = Plan()
+        self._config = config
         self._device = device
         self._parts = Assembly(config)
         self._parts.network.to(device)
@@ -44,17 +54,37 @@ class SupervisedProgram:
         self._evaluation_steps = config.evaluation.inner_steps
         self._inner_batch: int | None = getattr(config.algorithm, "inner_batch", None)
         self._sampler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sample")
+        self._functions: dict[Hashable, Callable[..., Any]] = {}
+        self._seen: Counter[Hashable] = Counter()
         self._ahead: dict[tuple[Split, tuple[int, ...]], Future[TaskBatch]] = {}
 
     def probe(self) -> Plan:
-        """Map two tasks through training and evaluation; where that fails and a loop works, tasks are looped."""
-        meta = self.layout.unflatten(self.layout.flatten(self._parts.initial_meta()).to(self._device))
+        """Map two tasks through training and evaluation; where that fails and a loop works, tasks are looped.
+
+        Mapped tasks are computed by :func:`~distmeta.plan.decide`'s plan, once it gives the gradient of the plain way.
+        """
+        meta = self.layout.unflatten(self._initial_vector())
         tasks, ways = self._tasks("train", range(2), self._steps, dropout=True)
         reason = unmappable(lambda m, t: self._gradient(m, t, ways), meta, tasks, 2)
         if reason is None:
-            tasks, ways = self._tasks("validation", range(2), self._evaluation_steps, dropout=False)
-            reason = unmappable(lambda m, t: self._measure(m, t, ways, True), meta, tasks, 2)
-        return Plan(mapped=reason is None, reason=reason or "")
+            checks, ways = self._tasks("validation", range(2), self._evaluation_steps, dropout=False)
+            reason = unmappable(lambda m, t: self._measure(m, t, ways, True), meta, checks, 2)
+        if reason is not None:
+            return Plan(mapped=False, reason=reason)
+        return settle(self, decide(self._config, self._facts(tasks)), self._config.engine)
+
+    def follow(self, plan: Plan) -> None:
+        """Compute by this plan from now on."""
+        if plan == self.plan:
+            return
+        require(plan)
+        self.plan = plan
+        self._parts.follow(plan)
+        self._functions.clear()
+
+    def sample_gradient(self, count: int) -> Tensor:
+        """Meta-gradient (P,) of the first training tasks at the initial parameters: what plans are compared by."""
+        return self.gradient(MetaState(0, self._initial_vector().cpu()), "train", range(count)).vector
 
     def prefetch(self, split: Split, ids: Sequence[int]) -> None:
         """Sample these tasks in the background."""
@@ -66,35 +96,91 @@ class SupervisedProgram:
 
     def gradient(self, state: MetaState, split: Split, ids: Sequence[int]) -> MetaGradient:
         """Sum of these tasks' meta-gradients, with sums of ``loss`` and the metric."""
-        meta = self._meta(state)
         tasks, ways = self._tasks(split, ids, self._steps, dropout=True)
-        gradients, measured = run_tasks(
-            lambda m, t: self._gradient(m, t, ways), meta, tasks, len(ids), mapped=self.plan.mapped
-        )
-        vector = self.layout.flatten({name: value.sum(0) for name, value in gradients.items()})
+        vector = state.vector.to(self._device)
+        total, parts = None, []
+        for part, _ in self._chunks(tasks, len(ids)):
+            summed, measured = self._call("gradient", ways, True, vector, part)
+            total = summed if total is None else total + summed
+            parts.append(measured)
+        assert total is not None
+        measured = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         nonfinite: tuple[int, ...] = ()
-        if not (torch.isfinite(vector).all() and torch.isfinite(measured["loss"]).all()):
-            finite = torch.isfinite(measured["loss"])
-            for value in gradients.values():
-                finite &= torch.isfinite(value).reshape(len(ids), -1).all(1)
-            # A sum of finite gradients may overflow too; then every task has a share in it.
-            nonfinite = tuple(i for i, good in zip(ids, finite.tolist(), strict=True) if not good) or tuple(ids)
+        if not (torch.isfinite(total).all() and torch.isfinite(measured["loss"]).all()):
+            nonfinite = self._nonfinite(vector, tasks, ways, ids)
         metrics = {name: float(value.double().sum()) for name, value in measured.items()}
-        return MetaGradient(vector.cpu(), len(ids), metrics, nonfinite)
+        return MetaGradient(total.cpu(), len(ids), metrics, nonfinite)
 
     def evaluate(self, state: MetaState, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
         """Loss and metric of each task after adaptation; ``details``: see :meth:`_measure`."""
-        meta = self._meta(state)
         tasks, ways = self._tasks(split, ids, self._evaluation_steps, dropout=False)
-        measured = run_tasks(
-            lambda m, t: self._measure(m, t, ways, details), meta, tasks, len(ids), mapped=self.plan.mapped
-        )
-        values = {name: value.double().cpu() for name, value in measured.items()}
+        vector = state.vector.to(self._device)
+        parts = [
+            self._call("details" if details else "measure", ways, False, vector, part)
+            for part, _ in self._chunks(tasks, len(ids))
+        ]
+        values = {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
         by_step = values.pop("by_step", None)
         return TaskMetrics(torch.tensor(ids, dtype=torch.int64), values, by_step)
 
-    def _meta(self, state: MetaState) -> Meta:
-        return self.layout.unflatten(state.vector.to(self._device))
+    def _initial_vector(self) -> Tensor:
+        return self.layout.flatten(self._parts.initial_meta()).to(self._device)
+
+    def _facts(self, tasks: Mapping[str, Any]) -> Facts:
+        examples = max(tasks[part]["x"].shape[1] for part in ("support", "query"))
+        return Facts(
+            device=self._device.type,
+            task_layers=self._parts.network.has_task_layers,
+            iterative=self._parts.adaptation.iterative,
+            activations=4 * examples * self._parts.network.activations,
+            no_compiler=unavailable(),
+        )
+
+    def _chunks(self, tasks: Any, count: int) -> Iterator[tuple[Any, int]]:
+        return chunks(tasks, count, self.plan.chunk if self.plan.mapped else 1)
+
+    def _call(self, name: str, ways: int | None, training: bool, vector: Tensor, tasks: Any) -> Any:
+        """One of the functions of a chunk, recorded or compiled for these shapes as the plan says.
+
+        What is recorded has the bits of what is not, so measurements are recorded once their shapes come again.
+        """
+        key = (name, ways, *((leaf.shape, leaf.dtype) for leaf in tree_leaves(tasks)))
+        with torch.no_grad(), in_precision(self.plan.precision, self._device):
+            if key not in self._functions:
+                plain = partial(self._gradients if training else self._measurements, ways, name == "details")
+                self._seen[key] += 1
+                if not training and self._seen[key] < RECORD_AFTER:
+                    return plain(vector, tasks)
+                how: Compile = self.plan.compile if training or self.plan.compile == "none" else "graph"
+                self._functions[key] = specialise(plain, (vector, tasks), how)
+            return self._functions[key](vector, tasks)
+
+    def _gradients(self, ways: int | None, _: bool, vector: Tensor, tasks: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Sum of a chunk's meta-gradients (P,), and what was measured of each task."""
+        gradients, measured = self._per_task(lambda m, t: self._gradient(m, t, ways), vector, tasks)
+        return self.layout.flatten({name: value.sum(0) for name, value in gradients.items()}), measured
+
+    def _measurements(self, ways: int | None, details: bool, vector: Tensor, tasks: Any) -> dict[str, Tensor]:
+        measured = self._per_task(lambda m, t: self._measure(m, t, ways, details), vector, tasks)
+        return cast("dict[str, Tensor]", measured)
+
+    def _per_task(self, one_task: OneTask, vector: Tensor, tasks: Any) -> Any:
+        meta: Meta = self.layout.unflatten(vector)
+        if self.plan.layers != "general":
+            meta = self._parts.network.arrange(meta)
+        return run_tasks(one_task, meta, tasks, len(tree_leaves(tasks)[0]), mapped=self.plan.mapped)
+
+    def _nonfinite(self, vector: Tensor, tasks: Any, ways: int | None, ids: Sequence[int]) -> tuple[int, ...]:
+        """The tasks whose loss or meta-gradient is not finite, one by one.
+
+        A sum of finite gradients may overflow too; then every task has a share in it.
+        """
+        bad = []
+        for (part, _), task in zip(chunks(tasks, len(ids), 1), ids, strict=True):
+            summed, measured = self._gradients(ways, False, vector, part)
+            if not (torch.isfinite(summed).all() and torch.isfinite(measured["loss"]).all()):
+                bad.append(task)
+        return tuple(bad) or tuple(ids)
 
     def _tasks(
         self, split: Split, ids: Sequence[int], steps: int | None, *, dropout: bool

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from distmeta.cache import build_once, cache_dir
 from distmeta.config import TaskOptions
 from distmeta.records import SPLITS, Split
-from distmeta.cache import build_once, cache_dir
 from distmeta.tasks.images import ImageFamily, ImageOptions, SplitClasses
 from distmeta.tasks.store import EpisodeStore, write_store
 from distmeta.tasks.strokes import GENERATOR, draw

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distmeta.errors import DataError
 from distmeta.cache import build_once, cache_dir, written_whole
+from distmeta.errors import DataError
 from distmeta.tasks.omniglot_source import MD5, STORE, Folder, find_anywhere, find_given, fingerprint
 from distmeta.tasks.store import EpisodeStore, write_store
 

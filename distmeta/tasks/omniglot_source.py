@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distmeta.errors import DataError
 from distmeta.cache import build_once, cache_dir, written_whole
+from distmeta.errors import DataError
 
 STORE = "omniglot-28.arrow"
 OFFICIAL = "https://github.com/brendenlake/omniglot/raw/master/python/"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distmeta.adaptations import ADAPTATIONS, Batch, Support, Task
 from distmeta.algorithms import algorithm_options
 from distmeta.estimators import ESTIMATORS
+from distmeta.estimators.exact import Exact
 from distmeta.layout import MODEL
 from distmeta.models import FunctionalModule, build, model_options
 from distmeta.objectives import OBJECTIVES
@@ -64,6 +65,8 @@ class Case:
     objective: str
     tasks: dict[str, Any]
     seed: int = 0
+    differentiation: str = "reverse"
+    layers: str = "general"
 
     def __post_init__(self) -> None:
         self.options: Any = algorithm_options(self.algorithm).model_validate(self.algorithm)
@@ -71,6 +74,9 @@ class Case:
         row = ADAPTATIONS[self.options.adaptation]
         self.adaptation: Any = row(self.options, self.network, OBJECTIVES[self.objective]())
         self.estimator = ESTIMATORS[self.options.estimator](self.options, self.adaptation)
+        if isinstance(self.estimator, Exact):
+            self.estimator.differentiation = self.differentiation
+        self.network.use(None if self.layers == "general" else self.layers)
         self.steps: int | None = getattr(self.options, "inner_steps", None)
         own = {MODEL + name: value for name, value in self.network.parameters.items()}
         self.meta: Named = {**own, **self.adaptation.extras(self.seed)}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.algorithms import ALGORITHMS
+from distmeta.kernels.build import unavailable
 
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "mlp": ({"kind": "mlp", "hidden": [6, 5], "activation": "tanh"}, (4,)),
@@ -33,26 +34,28 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def variants() -> Iterator[tuple[str, str, str, str]]:
-    """(row, differentiation, network, objective) of everything that is valid."""
+def variants() -> Iterator[tuple[str, str, str, str, str]]:
+    """(row, differentiation, network, objective, layers) of everything that is valid and makes a difference."""
     for row, algorithm in ALGORITHMS.items():
         adaptation = ADAPTATIONS[algorithm.adaptation]
         two_ways = algorithm.estimator == "exact" and adaptation.iterative
         for differentiation in ("reverse", "mixed") if two_ways else ("reverse",):
             for kind in NETWORKS:
                 for objective in ("cross_entropy",) if adaptation.needs_classes else ("cross_entropy", "squared_error"):
-                    yield row, differentiation, kind, objective
+                    for layers in ("general", "native", "products") if "conv" in kind else ("general",):
+                        yield row, differentiation, kind, objective, layers
 
 
 @pytest.fixture(scope="module", params=variants(), ids="-".join)
 def case(request: pytest.FixtureRequest) -> Case:
-    row, differentiation, kind, objective = request.param
+    row, differentiation, kind, objective, layers = request.param
+    if layers == "native" and unavailable():
+        pytest.skip(str(unavailable()))
     algorithm = {"name": row, **SETTINGS.get(row, {})}
-    if ALGORITHMS[row].estimator == "exact":
-        algorithm["differentiation"] = differentiation
     settings, shape = NETWORKS[kind]
     outputs = WAYS if ADAPTATIONS[ALGORITHMS[row].adaptation].needs_head else None
-    return Case(algorithm, network(settings, shape, outputs), objective, draw_tasks(shape, objective))
+    module, tasks = network(settings, shape, outputs), draw_tasks(shape, objective)
+    return Case(algorithm, module, objective, tasks, differentiation=differentiation, layers=layers)
 
 
 def test_settings_are_those_of_rows() -> None:

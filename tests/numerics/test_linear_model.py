@@ -56,7 +56,9 @@ class Problem:
         with torch.no_grad():
             module.weight.copy_(self.w.T)
         tasks = {"support": {"x": self.x[None], "y": self.y[None]}, "query": {"x": self.xq[None], "y": self.yq[None]}}
-        case = Case({"name": "maml", "inner_lr": RATE, **settings}, module, "squared_error", tasks)
+        way = settings.pop("differentiation", "reverse")
+        algorithm = {"name": "maml", "inner_lr": RATE, **settings}
+        case = Case(algorithm, module, "squared_error", tasks, differentiation=way)
         if settings.get("estimator") == "displacement":
             # Alone of all, it would merge support and query.
             case.tree["support"] = tasks["support"]

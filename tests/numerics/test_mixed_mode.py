@@ -19,7 +19,7 @@ MLP: dict[str, Any] = {"kind": "mlp", "hidden": [5, 4], "activation": "tanh"}
 def compare(algorithm: dict[str, Any], module: nn.Module, tasks: dict[str, Any], objective: str) -> None:
     """Mixed and reverse mode, gradients and measurements, to 1e-10."""
     reverse, mixed = (
-        Case({**algorithm, "differentiation": way}, module, objective, tasks).mapped for way in ("reverse", "mixed")
+        Case(algorithm, module, objective, tasks, differentiation=way).mapped for way in ("reverse", "mixed")
     )
     assert_near(mixed[0], reverse[0], 1e-10)
     for name, value in reverse[1].items():

@@ -14,6 +14,7 @@ from torch import Tensor
 from distmeta import models
 from distmeta.config import Config, load_config
 from distmeta.layout import Layout
+from distmeta.plan import Plan
 from distmeta.programs.assembly import Assembly
 from distmeta.programs.supervised import SupervisedProgram, _task
 from distmeta.records import MetaState
@@ -35,7 +36,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "sinusoid-maml": SINUSOID,
     "sinusoid-meta_sgd": {**SINUSOID, "algorithm": {"name": "meta_sgd", "inner_lr": [0.01, 0.05], "inner_steps": 2}},
     "glyphs-maml": GLYPHS,
-    "glyphs-mixed": {**GLYPHS, "algorithm": {"name": "maml", "differentiation": "mixed", "inner_steps": 2}},
+    "glyphs-mixed": {**GLYPHS, "algorithm": {"name": "maml", "inner_steps": 2}, "engine": {"differentiation": "mixed"}},
     "glyphs-anil": {**GLYPHS, "algorithm": {"name": "anil", "inner_steps": 2, "inner_lr": 0.1}},
     "glyphs-reptile": {**GLYPHS, "algorithm": {"name": "reptile", "inner_steps": 4, "inner_batch": 4}},
     "glyphs-protonet": {**GLYPHS, "algorithm": {"name": "protonet"}},
@@ -150,7 +151,7 @@ def test_evaluation_may_take_more_steps_on_minibatches_than_training() -> None:
 def test_dropout_is_on_in_training_and_off_in_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With p = 0 the same network gives other gradients and the same evaluation."""
     dropping, still = (
-        user_config("dropping", tmp_path, monkeypatch, f"model.p={p}", "algorithm.differentiation=mixed")
+        user_config("dropping", tmp_path, monkeypatch, f"model.p={p}", "engine.differentiation=mixed")
         for p in (0.5, 0.0)
     )
     state = initial(dropping)
@@ -269,12 +270,12 @@ def user_config(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *overr
 def test_what_cannot_be_mapped_is_looped(
     name: str, differentiation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = user_config(name, tmp_path, monkeypatch, f"algorithm.differentiation={differentiation}")
+    config = user_config(name, tmp_path, monkeypatch, f"engine.differentiation={differentiation}")
     program, state = SupervisedProgram(config, CPU), initial(config)
     plan = program.probe()
     assert not plan.mapped
     assert len(plan.reason) > 10
-    program.plan = plan
+    program.follow(plan)
     near(program.gradient(state, "train", range(3)).vector.double(), reference(config, range(3)), 1e-3)
     measured = program.evaluate(state, "test", range(3), details=True)
     assert measured.values["mse"].isfinite().all()
@@ -284,7 +285,7 @@ def test_what_cannot_be_mapped_is_looped(
 def test_what_maps_in_gradients_alone_is_evaluated_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = user_config("memory", tmp_path, monkeypatch)
     program, state = SupervisedProgram(config, CPU), initial(config)
-    program.plan = program.probe()
+    program.follow(program.probe())
     near(program.gradient(state, "train", range(3)).vector.double(), reference(config, range(3)), 1e-3)
     measured = program.evaluate(state, "test", range(3), details=True)
     assert measured.values["mse"].isfinite().all()
@@ -305,6 +306,6 @@ def test_what_can_be_mapped_is_mapped(config: Config) -> None:
 def test_looped_is_mapped(config: Config) -> None:
     program, state = SupervisedProgram(config, CPU), initial(config)
     mapped = program.gradient(state, "train", range(3))
-    program.plan = type(program.plan)(mapped=False, reason="asked for")
+    program.follow(Plan(mapped=False, reason="asked for"))
     looped = program.gradient(state, "train", range(3))
     near(looped.vector, mapped.vector)

@@ -1,0 +1,117 @@
+"""From a decided plan to one that works here: tried on real tasks, and compared with the plain way."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Protocol
+
+from torch import Tensor
+
+from distmeta.config import EngineOptions
+from distmeta.errors import ClusterError, ConfigError
+from distmeta.kernels.build import Unavailable, load
+from distmeta.plan import Plan
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = {"float32": 1e-3, "tf32": 3e-2, "bf16": 0.3}
+"""Relative difference (Euclidean norm) to the plain way's gradient beyond which a plan is not believed.
+
+Far above rounding, where rectifiers that switch make jumps, and below a missing derivative."""
+
+
+class Tried(Protocol):
+    """What a plan is tried on."""
+
+    def follow(self, plan: Plan) -> None:
+        """Compute by this plan."""
+        ...
+
+    def sample_gradient(self, count: int) -> Tensor:
+        """Meta-gradient (P,) of so many tasks."""
+        ...
+
+
+def plain(plan: Plan) -> Plan:
+    """Mapped Python code, own layers, float32; chunk and differentiation as planned, since they bound memory."""
+    return Plan(chunk=plan.chunk, differentiation=plan.differentiation, notes=plan.notes)
+
+
+def require(plan: Plan) -> None:
+    """Check that this host can follow a plan.
+
+    Raises:
+        ClusterError: the plan needs a C++ compiler, and there is none.
+    """
+    if plan.layers == "native":
+        try:
+            load()
+        except Unavailable as error:
+            raise ClusterError(
+                f"this run computes with compiled layers, and this host cannot: {error}. Install a C++ compiler on "
+                "every host of the run, or start it with engine.layers=general"
+            ) from None
+
+
+def disagreement(a: Tensor, b: Tensor) -> float:
+    """``|a - b| / |b|`` of two gradients, in float64; 0 where both are zero."""
+    reference = float(b.double().norm())
+    difference = float((a.double() - b.double()).norm())
+    return difference / reference if reference else (float("inf") if difference else 0.0)
+
+
+def settle(program: Tried, plan: Plan, asked: EngineOptions) -> Plan:
+    """The plan, or the nearest plainer one where it fails or gives another gradient than the plain way.
+
+    What the configuration asks for by name is not replaced by something else.
+
+    Raises:
+        ConfigError: what was asked for by name does not work here.
+    """
+    if plan == plain(plan):
+        return plan
+    count = plan.chunk or 1
+    program.follow(plain(plan))
+    reference = program.sample_gradient(count)
+    while plan != plain(plan):
+        reason = _fails(program, plan, reference, count)
+        if reason is None:
+            return plan
+        plainer = _plainer(plan, asked)
+        if plainer is None:
+            raise ConfigError(f"the plan that engine.* asks for does not work here: {reason}; set them to auto")
+        plan = replace(plainer, notes=(*plan.notes, f"not {_difference(plan, plainer)}: {reason}"))
+        log.debug("plan: %s", plan)
+    return plan
+
+
+def _fails(program: Tried, plan: Plan, reference: Tensor, count: int) -> str | None:
+    try:
+        program.follow(plan)
+        gradient = program.sample_gradient(count)
+    except (ConfigError, ClusterError) as error:
+        return str(error)
+    except Exception as error:  # whatever a tracer or a compiler raises
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    off = disagreement(gradient, reference)
+    if off <= TOLERANCE[plan.precision]:
+        return None
+    return f"its meta-gradient differs from the plain way's by {off:.1e}"
+
+
+def _plainer(plan: Plan, asked: EngineOptions) -> Plan | None:
+    """One step down: what is compiled last was tried last, so it goes first."""
+    if plan.compile == "inductor" and asked.compile == "auto":
+        return replace(plan, compile="graph")
+    if plan.compile == "graph" and asked.compile == "auto":
+        return replace(plan, compile="none")
+    if plan.layers != "general" and asked.layers == "auto":
+        return replace(plan, layers="general")
+    return None
+
+
+def _difference(plan: Plan, plainer: Plan) -> str:
+    names = ("compile", "layers")
+    changed = [name for name in names if getattr(plan, name) != getattr(plainer, name)]
+    return ", ".join(f"engine.{name}={getattr(plan, name)}" for name in changed)
