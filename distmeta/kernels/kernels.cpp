@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #if defined(__AVX512F__)
@@ -38,12 +39,12 @@ struct Pair { int32_t input, output; };
 // The pairs of every tap, in the order of the taps: those of tap t are pairs[starts[t]] up to pairs[starts[t + 1]].
 struct Rulebook { const Pair* pairs; const int32_t* starts; int taps; };
 
-// sums[r] += sum_k in[r][k] * w[k] for R rows and N vectors of columns.
-template <class T, int R, int N>
+// out[r] (+)= sum_k in[r][k] * w[k] for R rows and N vectors of columns; ADD says whether to what is there.
+template <class T, int R, int N, bool ADD>
 inline void tile(const T* const* in, int depth, const T* w, int ldw, T* const* out) {
     Vector<T> sums[R][N];
     for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n) sums[r][n] = load(out[r] + n * LANES<T>);
+        for (int n = 0; n < N; ++n) sums[r][n] = ADD ? load(out[r] + n * LANES<T>) : Vector<T>{};
     for (int k = 0; k < depth; ++k) {
         Vector<T> row[N];
         for (int n = 0; n < N; ++n) row[n] = load(w + (int64_t)k * ldw + n * LANES<T>);
@@ -56,20 +57,20 @@ inline void tile(const T* const* in, int depth, const T* w, int ldw, T* const* o
         for (int n = 0; n < N; ++n) store<T>(out[r] + n * LANES<T>, sums[r][n]);
 }
 
-template <class T, int N>
+template <class T, int N, bool ADD>
 inline void tile_of(int rows, const T* const* in, int depth, const T* w, int ldw, T* const* out) {
     switch (rows) {
-        case 1: return tile<T, 1, N>(in, depth, w, ldw, out);
-        case 2: return tile<T, 2, N>(in, depth, w, ldw, out);
-        case 3: return tile<T, 3, N>(in, depth, w, ldw, out);
-        case 4: return tile<T, 4, N>(in, depth, w, ldw, out);
-        case 5: return tile<T, 5, N>(in, depth, w, ldw, out);
-        default: return tile<T, ROWS, N>(in, depth, w, ldw, out);
+        case 1: return tile<T, 1, N, ADD>(in, depth, w, ldw, out);
+        case 2: return tile<T, 2, N, ADD>(in, depth, w, ldw, out);
+        case 3: return tile<T, 3, N, ADD>(in, depth, w, ldw, out);
+        case 4: return tile<T, 4, N, ADD>(in, depth, w, ldw, out);
+        case 5: return tile<T, 5, N, ADD>(in, depth, w, ldw, out);
+        default: return tile<T, ROWS, N, ADD>(in, depth, w, ldw, out);
     }
 }
 
-// out[pair.to] += in[pair.from] @ w for the pairs of one tap; w is (depth, width), both sides' widths multiples of a vector.
-template <class T, bool FORWARD>
+// out[pair.to] (+)= in[pair.from] @ w for the pairs of one tap; w is (depth, width), the width a multiple of a vector.
+template <class T, bool FORWARD, bool ADD>
 void multiply(const Pair* pairs, int count, const T* in, int depth, const T* w, int width, T* out) {
     for (int column = 0; column < width;) {
         bool wide = width - column >= COLUMNS * LANES<T>;
@@ -82,8 +83,8 @@ void multiply(const Pair* pairs, int count, const T* in, int depth, const T* w, 
                 from[r] = in + (int64_t)(FORWARD ? pair.input : pair.output) * depth;
                 to[r] = out + (int64_t)(FORWARD ? pair.output : pair.input) * width + column;
             }
-            if (wide) tile_of<T, COLUMNS>(rows, from, depth, w + column, width, to);
-            else tile_of<T, 1>(rows, from, depth, w + column, width, to);
+            if (wide) tile_of<T, COLUMNS, ADD>(rows, from, depth, w + column, width, to);
+            else tile_of<T, 1, ADD>(rows, from, depth, w + column, width, to);
         }
         column += wide ? COLUMNS * LANES<T> : LANES<T>;
     }
@@ -198,10 +199,15 @@ void conv(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, int
           int outputs, T* y, int64_t next_y) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int t = 0; t < tasks; ++t) {
+        const T *own_x = x + t * next_x, *own_w = w + t * next_w;
+        if (book.taps == 1 && book.starts[1] * (int64_t)outputs == next_y) { // every output has one pair
+            multiply<T, true, false>(book.pairs, book.starts[1], own_x, inputs, own_w, outputs, y + t * next_y);
+            continue;
+        }
         std::memset(y + t * next_y, 0, next_y * sizeof(T));
         for (int tap = 0; tap < book.taps; ++tap)
-            multiply<T, true>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], x + t * next_x,
-                              inputs, w + t * next_w + (int64_t)tap * inputs * outputs, outputs, y + t * next_y);
+            multiply<T, true, true>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], own_x,
+                                    inputs, own_w + (int64_t)tap * inputs * outputs, outputs, y + t * next_y);
     }
 }
 
@@ -223,7 +229,7 @@ void conv_input(Rulebook book, int tasks, int threads, const T* dy, int64_t next
             done = own;
             std::memset(dx + t * next_x, 0, next_x * sizeof(T));
             for (int tap = 0; tap < book.taps; ++tap)
-                multiply<T, false>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap],
+                multiply<T, false, true>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap],
                                    dy + t * next_y, outputs, turned.data() + tap * slice, inputs, dx + t * next_x);
         }
     }
@@ -242,18 +248,32 @@ void conv_weight(Rulebook book, int tasks, int threads, const T* x, int64_t next
     }
 }
 
-// Sums over the rows of a task, S of them at once, of terms that `term(row, channel, values)` writes as vectors.
-template <class T, int S, class Term> inline void sum_rows(int64_t rows, Term term, Vector<T>* totals) {
-    for (int s = 0; s < S; ++s) totals[s] = Vector<T>{};
+// N neighbouring vectors of channels.
+template <class T, int N> struct Vectors { Vector<T> v[N]; };
+
+template <class T, int N> inline Vectors<T, N> load_all(const T* p) {
+    Vectors<T, N> out;
+    for (int n = 0; n < N; ++n) out.v[n] = load(p + n * LANES<T>);
+    return out;
+}
+template <class T, int N> inline void store_all(T* p, const Vectors<T, N>& values) {
+    for (int n = 0; n < N; ++n) store<T>(p + n * LANES<T>, values.v[n]);
+}
+
+// Sums over rows, S of them at once, of the terms that `term(row, n, values)` gives for the n-th vector of channels.
+template <class T, int N, int S, class Term> inline void sum_rows(int64_t rows, Term term, Vectors<T, N>* totals) {
+    for (int s = 0; s < S; ++s) totals[s] = Vectors<T, N>{};
     for (int64_t first = 0; first < rows; first += PARTIAL) {
         int64_t last = first + PARTIAL < rows ? first + PARTIAL : rows;
-        Vector<T> part[S] = {};
-        for (int64_t row = first; row < last; ++row) {
-            Vector<T> values[S];
-            term(row, values);
-            for (int s = 0; s < S; ++s) part[s] += values[s];
-        }
-        for (int s = 0; s < S; ++s) totals[s] += part[s];
+        Vector<T> part[N][S] = {};
+        for (int64_t row = first; row < last; ++row)
+            for (int n = 0; n < N; ++n) {
+                Vector<T> values[S];
+                term(row, n, values);
+                for (int s = 0; s < S; ++s) part[n][s] += values[s];
+            }
+        for (int n = 0; n < N; ++n)
+            for (int s = 0; s < S; ++s) totals[s].v[n] += part[n][s];
     }
 }
 
@@ -261,74 +281,115 @@ template <class T> inline Vector<T> rectify(Vector<T> y, Vector<T> value, T slop
     return y > Vector<T>{} ? value : value * slope;
 }
 
-// One vector of channels of one task's batch norm.
-template <class T> struct Norm {
-    const T* x;
+// Some channels of one task's batch norm, and the tensors of the same layout that belong to it.
+template <class T, int N> struct Norm {
     int64_t rows;
     int channels;
-    Vector<T> mean, rate, scale, shift;
     T slope;
+    const T* x;
+    Vectors<T, N> mean, rate, scale, shift;
 
-    Vector<T> normal(int64_t row) const { return (load(x + row * channels) - mean) * rate; }
-    Vector<T> output(Vector<T> normal) const { return normal * scale + shift; }
+    Vector<T> at(const T* tensor, int64_t row, int n) const { return load(tensor + row * channels + n * LANES<T>); }
+    void put(T* tensor, int64_t row, int n, Vector<T> value) const {
+        store<T>(tensor + row * channels + n * LANES<T>, value);
+    }
+    Vector<T> normal(int64_t row, int n) const { return (at(x, row, n) - mean.v[n]) * rate.v[n]; }
+    Vector<T> output(Vector<T> normal, int n) const { return normal * scale.v[n] + shift.v[n]; }
 };
+
+// What the kernels of batch norm are given: dense (tasks, rows, channels), and vectors (tasks, channels).
+template <class T> struct NormInputs {
+    int64_t rows;
+    int channels;
+    T slope;
+    const T* x;
+    int64_t next_x;
+    const T *mean, *rate;
+    int64_t next_m;
+    const T *scale, *shift;
+    int64_t next_c;
+
+    template <int N> Norm<T, N> part(int task, int channel) const {
+        const T *m = mean + task * next_m + channel, *r = rate + task * next_m + channel;
+        const T *s = scale + task * next_c + channel, *h = shift + task * next_c + channel;
+        return {rows, channels, slope, x + task * next_x + channel, load_all<T, N>(m), load_all<T, N>(r),
+                load_all<T, N>(s), load_all<T, N>(h)};
+    }
+};
+
+// Calls `body(task, channel, width)` for every task and its channels, COLUMNS vectors at a time while there are as many;
+// `width` is an integral constant: the number of vectors.
+template <class T, class Body> inline void over_channels(int tasks, int threads, int channels, Body body) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        int c = 0;
+        for (; c + COLUMNS * LANES<T> <= channels; c += COLUMNS * LANES<T>)
+            body(t, c, std::integral_constant<int, COLUMNS>());
+        for (; c < channels; c += LANES<T>) body(t, c, std::integral_constant<int, 1>());
+    }
+}
 
 // z = f(xhat * scale + shift), xhat = (x - mean) * rate, f(y) = y > 0 ? y : slope * y; mean and rate are written.
 template <class T>
 void norm(int tasks, int threads, int64_t rows, int channels, T eps, T slope, const T* x, int64_t next_x, const T* scale,
           const T* shift, int64_t next_c, T* z, T* mean, T* rate) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < tasks; ++t)
-        for (int c = 0; c < channels; c += LANES<T>) {
-            const T* own = x + t * next_x + c;
-            Vector<T> total;
-            sum_rows<T, 1>(rows, [&](int64_t row, Vector<T>* out) { out[0] = load(own + row * channels); }, &total);
-            Vector<T> middle = total / (T)rows;
-            sum_rows<T, 1>(rows, [&](int64_t row, Vector<T>* out) {
-                Vector<T> off = load(own + row * channels) - middle;
-                out[0] = off * off;
-            }, &total);
-            Vector<T> inverse{};
-            for (int i = 0; i < LANES<T>; ++i) inverse[i] = 1 / __builtin_sqrt((double)total[i] / rows + eps);
-            Norm<T> n{own, rows, channels, middle, inverse, load(scale + t * next_c + c), load(shift + t * next_c + c), slope};
-            store<T>(mean + (int64_t)t * channels + c, middle);
-            store<T>(rate + (int64_t)t * channels + c, inverse);
-            T* to = z + (int64_t)t * rows * channels + c;
-            for (int64_t row = 0; row < rows; ++row) {
-                Vector<T> y = n.output(n.normal(row));
-                store<T>(to + row * channels, rectify<T>(y, y, slope));
+    NormInputs<T> inputs{rows, channels, slope, x, next_x, mean, rate, channels, scale, shift, next_c};
+    over_channels<T>(tasks, threads, channels, [=](int t, int c, auto width) {
+        constexpr int N = decltype(width)::value;
+        const T* own = x + t * next_x + c;
+        Vectors<T, N> total, middle, inverse;
+        sum_rows<T, N, 1>(rows, [&](int64_t row, int n, Vector<T>* out) {
+            out[0] = load(own + row * channels + n * LANES<T>);
+        }, &total);
+        for (int n = 0; n < N; ++n) middle.v[n] = total.v[n] / (T)rows;
+        sum_rows<T, N, 1>(rows, [&](int64_t row, int n, Vector<T>* out) {
+            Vector<T> off = load(own + row * channels + n * LANES<T>) - middle.v[n];
+            out[0] = off * off;
+        }, &total);
+        for (int n = 0; n < N; ++n)
+            for (int i = 0; i < LANES<T>; ++i) inverse.v[n][i] = 1 / __builtin_sqrt((double)total.v[n][i] / rows + eps);
+        store_all(mean + (int64_t)t * channels + c, middle);
+        store_all(rate + (int64_t)t * channels + c, inverse);
+        auto part = inputs.template part<N>(t, c);
+        T* to = z + (int64_t)t * rows * channels + c;
+        for (int64_t row = 0; row < rows; ++row)
+            for (int n = 0; n < N; ++n) {
+                Vector<T> y = part.output(part.normal(row, n), n);
+                part.put(to, row, n, rectify<T>(y, y, slope));
             }
-        }
+    });
 }
 
 // Gradients of the above for a cotangent dz, with dy = f'(y) dz and means over rows:
 // dshift = sum dy, dscale = sum dy xhat, dx = scale rate (dy - mean(dy) - xhat mean(dy xhat)).
 template <class T>
-void norm_backward(int tasks, int threads, int64_t rows, int channels, T slope, const T* x, int64_t next_x, const T* mean,
-                   const T* rate, int64_t next_m, const T* scale, const T* shift, int64_t next_c, const T* dz,
-                   int64_t next_z, T* dx, T* dscale, T* dshift) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < tasks; ++t)
-        for (int c = 0; c < channels; c += LANES<T>) {
-            Norm<T> n{x + t * next_x + c, rows, channels, load(mean + t * next_m + c), load(rate + t * next_m + c),
-                      load(scale + t * next_c + c), load(shift + t * next_c + c), slope};
-            const T* down = dz + t * next_z + c;
-            Vector<T> sums[2];
-            sum_rows<T, 2>(rows, [&](int64_t row, Vector<T>* out) {
-                Vector<T> normal = n.normal(row);
-                out[0] = rectify<T>(n.output(normal), load(down + row * channels), slope);
-                out[1] = out[0] * normal;
-            }, sums);
-            store<T>(dshift + (int64_t)t * channels + c, sums[0]);
-            store<T>(dscale + (int64_t)t * channels + c, sums[1]);
-            Vector<T> d = sums[0] / (T)rows, e = sums[1] / (T)rows, factor = n.scale * n.rate;
-            T* to = dx + (int64_t)t * rows * channels + c;
-            for (int64_t row = 0; row < rows; ++row) {
-                Vector<T> normal = n.normal(row);
-                Vector<T> dy = rectify<T>(n.output(normal), load(down + row * channels), slope);
-                store<T>(to + row * channels, factor * (dy - d - normal * e));
-            }
+void norm_backward(int tasks, int threads, NormInputs<T> in, const T* dz, int64_t next_z, T* dx, T* dscale, T* dshift) {
+    over_channels<T>(tasks, threads, in.channels, [=](int t, int c, auto width) {
+        constexpr int N = decltype(width)::value;
+        auto part = in.template part<N>(t, c);
+        const T* down = dz + t * next_z + c;
+        Vectors<T, N> sums[2];
+        sum_rows<T, N, 2>(in.rows, [&](int64_t row, int n, Vector<T>* out) {
+            Vector<T> normal = part.normal(row, n);
+            out[0] = rectify<T>(part.output(normal, n), part.at(down, row, n), in.slope);
+            out[1] = out[0] * normal;
+        }, sums);
+        store_all(dshift + (int64_t)t * in.channels + c, sums[0]);
+        store_all(dscale + (int64_t)t * in.channels + c, sums[1]);
+        Vectors<T, N> d, e, factor;
+        for (int n = 0; n < N; ++n) {
+            d.v[n] = sums[0].v[n] / (T)in.rows;
+            e.v[n] = sums[1].v[n] / (T)in.rows;
+            factor.v[n] = part.scale.v[n] * part.rate.v[n];
         }
+        T* to = dx + (int64_t)t * in.rows * in.channels + c;
+        for (int64_t row = 0; row < in.rows; ++row)
+            for (int n = 0; n < N; ++n) {
+                Vector<T> normal = part.normal(row, n);
+                Vector<T> dy = rectify<T>(part.output(normal, n), part.at(down, row, n), in.slope);
+                part.put(to, row, n, factor.v[n] * (dy - d.v[n] - normal * e.v[n]));
+            }
+    });
 }
 
 // Gradients of sum(a dx + b dscale + c dshift) of the above with respect to x, scale and dz. With means
@@ -336,41 +397,41 @@ void norm_backward(int tasks, int threads, int64_t rows, int channels, T slope, 
 //   ddz = f'(y) (scale rate (a - A - xhat B) + b xhat + c),   ddscale = rows rate W,
 //   u = b dy - scale rate (a E + B dy),   ddx = rate (u - mean(u) - xhat (mean(u xhat) + scale rate W)).
 template <class T>
-void norm_double(int tasks, int threads, int64_t rows, int channels, T slope, const T* x, int64_t next_x, const T* mean,
-                 const T* rate, int64_t next_m, const T* scale, const T* shift, int64_t next_c, const T* dz,
-                 int64_t next_z, const T* a, int64_t next_a, const T* b, const T* cc, int64_t next_b, T* ddx, T* ddscale,
-                 T* ddz) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < tasks; ++t)
-        for (int c = 0; c < channels; c += LANES<T>) {
-            Norm<T> n{x + t * next_x + c, rows, channels, load(mean + t * next_m + c), load(rate + t * next_m + c),
-                      load(scale + t * next_c + c), load(shift + t * next_c + c), slope};
-            const T *down = dz + t * next_z + c, *up = a + t * next_a + c;
-            Vector<T> b0 = load(b + t * next_b + c), c0 = load(cc + t * next_b + c), sums[5];
-            sum_rows<T, 5>(rows, [&](int64_t row, Vector<T>* out) {
-                Vector<T> normal = n.normal(row), value = load(up + row * channels);
-                Vector<T> dy = rectify<T>(n.output(normal), load(down + row * channels), slope);
-                out[0] = value;
-                out[1] = value * normal;
-                out[2] = dy;
-                out[3] = dy * normal;
-                out[4] = value * dy;
-            }, sums);
-            for (auto& sum : sums) sum /= (T)rows;
-            Vector<T> A = sums[0], B = sums[1], D = sums[2], E = sums[3], factor = n.scale * n.rate;
-            Vector<T> W = sums[4] - A * D - B * E;
-            store<T>(ddscale + (int64_t)t * channels + c, W * n.rate * (T)rows);
-            Vector<T> u0 = b0 * D - factor * (A * E + B * D), u1 = b0 * E - factor * ((T)2 * B * E) + factor * W;
-            T* to_x = ddx + (int64_t)t * rows * channels + c;
-            T* to_z = ddz + (int64_t)t * rows * channels + c;
-            for (int64_t row = 0; row < rows; ++row) {
-                Vector<T> normal = n.normal(row), value = load(up + row * channels);
-                Vector<T> y = n.output(normal), dy = rectify<T>(y, load(down + row * channels), slope);
-                store<T>(to_z + row * channels, rectify<T>(y, factor * (value - A - normal * B) + b0 * normal + c0, slope));
+void norm_double(int tasks, int threads, NormInputs<T> in, const T* dz, int64_t next_z, const T* a, int64_t next_a,
+                 const T* b, const T* c, int64_t next_b, T* ddx, T* ddscale, T* ddz) {
+    over_channels<T>(tasks, threads, in.channels, [=](int t, int channel, auto width) {
+        constexpr int N = decltype(width)::value;
+        auto part = in.template part<N>(t, channel);
+        const T *down = dz + t * next_z + channel, *up = a + t * next_a + channel;
+        Vectors<T, N> sums[5];
+        sum_rows<T, N, 5>(in.rows, [&](int64_t row, int n, Vector<T>* out) {
+            Vector<T> normal = part.normal(row, n), value = part.at(up, row, n);
+            Vector<T> dy = rectify<T>(part.output(normal, n), part.at(down, row, n), in.slope);
+            out[0] = value;
+            out[1] = value * normal;
+            out[2] = dy;
+            out[3] = dy * normal;
+            out[4] = value * dy;
+        }, sums);
+        int64_t offset = (int64_t)t * in.rows * in.channels + channel;
+        for (int n = 0; n < N; ++n) {
+            for (auto& sum : sums) sum.v[n] /= (T)in.rows;
+            Vector<T> A = sums[0].v[n], B = sums[1].v[n], D = sums[2].v[n], E = sums[3].v[n];
+            Vector<T> factor = part.scale.v[n] * part.rate.v[n], W = sums[4].v[n] - A * D - B * E;
+            Vector<T> b0 = load(b + t * next_b + channel + n * LANES<T>);
+            Vector<T> c0 = load(c + t * next_b + channel + n * LANES<T>);
+            store<T>(ddscale + (int64_t)t * in.channels + channel + n * LANES<T>, W * part.rate.v[n] * (T)in.rows);
+            Vector<T> u0 = b0 * D - factor * (A * E + B * D), u1 = b0 * E - factor * ((T)2 * B * E - W);
+            for (int64_t row = 0; row < in.rows; ++row) {
+                Vector<T> normal = part.normal(row, n), value = part.at(up, row, n);
+                Vector<T> y = part.output(normal, n), dy = rectify<T>(y, part.at(down, row, n), in.slope);
+                Vector<T> to_z = factor * (value - A - normal * B) + b0 * normal + c0;
+                part.put(ddz + offset, row, n, rectify<T>(y, to_z, in.slope));
                 Vector<T> u = b0 * dy - factor * (value * E + B * dy);
-                store<T>(to_x + row * channels, n.rate * (u - u0 - normal * u1));
+                part.put(ddx + offset, row, n, part.rate.v[n] * (u - u0 - normal * u1));
             }
         }
+    });
 }
 
 #define EXPORT(T, NAME)                                                                                                 \
@@ -402,16 +463,18 @@ void norm_double(int tasks, int threads, int64_t rows, int channels, T slope, co
                                          int64_t next_x, const T* mean, const T* rate, int64_t next_m, const T* scale,  \
                                          const T* shift, int64_t next_c, const T* dz, int64_t next_z, T* dx, T* dscale, \
                                          T* dshift) {                                                                   \
-        norm_backward<T>(tasks, threads, rows, channels, slope, x, next_x, mean, rate, next_m, scale, shift, next_c,    \
-                         dz, next_z, dx, dscale, dshift);                                                               \
+        norm_backward<T>(tasks, threads,                                                                                \
+                         {rows, channels, (T)slope, x, next_x, mean, rate, next_m, scale, shift, next_c}, dz, next_z,   \
+                         dx, dscale, dshift);                                                                           \
     }                                                                                                                   \
     extern "C" void norm_double_##NAME(int tasks, int threads, int64_t rows, int channels, double slope, const T* x,    \
                                        int64_t next_x, const T* mean, const T* rate, int64_t next_m, const T* scale,    \
                                        const T* shift, int64_t next_c, const T* dz, int64_t next_z, const T* a,         \
                                        int64_t next_a, const T* b, const T* c, int64_t next_b, T* ddx, T* ddscale,      \
                                        T* ddz) {                                                                        \
-        norm_double<T>(tasks, threads, rows, channels, slope, x, next_x, mean, rate, next_m, scale, shift, next_c, dz,  \
-                       next_z, a, next_a, b, c, next_b, ddx, ddscale, ddz);                                             \
+        norm_double<T>(tasks, threads,                                                                                  \
+                       {rows, channels, (T)slope, x, next_x, mean, rate, next_m, scale, shift, next_c}, dz, next_z, a,  \
+                       next_a, b, c, next_b, ddx, ddscale, ddz);                                                        \
     }
 
 extern "C" int vector_bytes() { return BYTES; }

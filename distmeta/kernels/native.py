@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,60 +37,73 @@ _Numbers = Sequence[int]
 
 def conv(x: Tensor, w: Tensor, geometry: _Numbers) -> Tensor:
     """y: the convolution of every task's images with its own filter."""
-    shape, size = Geometry.decode(geometry), (x.shape[2], x.shape[3])
-    images, outputs = x.shape[1], w.shape[-1]
-    rows, book = _rows(x, shape)
-    filters = _filters(w, book)
-    y = x.new_empty((_tasks(x, w), book.rows[1], filters.shape[-1]))
-    _products("conv", book, y, rows, filters)
-    return y[..., :outputs].reshape(len(y), images, *shape.output(size), outputs)
+    call = _call_of(tuple(geometry), *x.shape[1:])
+    rows, book, depth = _rows(x, call)
+    filters = _whole(w)
+    width = filters.shape[-1]
+    tasks = max(len(x), len(w))
+    y = x.new_empty((tasks, *call.output, width))
+    steps = (_step(rows, tasks), depth), (_step(filters, tasks), width), y.stride(0)
+    _products("conv", book, y, rows, filters, *steps)
+    return _cut(y, w.shape[-1])
 
 
 def conv_input(dy: Tensor, w: Tensor, geometry: _Numbers, size: _Numbers) -> Tensor:
     """dx: the convolution's gradient with respect to its input, of height and width ``size``."""
-    shape, inputs = Geometry.decode(geometry), w.shape[-2]
-    book = rulebook(shape, dy.shape[1], (size[0], size[1]))
-    filters = _whole(_whole(w), -2)
-    rows = _whole(dy).reshape(len(dy), -1, filters.shape[-1])
-    dx = dy.new_empty((_tasks(dy, w), book.rows[0], filters.shape[-2]))
-    _products("conv_input", book, dx, rows, filters.reshape(len(w), shape.taps, *filters.shape[-2:]), inputs_last=True)
-    return dx[..., :inputs].reshape(len(dx), dy.shape[1], *size, inputs)
+    book = _call_of(tuple(geometry), dy.shape[1], *size, 0).book
+    filters, rows = _whole(_whole(w), -2), _whole(dy)
+    depth, width = rows.shape[-1], filters.shape[-2]
+    tasks = max(len(dy), len(w))
+    dx = dy.new_empty((tasks, dy.shape[1], *size, width))
+    steps = (_step(rows, tasks), depth), (_step(filters, tasks), width), dx.stride(0)
+    _products("conv_input", book, dx, rows, filters, *steps)
+    return _cut(dx, w.shape[-2])
 
 
 def conv_weight(x: Tensor, dy: Tensor, geometry: _Numbers) -> Tensor:
     """dw: the convolution's gradient with respect to every task's filter."""
-    shape, outputs = Geometry.decode(geometry), dy.shape[-1]
-    rows, book = _rows(x, shape)
-    down = _whole(dy).reshape(len(dy), -1, _round_up(outputs, dy.dtype))
-    taps = len(book.starts) - 1
-    dw = x.new_empty((_tasks(x, dy), taps, rows.shape[-1], down.shape[-1]))
-    _products("conv_weight", book, dw, rows, down)
-    return dw[..., :outputs].reshape(len(dw), *shape.kernel, x.shape[-1], outputs)
+    call = _call_of(tuple(geometry), *x.shape[1:])
+    rows, book, depth = _rows(x, call)
+    down = _whole(dy)
+    width = down.shape[-1]
+    tasks = max(len(x), len(dy))
+    dw = x.new_empty((tasks, *call.kernel, x.shape[-1], width))
+    steps = (_step(rows, tasks), depth), (_step(down, tasks), width), dw.stride(0)
+    _products("conv_weight", book, dw, rows, down, *steps)
+    return _cut(dw, dy.shape[-1])
 
 
 def norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float) -> tuple[Tensor, Tensor, Tensor]:
     """z, mean and 1 / sqrt(variance + eps)."""
-    tasks, channels = _tasks(x, scale, shift), x.shape[-1]
+    channels, tasks = x.shape[-1], max(len(x), len(scale), len(shift))
     x, (scale, shift) = _whole(x), _vectors(scale, shift)
     z = x.new_empty((tasks, *x.shape[1:]))
     mean, rate = (x.new_empty((tasks, x.shape[-1])) for _ in range(2))
-    sizes = (tasks, torch.get_num_threads(), x.shape[1], x.shape[-1])
-    _call("norm", x.dtype, *sizes, eps, slope, x, _next(x, tasks), scale, shift, _next(scale, tasks), z, mean, rate)
-    return z[..., :channels], mean[..., :channels], rate[..., :channels]
+    _kernel("norm", x.dtype)(
+        *_sizes(x, tasks),
+        eps,
+        slope,
+        *(x.data_ptr(), _step(x, tasks), scale.data_ptr(), shift.data_ptr(), _step(scale, tasks)),
+        *(z.data_ptr(), mean.data_ptr(), rate.data_ptr()),
+    )
+    return _cut(z, channels), _cut(mean, channels), _cut(rate, channels)
 
 
 def norm_backward(
     x: Tensor, mean: Tensor, rate: Tensor, scale: Tensor, shift: Tensor, dz: Tensor, slope: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dx, dscale and dshift."""
-    tasks, channels = _tasks(x, mean, scale, shift, dz), x.shape[-1]
+    channels, tasks = x.shape[-1], max(len(x), len(scale), len(shift), len(dz))
     x, dz, (mean, rate), (scale, shift) = _whole(x), _whole(dz), _vectors(mean, rate), _vectors(scale, shift)
     dx = x.new_empty((tasks, *x.shape[1:]))
     dscale, dshift = (x.new_empty((tasks, x.shape[-1])) for _ in range(2))
-    sizes = (tasks, torch.get_num_threads(), x.shape[1], x.shape[-1])
-    given = (x, _next(x, tasks), mean, rate, _next(mean, tasks), scale, shift, _next(scale, tasks))
-    _call("norm_backward", x.dtype, *sizes, slope, *given, dz, _next(dz, tasks), dx, dscale, dshift)
-    return dx[..., :channels], dscale[..., :channels], dshift[..., :channels]
+    _kernel("norm_backward", x.dtype)(
+        *_sizes(x, tasks),
+        slope,
+        *_given(tasks, x, mean, rate, scale, shift, dz),
+        *(dx.data_ptr(), dscale.data_ptr(), dshift.data_ptr()),
+    )
+    return _cut(dx, channels), _cut(dscale, channels), _cut(dshift, channels)
 
 
 def norm_double(
@@ -106,84 +119,147 @@ def norm_double(
     slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``sum(a dx + b dscale + c dshift)`` with respect to x, scale and dz."""
-    tasks, channels = _tasks(x, mean, scale, shift, dz, a, b, c), x.shape[-1]
+    channels, tasks = x.shape[-1], max(map(len, (x, scale, shift, dz, a, b, c)))
     x, dz, a = _whole(x), _whole(dz), _whole(a)
     (mean, rate), (scale, shift), (b, c) = _vectors(mean, rate), _vectors(scale, shift), _vectors(b, c)
     ddx, ddz = (x.new_empty((tasks, *x.shape[1:])) for _ in range(2))
     ddscale = x.new_empty((tasks, x.shape[-1]))
-    sizes = (tasks, torch.get_num_threads(), x.shape[1], x.shape[-1])
-    given = (x, _next(x, tasks), mean, rate, _next(mean, tasks), scale, shift, _next(scale, tasks))
-    cotangents = (dz, _next(dz, tasks), a, _next(a, tasks), b, c, _next(b, tasks))
-    _call("norm_double", x.dtype, *sizes, slope, *given, *cotangents, ddx, ddscale, ddz)
-    return ddx[..., :channels], ddscale[..., :channels], ddz[..., :channels]
+    _kernel("norm_double", x.dtype)(
+        *_sizes(x, tasks),
+        slope,
+        *_given(tasks, x, mean, rate, scale, shift, dz),
+        *(a.data_ptr(), _step(a, tasks), b.data_ptr(), c.data_ptr(), _step(b, tasks)),
+        *(ddx.data_ptr(), ddscale.data_ptr(), ddz.data_ptr()),
+    )
+    return _cut(ddx, channels), _cut(ddscale, channels), _cut(ddz, channels)
+
+
+class _Book(NamedTuple):
+    """A rulebook as the kernels take it: addresses of pairs and starts, number of taps."""
+
+    pairs: int
+    starts: int
+    taps: int
+
+
+class _Call(NamedTuple):
+    """What does not change between the calls of a convolution of one shape.
+
+    Attributes:
+        book: its pairs.
+        patches: (rows, depth) of its patches, where they are written side by side.
+        diagonal: the pairs of patches with outputs.
+        kernel: height and width of the filter.
+        output: images, height and width of the result.
+        arrays: what the addresses point into.
+    """
+
+    book: _Book
+    patches: tuple[int, int] | None
+    diagonal: _Book
+    kernel: tuple[int, int]
+    output: tuple[int, int, int]
+    arrays: tuple[Rulebook, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _call_of(geometry: tuple[int, ...], images: int, height: int, width: int, inputs: int) -> _Call:
+    shape = Geometry.decode(geometry)
+    book = rulebook(shape, images, (height, width))
+    own = diagonal(book.rows[1])
+    few = shape.taps > 1 and shape.taps * inputs <= FEW_INPUTS
+    return _Call(
+        _addresses(book),
+        (book.rows[1], shape.taps * inputs) if few else None,
+        _addresses(own),
+        shape.kernel,
+        (images, *shape.output((height, width))),
+        (book, own),
+    )
+
+
+def _addresses(book: Rulebook) -> _Book:
+    return _Book(book.pairs.ctypes.data, book.starts.ctypes.data, len(book.starts) - 1)
+
+
+def _rows(x: Tensor, call: _Call) -> tuple[Tensor, _Book, int]:
+    """What the filter is multiplied with, the pairs by which they meet, and the length of a row."""
+    x, inputs = x.contiguous(), x.shape[-1]
+    if call.patches is None:
+        return x, call.book, inputs
+    patches = x.new_empty((len(x), *call.patches))
+    threads = torch.get_num_threads()
+    each = (x.data_ptr(), x.stride(0), inputs, patches.data_ptr(), patches.stride(0))
+    _kernel("patches", x.dtype)(*call.book, len(x), threads, *each)
+    return patches, call.diagonal, call.patches[1]
+
+
+def _products(
+    name: str,
+    book: _Book,
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    of_a: tuple[int, int],
+    of_b: tuple[int, int],
+    next_out: int,
+) -> None:
+    """One of the convolution's products of every task; ``of_a``, ``of_b``: elements to the next task, and in a row."""
+    arguments = (a.data_ptr(), *of_a, b.data_ptr(), *of_b, out.data_ptr(), next_out)
+    _kernel(name, out.dtype)(*book, len(out), torch.get_num_threads(), *arguments)
 
 
 @functools.cache
-def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
+def _kernel(name: str, dtype: torch.dtype) -> Callable[..., None]:
     function = getattr(load().library, f"{name}_{_NAMES[dtype]}")
     function.argtypes = [_ARGUMENTS[letter] for letter in _SIGNATURES[name] if letter != " "]
     function.restype = None
     return function  # type: ignore[no-any-return]
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
-    _function(name, dtype)(*(value.data_ptr() if isinstance(value, Tensor) else value for value in arguments))
+@functools.cache
+def _lanes(dtype: torch.dtype) -> int:
+    return load().vector_bytes // dtype.itemsize
 
 
-def _products(name: str, book: Rulebook, out: Tensor, a: Tensor, b: Tensor, inputs_last: bool = False) -> None:
-    """One of the convolution's products, of every task: ``out`` from ``a`` and ``b``."""
-    tasks = len(out)
-    width = b.shape[-2] if inputs_last else b.shape[-1]
-    book_arguments = (book.pairs.ctypes.data, book.starts.ctypes.data, len(book.starts) - 1)
-    each = (a, _next(a, tasks), a.shape[-1], b, _next(b, tasks), width, out, _next(out, tasks))
-    _call(name, out.dtype, *book_arguments, tasks, torch.get_num_threads(), *each)
-
-
-def _rows(x: Tensor, shape: Geometry) -> tuple[Tensor, Rulebook]:
-    """The input as rows (T, R, depth), and the pairs by which a filter meets them."""
-    inputs = x.shape[-1]
-    book = rulebook(shape, x.shape[1], (x.shape[2], x.shape[3]))
-    rows = x.contiguous().view(len(x), -1, inputs)
-    if shape.taps * inputs > FEW_INPUTS or shape.taps == 1:
-        return rows, book
-    patches = x.new_empty((len(x), book.rows[1], shape.taps * inputs))
-    arguments = (book.pairs.ctypes.data, book.starts.ctypes.data, shape.taps, len(x), torch.get_num_threads())
-    _call("patches", x.dtype, *arguments, rows, _next(rows, len(x)), inputs, patches, _next(patches, len(x)))
-    return patches, diagonal(book.rows[1])
-
-
-def _filters(w: Tensor, book: Rulebook) -> Tensor:
-    """Filters (T, taps of the rulebook, depth, O), whole vectors of outputs."""
-    w = _whole(w)
-    return w.view(len(w), len(book.starts) - 1, -1, w.shape[-1])
-
-
-def _tasks(*tensors: Tensor) -> int:
-    return max(map(len, tensors))
-
-
-def _next(tensor: Tensor, tasks: int) -> int:
-    """Elements from one task to the next; 0 where they share the tensor."""
-    return tensor[0].numel() if len(tensor) == tasks else 0
-
-
-def _round_up(size: int, dtype: torch.dtype) -> int:
-    lanes = load().vector_bytes // dtype.itemsize
-    return -(-size // lanes) * lanes
+def _step(tensor: Tensor, tasks: int) -> int:
+    """Elements from one task of a contiguous tensor to the next; 0 where they share it."""
+    return tensor.stride(0) if len(tensor) == tasks else 0
 
 
 def _whole(tensor: Tensor, dim: int = -1) -> Tensor:
     """Contiguous, with a dimension filled up by zeros to whole vectors."""
-    missing = _round_up(tensor.shape[dim], tensor.dtype) - tensor.shape[dim]
+    missing = -tensor.shape[dim] % _lanes(tensor.dtype)
     if missing:
         tensor = F.pad(tensor, (0, missing) if dim == -1 else (0, 0, 0, missing))
     return tensor.contiguous()
 
 
+def _cut(tensor: Tensor, channels: int) -> Tensor:
+    """Without the zeros that were filled up."""
+    return tensor if tensor.shape[-1] == channels else tensor[..., :channels].contiguous()
+
+
 def _vectors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two vectors a task that are shared alike."""
-    tasks = _tasks(a, b)
-    return _whole(a.expand(tasks, -1)), _whole(b.expand(tasks, -1))
+    if len(a) != len(b):
+        tasks = max(len(a), len(b))
+        a, b = a.expand(tasks, -1), b.expand(tasks, -1)
+    return _whole(a), _whole(b)
+
+
+def _sizes(x: Tensor, tasks: int) -> tuple[int, int, int, int]:
+    return tasks, torch.get_num_threads(), x.shape[1], x.shape[2]
+
+
+def _given(
+    tasks: int, x: Tensor, mean: Tensor, rate: Tensor, scale: Tensor, shift: Tensor, dz: Tensor
+) -> tuple[int, ...]:
+    """What both derivatives of batch norm read."""
+    return (
+        *(x.data_ptr(), _step(x, tasks), mean.data_ptr(), rate.data_ptr(), _step(mean, tasks)),
+        *(scale.data_ptr(), shift.data_ptr(), _step(scale, tasks), dz.data_ptr(), _step(dz, tasks)),
+    )
 
 
 # Defining operators is a registration in torch's table; nothing is compiled before one is called.
@@ -230,6 +306,10 @@ def _fake_norm_backward(*arguments: Any) -> Any:
 def _fake_norm_double(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     ddx, ddz, ddscale = _fake_results(_tasks(*arguments[:-1]), arguments[0], 2, 1)
     return ddx, ddscale, ddz
+
+
+def _tasks(*tensors: Tensor) -> int:
+    return max(map(len, tensors))
 
 
 def _fake_results(tasks: int, x: Tensor, rows: int, vectors: int) -> Any:
