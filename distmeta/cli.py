@@ -1,10 +1,11 @@
-"""The command line: ``distmeta train``, ``evaluate``, ``data build``, ``list``."""
+"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``data build``, ``list``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 import distmeta
-from distmeta.config import load_config
-from distmeta.display import Display, consoles, messages, meta_test_table, result_lines
+from distmeta.config import dump_config, load_config
+from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
 from distmeta.errors import DistmetaError, Interrupted
 from distmeta.interrupts import interruptible
 from distmeta.rundir import to_json
@@ -120,6 +121,37 @@ def evaluate(
         print(to_json(measured, indent=2))
     else:
         _show(out, measured)
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="YAML configuration file.")],
+    overrides: Overrides = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write a configuration with the fastest plan's values; may be CONFIG itself.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time to measure each plan for.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
+) -> None:
+    """Measure the ways to compute this configuration's meta-gradients here; check that they agree."""
+    from distmeta.planning import fastest, measure_plans, write_engine
+
+    out, err = consoles()
+    with _errors(), messages(err), Display(err, 0, 1) as display:
+        loaded = load_config(config, overrides or ())
+        measured = measure_plans(loaded, seconds, display.measured)
+        best = fastest(measured, loaded.run.steps * loaded.run.meta_batch)
+        if write:
+            text = dump_config(loaded) if overrides else config.read_text(encoding="utf-8")
+            write_engine(write, text, best.plan)
+    if as_json:
+        print(to_json([asdict(each) for each in measured], indent=2))
+        return
+    out.print(plan_table(measured, best, loaded))
+    chosen = ", ".join(f"{key}: {value}" for key, value in best.plan.settings().items())
+    out.print(f"engine: {{{chosen}}}", markup=False, highlight=False, soft_wrap=True)
+    if write:
+        out.print(f"written to {write}", markup=False, highlight=False, soft_wrap=True)
 
 
 @data_app.command("build")

@@ -6,9 +6,9 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +22,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from distmeta.config import Config
 from distmeta.records import StepRecord
+
+if TYPE_CHECKING:  # measuring needs a good part of torch, showing does not
+    from distmeta.planning import Measured
 
 SMOOTHING = 0.95
 """Weight of the past in the shown loss and metric: about the last 20 steps."""
@@ -109,6 +113,13 @@ class Display:
         elif done == total:
             self._print(f"meta-test: {total} tasks")
 
+    def measured(self, done: int, total: int) -> None:
+        """Show the advance of a series of measurements."""
+        if self._bar:
+            self._advance("measuring", done, total, "plans")
+        else:
+            self._print(f"measured {done} of {total} plans")
+
     def _advance(self, name: str, done: int, total: int, shown: str) -> None:
         assert self._bar is not None
         if name not in self._rows:
@@ -166,6 +177,24 @@ def _pair(value: Mapping[str, float | None], accurate: bool) -> tuple[str, str]:
     scale, form = (100, "{:.2f} %") if accurate else (1, "{:.4g}")
     mean, ci95 = (math.nan if number is None else number for number in (value["mean"], value["ci95"]))
     return form.format(scale * mean), form.format(scale * ci95)
+
+
+def plan_table(measured: Sequence[Measured], best: Measured, config: Config) -> Table:
+    """Plans side by side: the first is that of ``auto``, the fastest for the run's tasks is marked."""
+    tasks = config.run.steps * config.run.meta_batch
+    table = Table(title=f"one worker of {config.run.threads} thread(s); * is through with {tasks:,} tasks first")
+    left = ("", "layers", "compile", "differentiation")
+    for column in (*left, "chunk", "tasks/s", "to prepare", "error to float64", "agrees"):
+        table.add_column(column, justify="left" if column in left else "right")
+    for place, each in enumerate(measured):
+        mark = ("*" if each is best else "") + ("auto" if place == 0 else "")
+        plan = each.plan
+        figures = (each.problem, "", "", "no")
+        if not each.problem:
+            rate, preparation = f"{each.tasks_per_second:.1f}", f"{each.preparation:.1f} s"
+            figures = (rate, preparation, f"{each.error:.1e}", "yes" if each.agrees else "no")
+        table.add_row(mark, plan.layers, plan.compile, plan.differentiation, str(plan.chunk), *figures)
+    return table
 
 
 def result_lines(result: Mapping[str, Any], location: str) -> list[str]:

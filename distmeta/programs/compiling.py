@@ -34,6 +34,8 @@ def specialise(function: Function, arguments: tuple[Any, ...], how: Compile) -> 
     """
     if how == "none":
         return function
+    # Before anything of the compiler is imported, which would settle on a folder in /tmp.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
     graph, structure = _record(function, arguments)
     run: Function = graph
     if how == "inductor":
@@ -62,7 +64,6 @@ def _record(function: Function, arguments: tuple[Any, ...]) -> tuple[GraphModule
 
 
 def _compile(graph: GraphModule, leaves: list[Any]) -> Function:
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
     from torch import _inductor  # starts a good part of torch, which runs without it need not wait for
 
     if not any(leaf.is_cuda for leaf in leaves):

@@ -28,16 +28,17 @@ def run_tasks(one_task: OneTask, meta: Mapping[str, Tensor], tasks: Any, count: 
     return tree_map(lambda *values: torch.stack(values), *results)
 
 
-def chunks(tasks: Any, count: int, size: int | None) -> Iterator[tuple[Any, int]]:
-    """The tasks in chunks of ``size``, each with its number of tasks; the last one may be smaller.
+def chunks(tasks: Any, count: int, size: int | None) -> Iterator[Any]:
+    """The tasks in chunks of ``size``; the last one may be smaller.
 
-    >>> [(part["x"].tolist(), n) for part, n in chunks({"x": torch.arange(3)}, 3, 2)]
-    [([0, 1], 2), ([2], 1)]
+    >>> [part["x"].tolist() for part in chunks({"x": torch.arange(3)}, 3, 2)]
+    [[0, 1], [2]]
     """
-    size = size or count
+    if size is None or size >= count:
+        yield tasks
+        return
     for first in range(0, count, size):
-        last = min(first + size, count)
-        yield tree_map(lambda value, a=first, b=last: value[a:b], tasks), last - first
+        yield tree_map(lambda value, a=first, b=first + size: value[a:b], tasks)
 
 
 def unmappable(one_task: OneTask, meta: Mapping[str, Tensor], tasks: Any, count: int) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from distmeta.adaptations import Batch, Iterative, Support, Task
+from distmeta.adaptations import Iterative
 from distmeta.adaptations.base import trajectory
 from distmeta.config import Config
 from distmeta.kernels.build import unavailable
@@ -21,6 +21,7 @@ from distmeta.plan import Compile, Facts, Plan, decide
 from distmeta.programs.assembly import Assembly
 from distmeta.programs.compiling import in_precision, specialise
 from distmeta.programs.engine import OneTask, chunks, run_tasks, unmappable
+from distmeta.programs.reference import one_task, plain_gradient
 from distmeta.programs.settling import require, settle
 from distmeta.records import MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
 from distmeta.tasks import open_family
@@ -47,6 +48,7 @@ class SupervisedProgram:
         self._device = device
         self._parts = Assembly(config)
         self._parts.network.to(device)
+        self._names = ("loss", self._parts.metric)
         self.layout = Layout.of(self._parts.initial_meta())
         self._family = open_family(config, device)
         self._episodes: dict[Split, Episode] = episodes(config)
@@ -63,7 +65,7 @@ class SupervisedProgram:
 
         Mapped tasks are computed by :func:`~distmeta.plan.decide`'s plan, once it gives the gradient of the plain way.
         """
-        meta = self.layout.unflatten(self._initial_vector())
+        meta = self.layout.unflatten(self.initial_vector())
         tasks, ways = self._tasks("train", range(2), self._steps, dropout=True)
         reason = unmappable(lambda m, t: self._gradient(m, t, ways), meta, tasks, 2)
         if reason is None:
@@ -82,9 +84,17 @@ class SupervisedProgram:
         self._parts.follow(plan)
         self._functions.clear()
 
+    def reference_gradient(self, count: int) -> Tensor:
+        """What :meth:`sample_gradient` is in theory: float64, plain autograd, one task at a time."""
+        tasks, ways = self._tasks("train", range(count), self._steps, dropout=True)
+        parts = Assembly(self._config)
+        parts.network.to(self._device)
+        meta = self.layout.unflatten(self.initial_vector())
+        return plain_gradient(parts, meta, tasks, count, ways, self._steps).cpu()
+
     def sample_gradient(self, count: int) -> Tensor:
         """Meta-gradient (P,) of the first training tasks at the initial parameters: what plans are compared by."""
-        return self.gradient(MetaState(0, self._initial_vector().cpu()), "train", range(count)).vector
+        return self.gradient(MetaState(0, self.initial_vector().cpu()), "train", range(count)).vector
 
     def prefetch(self, split: Split, ids: Sequence[int]) -> None:
         """Sample these tasks in the background."""
@@ -98,18 +108,15 @@ class SupervisedProgram:
         """Sum of these tasks' meta-gradients, with sums of ``loss`` and the metric."""
         tasks, ways = self._tasks(split, ids, self._steps, dropout=True)
         vector = state.vector.to(self._device)
-        total, parts = None, []
-        for part, _ in self._chunks(tasks, len(ids)):
-            summed, measured = self._call("gradient", ways, True, vector, part)
-            total = summed if total is None else total + summed
-            parts.append(measured)
-        assert total is not None
-        measured = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        nonfinite: tuple[int, ...] = ()
-        if not (torch.isfinite(total).all() and torch.isfinite(measured["loss"]).all()):
-            nonfinite = self._nonfinite(vector, tasks, ways, ids)
-        metrics = {name: float(value.double().sum()) for name, value in measured.items()}
-        return MetaGradient(total.cpu(), len(ids), metrics, nonfinite)
+        results = [self._call("gradient", ways, True, vector, part) for part in self._chunks(tasks, len(ids))]
+        total, sums = results[0]
+        for summed, measured in results[1:]:
+            total, sums = total + summed, sums + measured
+        *metrics, bad = sums.tolist()
+        if len(results) > 1:
+            bad += float(not torch.isfinite(total).all())
+        nonfinite = self._nonfinite(vector, tasks, ways, ids) if bad else ()
+        return MetaGradient(total.cpu(), len(ids), dict(zip(self._names, metrics, strict=True)), nonfinite)
 
     def evaluate(self, state: MetaState, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
         """Loss and metric of each task after adaptation; ``details``: see :meth:`_measure`."""
@@ -117,13 +124,14 @@ class SupervisedProgram:
         vector = state.vector.to(self._device)
         parts = [
             self._call("details" if details else "measure", ways, False, vector, part)
-            for part, _ in self._chunks(tasks, len(ids))
+            for part in self._chunks(tasks, len(ids))
         ]
         values = {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
         by_step = values.pop("by_step", None)
         return TaskMetrics(torch.tensor(ids, dtype=torch.int64), values, by_step)
 
-    def _initial_vector(self) -> Tensor:
+    def initial_vector(self) -> Tensor:
+        """The initial meta-parameters (P,), on the program's device."""
         return self.layout.flatten(self._parts.initial_meta()).to(self._device)
 
     def _facts(self, tasks: Mapping[str, Any]) -> Facts:
@@ -136,7 +144,7 @@ class SupervisedProgram:
             no_compiler=unavailable(),
         )
 
-    def _chunks(self, tasks: Any, count: int) -> Iterator[tuple[Any, int]]:
+    def _chunks(self, tasks: Any, count: int) -> Iterator[Any]:
         return chunks(tasks, count, self.plan.chunk if self.plan.mapped else 1)
 
     def _call(self, name: str, ways: int | None, training: bool, vector: Tensor, tasks: Any) -> Any:
@@ -155,20 +163,26 @@ class SupervisedProgram:
                 self._functions[key] = specialise(plain, (vector, tasks), how)
             return self._functions[key](vector, tasks)
 
-    def _gradients(self, ways: int | None, _: bool, vector: Tensor, tasks: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Sum of a chunk's meta-gradients (P,), and what was measured of each task."""
+    def _gradients(self, ways: int | None, _: bool, vector: Tensor, tasks: Any) -> tuple[Tensor, Tensor]:
+        """Sum of a chunk's meta-gradients (P,), and float64 sums: each measurement's, and 1 if one is not finite.
+
+        Everything that is read of a chunk is computed with it, since tiny networks cost no more than a few calls.
+        """
         gradients, measured = self._per_task(lambda m, t: self._gradient(m, t, ways), vector, tasks)
-        return self.layout.flatten({name: value.sum(0) for name, value in gradients.items()}), measured
+        total = self.layout.flatten({name: value.sum(0) for name, value in gradients.items()})
+        finite = torch.isfinite(total).all() & torch.isfinite(measured["loss"]).all()
+        sums = [measured[name].double().sum() for name in self._names]
+        return total, torch.stack([*sums, 1.0 - finite.double()])
 
     def _measurements(self, ways: int | None, details: bool, vector: Tensor, tasks: Any) -> dict[str, Tensor]:
         measured = self._per_task(lambda m, t: self._measure(m, t, ways, details), vector, tasks)
         return cast("dict[str, Tensor]", measured)
 
-    def _per_task(self, one_task: OneTask, vector: Tensor, tasks: Any) -> Any:
+    def _per_task(self, function: OneTask, vector: Tensor, tasks: Any) -> Any:
         meta: Meta = self.layout.unflatten(vector)
         if self.plan.layers != "general":
             meta = self._parts.network.arrange(meta)
-        return run_tasks(one_task, meta, tasks, len(tree_leaves(tasks)[0]), mapped=self.plan.mapped)
+        return run_tasks(function, meta, tasks, len(tree_leaves(tasks)[0]), mapped=self.plan.mapped)
 
     def _nonfinite(self, vector: Tensor, tasks: Any, ways: int | None, ids: Sequence[int]) -> tuple[int, ...]:
         """The tasks whose loss or meta-gradient is not finite, one by one.
@@ -176,9 +190,9 @@ class SupervisedProgram:
         A sum of finite gradients may overflow too; then every task has a share in it.
         """
         bad = []
-        for (part, _), task in zip(chunks(tasks, len(ids), 1), ids, strict=True):
-            summed, measured = self._gradients(ways, False, vector, part)
-            if not (torch.isfinite(summed).all() and torch.isfinite(measured["loss"]).all()):
+        for part, task in zip(chunks(tasks, len(ids), 1), ids, strict=True):
+            _, sums = self._gradients(ways, False, vector, part)
+            if sums[-1]:
                 bad.append(task)
         return tuple(bad) or tuple(ids)
 
@@ -203,7 +217,7 @@ class SupervisedProgram:
         return tree, episode.ways
 
     def _gradient(self, meta: Meta, tree: Mapping[str, Any], ways: int | None) -> tuple[Meta, Mapping[str, Tensor]]:
-        return self._parts.estimator.gradient(meta, _task(tree, ways, self._steps), self._steps)
+        return self._parts.estimator.gradient(meta, one_task(tree, ways, self._steps), self._steps)
 
     def _measure(self, meta: Meta, tree: Mapping[str, Any], ways: int | None, details: bool) -> dict[str, Tensor]:
         """One task's ``loss`` and metric after adaptation.
@@ -213,7 +227,7 @@ class SupervisedProgram:
         """
         adaptation, objective = self._parts.adaptation, self._parts.objective
         steps = self._evaluation_steps
-        support, query = _task(tree, ways, steps)
+        support, query = one_task(tree, ways, steps)
         by_step = []
         if details and adaptation.iterative:
             assert steps is not None
@@ -231,11 +245,3 @@ class SupervisedProgram:
             outputs = adaptation.predict_inductive(meta, adapted, support, query)
             values[f"{objective.metric}_inductive"] = objective.measure(outputs, query.data)
         return values
-
-
-def _task(tree: Mapping[str, Any], ways: int | None, steps: int | None) -> Task:
-    key = tree.get("key")
-    # The draw after those of the support set, whose masks the query set must not share.
-    after = 1 if steps is None else steps
-    support = Support(tree["support"], ways, tree.get("batches"), key)
-    return Task(support, Batch(tree["query"], key, after))

@@ -16,7 +16,8 @@ from distmeta.config import Config, load_config
 from distmeta.layout import Layout
 from distmeta.plan import Plan
 from distmeta.programs.assembly import Assembly
-from distmeta.programs.supervised import SupervisedProgram, _task
+from distmeta.programs.reference import one_task
+from distmeta.programs.supervised import SupervisedProgram
 from distmeta.records import MetaState
 from distmeta.tasks import TASKS, open_family
 from distmeta.tasks.philox import minibatches
@@ -200,7 +201,7 @@ def test_not_finite_with_scalar_learned_rates() -> None:
 def test_dropout_of_the_query_is_not_that_of_the_support() -> None:
     data = {"x": torch.ones(2, 3), "y": torch.tensor([0, 1])}
     for steps in (2, None):
-        task = _task({"support": data, "query": data, "key": torch.tensor([1, 2])}, 2, steps)
+        task = one_task({"support": data, "query": data, "key": torch.tensor([1, 2])}, 2, steps)
         draws = [task.support.step(step).draw for step in range(steps or 1)]
         assert task.query.draw not in draws
 

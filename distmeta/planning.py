@@ -1,0 +1,203 @@
+"""Measuring plans: the ways to compute one configuration's meta-gradients, on this machine, side by side."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+import yaml
+
+from distmeta.config import Config
+from distmeta.errors import ConfigError
+from distmeta.plan import Compile, Differentiation, Layers, Plan
+from distmeta.programs.settling import disagreement
+from distmeta.programs.supervised import SupervisedProgram
+from distmeta.records import MetaState
+from distmeta.tasks import prepare_family
+from distmeta.worker import Worker
+
+AGREES = 1e-5
+"""Relative distance to plain autograd in float64 that float32 keeps to, rounding at a ReLU's corner apart."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One plan, measured.
+
+    Attributes:
+        plan: how it was computed.
+        tasks_per_second: of one worker, median over rounds.
+        preparation: seconds that recording and compiling took.
+        error: relative distance of its meta-gradient to plain autograd in float64, one task at a time.
+        agrees: whether that is rounding.
+        problem: why the plan does not work here; then the figures are zero.
+    """
+
+    plan: Plan
+    tasks_per_second: float = 0.0
+    preparation: float = 0.0
+    error: float = 0.0
+    agrees: bool = False
+    problem: str = ""
+
+    def seconds(self, tasks: int) -> float:
+        """Preparing for and computing so many tasks."""
+        return self.preparation + tasks / self.tasks_per_second if self.agrees else float("inf")
+
+
+Report = Callable[[int, int], None]
+"""Called with the number of plans measured and their total, as far as it is known."""
+
+
+def measure_plans(config: Config, seconds: float = 2.0, report: Report = lambda done, total: None) -> list[Measured]:
+    """Measure the plan that ``auto`` gives, then others: layers with ways to compile, differentiation, chunks.
+
+    What the configuration asks for by name is not varied. Differentiation and chunk are varied on the fastest plan so
+    far; "fastest" counts preparation and all tasks of the run.
+
+    Args:
+        config: what is to be run; its tasks are sampled, its data opened.
+        seconds: time for each plan's rounds.
+        report: called as it goes on.
+
+    Returns:
+        In the order of measurement; the first is that of ``auto``.
+
+    Raises:
+        ConfigError: tasks cannot be mapped together, so there is nothing to choose.
+    """
+    prepare_family(config)
+    worker = Worker(config)
+    try:
+        program = worker.program
+        assert isinstance(program, SupervisedProgram)
+        auto = program.probe()
+        if not auto.mapped:
+            raise ConfigError(f"tasks are computed one by one here, so there is no plan to choose: {auto.reason}")
+        bench = _Bench(config, program, seconds)
+        measured = [bench.measure(auto)]
+        tasks = config.run.steps * config.run.meta_batch
+        for stage in (_layers_and_compilers, _differentiations, _chunks):
+            best = fastest(measured, tasks)
+            plans = [plan for plan in stage(config, best.plan) if all(plan != other.plan for other in measured)]
+            for number, plan in enumerate(plans, 1):
+                report(len(measured), len(measured) + len(plans) - number + 1)
+                measured.append(bench.measure(plan))
+        report(len(measured), len(measured))
+        return measured
+    finally:
+        worker.close()
+
+
+def fastest(measured: list[Measured], tasks: int) -> Measured:
+    """The plan that is through with so many tasks first, preparation included."""
+    best = min(measured, key=lambda each: each.seconds(tasks))
+    if not best.agrees:
+        raise ConfigError(
+            "no plan computes this configuration's meta-gradient: "
+            + "; ".join(dict.fromkeys(each.problem or f"error {each.error:.1e}" for each in measured))
+        )
+    return best
+
+
+class _Bench:
+    """Measures plans on one program, all on the same tasks."""
+
+    def __init__(self, config: Config, program: SupervisedProgram, seconds: float) -> None:
+        self._program = program
+        self._seconds = seconds
+        self._shard = config.run.shard
+        self._reference = program.reference_gradient(min(self._shard, 4))
+        program.follow(Plan())
+        self._plain = disagreement(program.sample_gradient(min(self._shard, 4)), self._reference)
+
+    def measure(self, plan: Plan) -> Measured:
+        """Prepare, compare, time."""
+        program = self._program
+        program.follow(Plan())  # forgets what another plan has compiled
+        try:
+            program.follow(plan)
+            error = disagreement(program.sample_gradient(min(self._shard, 4)), self._reference)
+            state = MetaState(0, program.initial_vector())
+            began = time.perf_counter()
+            program.gradient(state, "train", range(self._shard))
+            first = time.perf_counter() - began
+            rounds = list(self._rounds(state))
+        except Exception as error_:  # whatever a compiler raises
+            return Measured(plan, problem=f"{type(error_).__name__}: {' '.join(str(error_).split())[:100]}")
+        usual = statistics.median(rounds)
+        tolerance = max(AGREES, 10 * self._plain) if plan.precision == "float32" else 0.3
+        return Measured(plan, self._shard / usual, max(0.0, first - usual), error, error <= tolerance)
+
+    def _rounds(self, state: MetaState) -> Iterator[float]:
+        until = time.perf_counter() + self._seconds
+        while True:
+            began = time.perf_counter()
+            self._program.gradient(state, "train", range(self._shard))
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            yield time.perf_counter() - began
+            if time.perf_counter() > until:
+                return
+
+
+def _layers_and_compilers(config: Config, plan: Plan) -> Iterator[Plan]:
+    engine = config.engine
+    forms: tuple[Layers, ...] = get_args(Layers) if engine.layers == "auto" else (engine.layers,)
+    if plan.layers == "general" and engine.layers == "auto":
+        forms = ("general",)  # the network has no layers of another form, or this machine cannot
+    compilers: tuple[Compile, ...] = get_args(Compile) if engine.compile == "auto" else (engine.compile,)
+    for layers in forms:
+        for compile_ in compilers:
+            yield replace(plan, layers=layers, compile=compile_, notes=())
+
+
+def _differentiations(config: Config, plan: Plan) -> Iterator[Plan]:
+    free = config.engine.differentiation == "auto" and config.algorithm.estimator == "exact"
+    if free and hasattr(config.algorithm, "inner_steps"):
+        for way in get_args(Differentiation):
+            yield replace(plan, differentiation=way, notes=())
+
+
+def _chunks(config: Config, plan: Plan) -> Iterator[Plan]:
+    if config.engine.chunk != "auto":
+        return
+    for size in sorted({config.run.shard // 2**halvings or 1 for halvings in range(6)}, reverse=True):
+        if config.run.shard % size == 0:
+            yield replace(plan, chunk=size, notes=())
+
+
+def with_engine(text: str, plan: Plan) -> str:
+    """A configuration's YAML text whose section ``engine`` asks for exactly this plan; the rest stays as it is.
+
+    >>> print(with_engine("name: mine\\nengine:\\n  chunk: 2\\nseed: 1\\n", Plan(chunk=4)), end="")
+    name: mine
+    seed: 1
+    engine:
+      chunk: 4
+      compile: none
+      precision: float32
+      differentiation: reverse
+      layers: general
+    """
+    rest = re.sub(r"^engine:.*\n(?:(?:[ \t].*)?\n)*", "", text if text.endswith("\n") else text + "\n", flags=re.M)
+    return rest + yaml.safe_dump({"engine": plan.settings()}, sort_keys=False)
+
+
+def write_engine(path: Path, text: str, plan: Plan) -> None:
+    """Write a configuration's text with this plan's values.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(with_engine(text, plan), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write the configuration {path}: {error.strerror or error}") from None
