@@ -13,8 +13,8 @@ Compile = Literal["none", "graph", "inductor"]
 Layers = Literal["native", "products", "general"]
 Precision = Literal["float32", "tf32", "bf16"]
 
-CACHED = 32 * 2**20
-"""Bytes of activations of a chunk on a CPU."""
+ACTIVATIONS = {"native": 64 * 2**20, "products": 16 * 2**20, "general": 16 * 2**20}
+"""Bytes of a chunk's activations in one forward pass on a CPU; beyond, larger chunks gain nothing or lose the cache."""
 
 GRAPH_REPAYS = 1_000
 """Tasks of a run from which recording its operations is repaid; recording takes a few seconds."""
@@ -92,7 +92,7 @@ def decide(config: Config, facts: Facts) -> Plan:
 
     - ``layers``: ``native`` on a CPU with a C++ compiler, ``products`` on CUDA, in networks that have such layers.
     - ``differentiation``: ``mixed`` beyond ``MIXED_REPAYS`` inner steps.
-    - ``chunk``: the largest divisor of a shard whose activations fit ``CACHED`` bytes; the whole shard on CUDA.
+    - ``chunk``: the largest divisor of a shard that keeps to ``ACTIVATIONS``; the whole shard on CUDA.
     - ``compile``: ``graph`` from ``GRAPH_REPAYS`` tasks in the whole run, ``inductor`` from ``INDUCTOR_REPAYS``.
     - ``precision``: ``float32``.
     """
@@ -103,10 +103,12 @@ def decide(config: Config, facts: Facts) -> Plan:
     compile_: Compile = _compile(config, facts, steps) if engine.compile == "auto" else engine.compile
     if facts.no_compiler and facts.device == "cpu" and (engine.layers == "auto" or engine.compile == "auto"):
         notes.append(f"computing without compiled code, which is slower: {facts.no_compiler}")
-    chunk = _chunk(config.run.shard, facts) if engine.chunk == "auto" else engine.chunk
+    if not facts.task_layers:
+        layers = "general"
+    chunk = _chunk(config.run.shard, facts, layers) if engine.chunk == "auto" else engine.chunk
     return Plan(
         chunk=chunk,
-        layers=layers if facts.task_layers else "general",
+        layers=layers,
         compile=compile_,
         precision=precision,
         differentiation=_differentiation(config, facts, steps),
@@ -136,6 +138,6 @@ def _differentiation(config: Config, facts: Facts, steps: int) -> Differentiatio
     return "mixed" if long else "reverse"
 
 
-def _chunk(shard: int, facts: Facts) -> int:
-    limit = shard if facts.device == "cuda" else max(1, CACHED // max(1, facts.activations))
+def _chunk(shard: int, facts: Facts, layers: Layers) -> int:
+    limit = shard if facts.device == "cuda" else max(1, ACTIVATIONS[layers] // max(1, facts.activations))
     return max(size for size in range(1, shard + 1) if shard % size == 0 and size <= limit)
