@@ -48,6 +48,8 @@ def batch_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float
         slope: 0 for a ReLU, 1 for none.
         form: which implementation computes it.
     """
+    if x.dtype == torch.bfloat16:  # statistics of too few bits
+        return batch_norm(x.float(), scale.float(), shift.float(), eps, slope, form).to(x.dtype)
     last = x.movedim(1, -1)
     rows = last.flatten(0, -2).unsqueeze(0)
     z, _, _ = _Norm.apply(rows, scale.unsqueeze(0), shift.unsqueeze(0), eps, slope, form)

@@ -1,7 +1,6 @@
 """The same operations as :mod:`distmeta.kernels.native`, by torch's own operators: any device, any floating-point type.
 
-A convolution is one batched product of its patches with the filters. Under autocast the products are in its type and
-their results in the type of what came in.
+A convolution is one batched product of its patches with the filters.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _Numbers = Sequence[int]
 def conv(x: Tensor, w: Tensor, geometry: _Numbers) -> Tensor:
     """y: the convolution of every task's images with its own filter."""
     shape = Geometry.decode(geometry)
-    y = torch.matmul(_patches(x, shape), w.flatten(1, 3)).to(x.dtype)
+    y = torch.matmul(_patches(x, shape), w.flatten(1, 3))
     return y.view(len(y), x.shape[1], *shape.output((x.shape[2], x.shape[3])), -1)
 
 
@@ -28,7 +27,7 @@ def conv_input(dy: Tensor, w: Tensor, geometry: _Numbers, size: _Numbers) -> Ten
     """dx: the convolution's gradient with respect to its input, of height and width ``size``."""
     shape = Geometry.decode(geometry)
     tasks, images = max(len(dy), len(w)), dy.shape[1]
-    patches = torch.matmul(dy.flatten(1, 3), w.flatten(1, 3).mT).to(dy.dtype)
+    patches = torch.matmul(dy.flatten(1, 3), w.flatten(1, 3).mT)
     rows, columns = dy.shape[2:4]
     # (T, N, H', W', taps, I) to the columns that fold adds up: (T N, I taps, H' W').
     columns_first = patches.view(tasks, images, rows * columns, shape.taps, -1).permute(0, 1, 4, 3, 2)
@@ -46,7 +45,7 @@ def conv_input(dy: Tensor, w: Tensor, geometry: _Numbers, size: _Numbers) -> Ten
 def conv_weight(x: Tensor, dy: Tensor, geometry: _Numbers) -> Tensor:
     """dw: the convolution's gradient with respect to every task's filter."""
     shape = Geometry.decode(geometry)
-    dw = torch.matmul(_patches(x, shape).mT, dy.flatten(1, 3)).to(x.dtype)
+    dw = torch.matmul(_patches(x, shape).mT, dy.flatten(1, 3))
     return dw.view(len(dw), *shape.kernel, x.shape[-1], -1)
 
 

@@ -85,6 +85,7 @@ class FunctionalModule:
         self._uses_attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
         self._updated_buffers: frozenset[str] = frozenset()
         self.activations = 0
+        self._compute: torch.dtype | None = None
         if example is not None:
             self._probe(example)
 
@@ -136,8 +137,15 @@ class FunctionalModule:
             replay(self._batch_norms)
             return self(parameters, query_inputs)
 
-    def use(self, form: Form | None) -> None:
-        """Compute convolutions and batch norms by a task-batched implementation; ``None``: as the module does."""
+    def use(self, form: Form | None, compute: torch.dtype | None = None) -> None:
+        """How to compute from now on.
+
+        Args:
+            form: the task-batched implementation of convolutions and batch norms; ``None``: as the module does.
+            compute: floating-point type of the layers; ``None``: that of the parameters. Outputs have the
+                parameters' type in any case.
+        """
+        self._compute = compute
         layers: list[TaskConv2d | TaskBatchNorm] = [*self._convolutions, *self._batch_norms]
         for layer in layers:
             layer.form = form
@@ -185,13 +193,18 @@ class FunctionalModule:
             name: buffer.clone() if name in self._updated_buffers else buffer
             for name, buffer in self._module.named_buffers()
         }
-        outputs = functional_call(self._module, {**buffers, **parameters}, (inputs,), tie_weights=bool(self.tied))
+        state, usual = {**buffers, **parameters}, None
+        if self._compute is not None:
+            usual = next(iter(parameters.values())).dtype
+            state = {name: _cast(value, self._compute) for name, value in state.items()}
+            inputs = _cast(inputs, self._compute)
+        outputs = functional_call(self._module, state, (inputs,), tie_weights=bool(self.tied))
         if not isinstance(outputs, Tensor):
             raise ConfigError(
                 f"the model returns {type(outputs).__name__}, but one tensor of outputs is expected; wrap it "
                 "in a module that returns the outputs alone"
             )
-        return outputs
+        return outputs if usual is None else outputs.to(usual)
 
     def _probe(self, example: Tensor) -> None:
         """Learn from one forward pass what the list of submodules does not show."""
@@ -225,6 +238,10 @@ class FunctionalModule:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
 
 
 def _copy(module: nn.Module) -> nn.Module:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import cast
 
 import torch
@@ -23,11 +21,10 @@ Moments = tuple[Tensor, Tensor]
 
 
 class TaskBatchNorm(_BatchNorm):
-    """Batch norm by the statistics of the batch it is given, or by recorded ones, and the (leaky) ReLU after it.
+    """Batch norm by the statistics of the batch it is given, or by recorded ones.
 
-    ``y = f((x - mean) / sqrt(variance + eps) * weight + bias)``, a channel at a time, x of shape (N, C, ...), where
-    ``f(v) = v if v > 0 else slope * v`` and ``slope`` is 1 where nothing is fused. ``form`` names a task-batched
-    implementation; with ``None`` torch's own is used.
+    ``y = (x - mean) / sqrt(variance + eps) * weight + bias``, a channel at a time, x of shape (N, C, ...). ``form``
+    names a task-batched implementation; with ``None`` torch's own is used.
     Ioffe and Szegedy, ICML 2015; Bronskill et al. (TaskNorm, ICML 2020) compare what its statistics can come
     from in few-shot learning.
 
@@ -36,7 +33,6 @@ class TaskBatchNorm(_BatchNorm):
 
     path: str
     form: Form | None
-    slope: float
     recorded: list[Moments] | None
     replayed: Iterator[Moments] | None
 
@@ -46,6 +42,10 @@ class TaskBatchNorm(_BatchNorm):
         Raises:
             ConfigError: there is one value a channel, which has no variance.
         """
+        return self.rectified(inputs, 1.0)
+
+    def rectified(self, inputs: Tensor, slope: float) -> Tensor:
+        """``f(y)`` with ``f(v) = v if v > 0 else slope * v``; errors as :meth:`forward`."""
         if self.replayed is not None:
             moments = next(self.replayed, None)
             if moments is None:
@@ -53,7 +53,7 @@ class TaskBatchNorm(_BatchNorm):
                     f"the model calls its batch norm {self.path!r} more often for the query than for the "
                     "support, so there are no support statistics for it; use another norm"
                 )
-            return self._normalise(inputs, moments)
+            return _rectify(self._normalise(inputs, moments), slope)
         if inputs.numel() <= inputs.shape[1]:
             raise ConfigError(
                 f"batch norm {self.path!r} needs more than one value per channel, got inputs of shape "
@@ -61,13 +61,13 @@ class TaskBatchNorm(_BatchNorm):
             )
         if self.recorded is None:
             if self.form is not None and self.weight is not None:
-                return batch_norm(inputs, self.weight, self.bias, self.eps, self.slope, self.form)
+                return batch_norm(inputs, self.weight, self.bias, self.eps, slope, self.form)
             outputs = F.batch_norm(inputs, None, None, self.weight, self.bias, True, 0.0, self.eps)
-            return self._rectified(outputs)
+            return _rectify(outputs, slope)
         dims = [dim for dim in range(inputs.dim()) if dim != 1]
         variance, mean = torch.var_mean(inputs, dims, correction=0)
         self.recorded.append((mean, variance))
-        return self._normalise(inputs, (mean, variance))
+        return _rectify(self._normalise(inputs, (mean, variance)), slope)
 
     def _normalise(self, inputs: Tensor, moments: Moments) -> Tensor:
         # F.batch_norm has no derivative by given statistics, and these depend on the parameters.
@@ -76,12 +76,13 @@ class TaskBatchNorm(_BatchNorm):
         normalised = (inputs - mean) * torch.rsqrt(variance + self.eps)
         if self.weight is not None:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return self._rectified(normalised)
+        return normalised
 
-    def _rectified(self, outputs: Tensor) -> Tensor:
-        if self.slope == 1.0:
-            return outputs
-        return F.relu(outputs) if self.slope == 0.0 else F.leaky_relu(outputs, self.slope)
+
+def _rectify(outputs: Tensor, slope: float) -> Tensor:
+    if slope == 1.0:
+        return outputs
+    return F.relu(outputs) if slope == 0.0 else F.leaky_relu(outputs, slope)
 
 
 class TaskGroupNorm(nn.GroupNorm):
@@ -117,7 +118,7 @@ def use_task_statistics(module: nn.Module) -> list[TaskBatchNorm]:
             layer.__class__ = TaskBatchNorm
             assert isinstance(layer, TaskBatchNorm)
             layer.path = path
-            layer.form, layer.slope = None, 1.0
+            layer.form = None
             layer.recorded = layer.replayed = None
             changed.append(layer)
         elif type(layer) is nn.GroupNorm:
@@ -129,25 +130,36 @@ def use_task_statistics(module: nn.Module) -> list[TaskBatchNorm]:
     return changed
 
 
-def fuse_rectifiers(module: nn.Module) -> None:
-    """Let a :class:`TaskBatchNorm` take over the ReLU that follows it in an ``nn.Sequential``, in place.
+class TaskSequential(nn.Sequential):
+    """An ``nn.Sequential`` that lets a :class:`TaskBatchNorm` compute the (leaky) ReLU after it as well.
 
-    A norm that stands at several places keeps to itself, since the ReLU may follow it at one of them only.
+    Its layers are what they were for whoever calls them one by one.
     """
-    places = Counter(id(layer) for owner in module.modules() for layer in owner._modules.values())
-    for sequence in module.modules():
-        if type(sequence) is not nn.Sequential:
-            continue
-        for (_, norm), (name, rectifier) in pairwise(list(sequence._modules.items())):
-            slope = _slope(rectifier)
-            if isinstance(norm, TaskBatchNorm) and slope is not None and places[id(norm)] == 1 and not _hooked(norm):
-                norm.slope = slope
-                sequence._modules[name] = nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The layers, one after the other."""
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            slope = _slope(layers[0]) if layers and not _hooked(layer) else None
+            if isinstance(layer, TaskBatchNorm) and slope is not None:
+                layers.pop(0)
+                inputs = layer.rectified(inputs, slope)
+            else:
+                inputs = layer(inputs)
+        return inputs
 
 
-def _slope(layer: nn.Module | None) -> float | None:
+def fuse_rectifiers(module: nn.Module) -> None:
+    """Change, in place, every plain ``nn.Sequential`` to a :class:`TaskSequential`."""
+    for layer in module.modules():
+        if type(layer) is nn.Sequential:
+            layer.__class__ = TaskSequential
+
+
+def _slope(layer: nn.Module) -> float | None:
     """The slope below zero of a rectifier without hooks; ``None`` for other layers."""
-    if layer is None or _hooked(layer):
+    if _hooked(layer):
         return None
     if type(layer) is nn.ReLU:
         return 0.0

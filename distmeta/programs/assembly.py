@@ -57,8 +57,9 @@ class Assembly:
         return self.network.state_dict(module_parameters(meta))
 
     def follow(self, plan: Plan) -> None:
-        """Compute as the plan says: the form of the layers, and how the exact estimator differentiates."""
-        self.network.use(None if plan.layers == "general" else plan.layers)
+        """Compute as the plan says: the layers' form and precision, and how the exact estimator differentiates."""
+        compute = torch.bfloat16 if plan.precision == "bf16" else None
+        self.network.use(None if plan.layers == "general" else plan.layers, compute)
         if isinstance(self.estimator, Exact):
             self.estimator.differentiation = plan.differentiation
 

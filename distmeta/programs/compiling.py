@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from distmeta.cache import cache_dir
-from distmeta.plan import Compile, Precision
+from distmeta.plan import Compile
 
 Function = Callable[..., Any]
 
@@ -71,10 +70,3 @@ def _compile(graph: GraphModule, leaves: list[Any]) -> Function:
     run = _inductor.compile(graph, leaves, options={"triton.cudagraphs": True})
     # A CUDA graph writes its results to the same memory in every call.
     return lambda *given: tree_map(torch.clone, list(run(*given)))
-
-
-def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Layers in bfloat16 within the block, where the plan says so."""
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()

@@ -15,7 +15,7 @@ from distmeta.plan import Plan
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = {"float32": 1e-3, "tf32": 3e-2, "bf16": 0.3}
+TOLERANCE = {"float32": 1e-3, "tf32": 3e-2, "bf16": 0.8}
 """Relative difference (Euclidean norm) to the plain way's gradient beyond which a plan is not believed.
 
 Far above rounding, where rectifiers that switch make jumps, and below a missing derivative."""

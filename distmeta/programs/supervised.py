@@ -19,7 +19,7 @@ from distmeta.kernels.build import unavailable
 from distmeta.layout import Layout, Meta
 from distmeta.plan import Compile, Facts, Plan, decide
 from distmeta.programs.assembly import Assembly
-from distmeta.programs.compiling import in_precision, specialise
+from distmeta.programs.compiling import specialise
 from distmeta.programs.engine import OneTask, chunks, run_tasks, unmappable
 from distmeta.programs.reference import one_task, plain_gradient
 from distmeta.programs.settling import require, settle
@@ -153,7 +153,7 @@ class SupervisedProgram:
         What is recorded has the bits of what is not, so measurements are recorded once their shapes come again.
         """
         key = (name, ways, *((leaf.shape, leaf.dtype) for leaf in tree_leaves(tasks)))
-        with torch.no_grad(), in_precision(self.plan.precision, self._device):
+        with torch.no_grad():
             if key not in self._functions:
                 plain = partial(self._gradients if training else self._measurements, ways, name == "details")
                 self._seen[key] += 1

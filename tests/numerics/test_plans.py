@@ -1,0 +1,186 @@
+"""Every way to compute a program's meta-gradient: the same gradient, in float32 on networks with batch norm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distmeta.config import load_config
+from distmeta.errors import ClusterError, ConfigError
+from distmeta.kernels import build
+from distmeta.plan import Plan
+from distmeta.programs.settling import disagreement
+from distmeta.programs.supervised import SupervisedProgram
+from distmeta.records import MetaState
+
+CPU = torch.device("cpu")
+CONV: dict[str, Any] = {
+    "tasks": {"kind": "glyphs", "ways": 3, "shots": 1, "queries": 2},
+    "model": {"kind": "conv4", "filters": 16},
+    "algorithm": {"name": "maml", "inner_lr": 0.1, "inner_steps": 2},
+    "run": {"meta_batch": 6, "tasks_per_shard": 6, "device": "cpu"},
+}
+SINUSOID: dict[str, Any] = {
+    "tasks": {"kind": "sinusoid"},
+    "model": {"kind": "mlp"},
+    "algorithm": {"name": "maml", "inner_steps": 2},
+    "run": {"meta_batch": 6, "tasks_per_shard": 6, "device": "cpu"},
+}
+PLANS = {
+    "general": Plan(),
+    "general-graph": Plan(compile="graph"),
+    "native": Plan(layers="native"),
+    "native-mixed": Plan(layers="native", differentiation="mixed"),
+    "native-graph": Plan(layers="native", compile="graph"),
+    "native-graph-mixed-chunks": Plan(layers="native", compile="graph", differentiation="mixed", chunk=4),
+    "native-inductor": Plan(layers="native", compile="inductor", chunk=3),
+    "products": Plan(layers="products"),
+    "products-graph-mixed": Plan(layers="products", compile="graph", differentiation="mixed"),
+}
+
+
+def program_of(settings: dict[str, Any], *overrides: str) -> SupervisedProgram:
+    return SupervisedProgram(load_config(settings, overrides), CPU)
+
+
+@pytest.fixture(scope="module")
+def conv() -> SupervisedProgram:
+    return program_of(CONV)
+
+
+@pytest.fixture(scope="module")
+def exact(conv: SupervisedProgram) -> torch.Tensor:
+    return conv.reference_gradient(6)
+
+
+@pytest.mark.parametrize("name", list(PLANS))
+def test_a_plan_gives_the_gradient_of_plain_autograd(name: str, conv: SupervisedProgram, exact: torch.Tensor) -> None:
+    if name.startswith("native") and build.unavailable():
+        pytest.skip(str(build.unavailable()))
+    conv.follow(PLANS[name])
+    gradient = conv.sample_gradient(6)
+    assert gradient.dtype == torch.float32
+    assert 0 < disagreement(gradient, exact) < 1e-5
+
+
+@pytest.mark.parametrize("compile_", ["graph", "inductor"])
+def test_a_compiled_sinusoid(compile_: Any) -> None:
+    if compile_ == "inductor" and build.unavailable():
+        pytest.skip(str(build.unavailable()))
+    program = program_of(SINUSOID)
+    program.follow(Plan(compile=compile_))
+    assert disagreement(program.sample_gradient(6), program.reference_gradient(6)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        {"name": "fomaml"},
+        {"name": "reptile", "inner_batch": 4},
+        {"name": "anil"},
+        {"name": "meta_sgd"},
+        {"name": "protonet"},
+    ],
+    ids=lambda row: row["name"],
+)
+def test_other_algorithms(algorithm: dict[str, Any]) -> None:
+    program = program_of({**CONV, "algorithm": algorithm})
+    reference = program.reference_gradient(4)
+    program.follow(Plan(layers="products" if build.unavailable() else "native", compile="graph"))
+    assert disagreement(program.sample_gradient(4), reference) < 1e-5
+
+
+@pytest.mark.parametrize("layers", ["general", "native"])
+def test_what_is_recorded_has_the_bits_of_what_is_not(layers: Any, conv: SupervisedProgram) -> None:
+    if layers == "native" and build.unavailable():
+        pytest.skip(str(build.unavailable()))
+    state = MetaState(0, conv.initial_vector())
+    results = []
+    for compile_ in ("none", "graph"):
+        conv.follow(Plan(layers=layers, compile=compile_))
+        gradient = conv.gradient(state, "train", range(6))
+        # Measurements are recorded when their shapes come again.
+        measured = [conv.evaluate(state, "test", range(3), details=True) for _ in range(4)][-1]
+        results.append(
+            (gradient.vector, measured.values["accuracy_inductive"], measured.values["loss"], measured.by_step)
+        )
+    for plain, recorded in zip(*results, strict=True):
+        assert torch.equal(plain, recorded)
+
+
+@pytest.mark.parametrize("compile_", ["none", "graph"])
+def test_tasks_that_are_not_finite_are_named_in_chunks(compile_: Any) -> None:
+    program = program_of(SINUSOID)
+    program.follow(Plan(compile=compile_, chunk=2))
+    vector = program.initial_vector()
+    good = program.gradient(MetaState(0, vector), "train", range(6))
+    assert good.nonfinite == ()
+    assert program.gradient(MetaState(0, vector * float("nan")), "train", range(6)).nonfinite == tuple(range(6))
+
+
+@pytest.mark.parametrize("layers", ["general", "products"])
+def test_bfloat16_is_close(layers: Any, conv: SupervisedProgram, exact: torch.Tensor) -> None:
+    """Batch norm's small sets amplify rounding: a network with it is compared loosely, one without it closely."""
+    conv.follow(Plan(layers=layers, precision="bf16"))
+    assert 1e-4 < disagreement(conv.sample_gradient(6), exact) < 0.8
+    plain = program_of(SINUSOID)
+    plain.follow(Plan(precision="bf16"))
+    assert 1e-4 < disagreement(plain.sample_gradient(6), plain.reference_gradient(6)) < 0.05
+
+
+class TestSettling:
+    """From what was decided to what works here."""
+
+    def test_what_works_is_taken(self) -> None:
+        plan = program_of(CONV, "run.steps=200").probe()
+        assert plan.compile == "graph"
+        assert plan.layers == ("general" if build.unavailable() else "native")
+
+    @pytest.fixture
+    def no_compiler(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.setenv("CXX", "/nowhere/c++")
+        build.load.cache_clear()
+        yield
+        build.load.cache_clear()
+
+    @pytest.mark.usefixtures("no_compiler")
+    def test_without_a_compiler_it_is_plain_and_says_so(self) -> None:
+        plan = program_of(CONV, "run.steps=10000").probe()
+        assert (plan.layers, plan.compile) == ("general", "graph")
+        assert "no C++ compiler is found (tried /nowhere/c++" in plan.notes[0]
+
+    @pytest.mark.usefixtures("no_compiler")
+    def test_what_was_asked_for_is_not_replaced(self) -> None:
+        with pytest.raises(ConfigError, match=r"engine\.\* asks for does not work here: .*no C\+\+ compiler"):
+            program_of(CONV, "engine.layers=native").probe()
+
+    @pytest.mark.usefixtures("no_compiler")
+    def test_a_host_that_cannot_follow_says_so(self) -> None:
+        with pytest.raises(ClusterError, match=r"this host cannot: no C\+\+ compiler .* engine\.layers=general"):
+            program_of(CONV).follow(Plan(layers="native"))
+
+    def test_what_cannot_be_recorded_is_computed_plainly(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The model gives other outputs whenever it is called under a tracer: no plan but the plain one is right."""
+        (tmp_path / "user_traced.py").write_text(
+            "import torch\n"
+            "from torch import nn\n"
+            "from torch.fx.experimental.proxy_tensor import get_proxy_mode\n"
+            "class Net(nn.Module):\n"
+            "    def __init__(self):\n"
+            "        super().__init__()\n"
+            "        self.head = nn.Linear(1, 1)\n"
+            "    def forward(self, x):\n"
+            "        return self.head(x) * (2 if get_proxy_mode() else 1)\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        config = load_config({**SINUSOID, "model": {"kind": "module:user_traced.Net"}}, ["run.steps=1000"])
+        plan = SupervisedProgram(config, CPU).probe()
+        assert plan.compile == "none"
+        assert "not engine.compile=graph: its meta-gradient differs from the plain way's" in plan.notes[0]
+        asked = load_config(config.model_dump(), ["engine.compile=graph"])
+        program = SupervisedProgram(asked, CPU)
+        with pytest.raises(ConfigError, match="differs from the plain way's"):
+            program.probe()
