@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,8 +59,16 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that started it, however that ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any], threads: int) -> None:
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
         work = make(*arguments)
         pipe.send((True, None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from distmeta.programs.assembly import Assembly
 from distmeta.programs.compiling import specialise
 from distmeta.programs.engine import OneTask, chunks, run_tasks, unmappable
 from distmeta.programs.reference import one_task, plain_gradient
-from distmeta.programs.settling import require, settle
+from distmeta.programs.settling import plain, require, settle
 from distmeta.records import MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
 from distmeta.tasks import open_family
 from distmeta.tasks.base import Episode, episodes
@@ -67,13 +68,15 @@ class SupervisedProgram:
         """
         meta = self.layout.unflatten(self.initial_vector())
         tasks, ways = self._tasks("train", range(2), self._steps, dropout=True)
+        plan = decide(self._config, self._facts(tasks))
+        self.follow(plain(plan))  # what bounds memory holds from the first gradient on
         reason = unmappable(lambda m, t: self._gradient(m, t, ways), meta, tasks, 2)
         if reason is None:
             checks, ways = self._tasks("validation", range(2), self._evaluation_steps, dropout=False)
             reason = unmappable(lambda m, t: self._measure(m, t, ways, True), meta, checks, 2)
         if reason is not None:
-            return Plan(mapped=False, reason=reason)
-        return settle(self, decide(self._config, self._facts(tasks)), self._config.engine)
+            return Plan(mapped=False, reason=reason, differentiation=plan.differentiation)
+        return settle(self, plan, self._config.engine)
 
     def follow(self, plan: Plan) -> None:
         """Compute by this plan from now on."""
@@ -108,7 +111,13 @@ class SupervisedProgram:
         """Sum of these tasks' meta-gradients, with sums of ``loss`` and the metric."""
         tasks, ways = self._tasks(split, ids, self._steps, dropout=True)
         vector = state.vector.to(self._device)
-        results = [self._call("gradient", ways, True, vector, part) for part in self._chunks(tasks, len(ids))]
+        results = []
+        for part in self._chunks(tasks, len(ids)):
+            results.append(self._call("gradient", ways, True, vector, part))
+            if self.plan.compile == "none" and self.plan.differentiation == "mixed":
+                # torch.func makes a class for each call of a task-batched layer, and classes are cycles that keep
+                # activations until Python looks for them: on its own it would after gigabytes.
+                gc.collect()
         total, sums = results[0]
         for summed, measured in results[1:]:
             total, sums = total + summed, sums + measured
@@ -155,12 +164,12 @@ class SupervisedProgram:
         key = (name, ways, *((leaf.shape, leaf.dtype) for leaf in tree_leaves(tasks)))
         with torch.no_grad():
             if key not in self._functions:
-                plain = partial(self._gradients if training else self._measurements, ways, name == "details")
+                function = partial(self._gradients if training else self._measurements, ways, name == "details")
                 self._seen[key] += 1
                 if not training and self._seen[key] < RECORD_AFTER:
-                    return plain(vector, tasks)
+                    return function(vector, tasks)
                 how: Compile = self.plan.compile if training or self.plan.compile == "none" else "graph"
-                self._functions[key] = specialise(plain, (vector, tasks), how)
+                self._functions[key] = specialise(function, (vector, tasks), how)
             return self._functions[key](vector, tasks)
 
     def _gradients(self, ways: int | None, _: bool, vector: Tensor, tasks: Any) -> tuple[Tensor, Tensor]:
