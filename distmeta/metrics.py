@@ -169,7 +169,12 @@ def mean_ci(values: Tensor) -> dict[str, float | int]:
 
 def _flat(record: StepRecord) -> dict[str, Any]:
     """The record's fields under the names that people see."""
-    groups = {"train": record.metrics, "validation": record.validation or {}, "faults": record.faults}
+    groups = {
+        "train": record.metrics,
+        "validation": record.validation or {},
+        "faults": record.faults,
+        "share": record.shares,
+    }
     return {
         "step": record.step,
         "tasks": record.tasks,

@@ -56,12 +56,14 @@ class MetaGradient:
         tasks: number of tasks in the sum.
         metrics: sums over the tasks of scalar measurements (``loss``, ``accuracy``, ...), float64 arithmetic.
         nonfinite: ids of the tasks whose loss or meta-gradient was not finite.
+        seconds: what the workers' time went to, summed: ``compute`` of meta-gradients, ``data`` waiting for tasks.
     """
 
     vector: Tensor
     tasks: int
     metrics: Mapping[str, float]
     nonfinite: tuple[int, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class StepRecord:
         skipped: true where a non-finite meta-gradient was skipped instead of applied.
         validation: mean of every meta-validation metric where this step was followed by a validation.
         faults: counts of the run so far (``workers_lost``, ``shards_redone``, ``steps_skipped``).
+        shares: parts of the workers' time in this step: ``compute`` of meta-gradients, ``data`` waiting for tasks; the
+            rest is aggregation, the outer step and waiting for each other.
     """
 
     step: int
@@ -129,3 +133,4 @@ class StepRecord:
     skipped: bool = False
     validation: Mapping[str, float] | None = None
     faults: Mapping[str, int] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)

@@ -107,6 +107,15 @@ def _find_snapshot(directory: RunDirectory, config: Config) -> Snapshot | None:
     return snapshot
 
 
+def _tell(plan: Plan) -> None:
+    """Say how a run computes."""
+    if plan.reason:
+        log.warning("tasks are computed one by one, not mapped together: %s", plan.reason)
+    for note in plan.notes:
+        log.warning("%s", note)
+    log.info("engine: %s", ", ".join(f"{name} {value}" for name, value in plan.settings().items()))
+
+
 def _falls(every: int, step: int, steps: int) -> bool:
     """Whether something that happens every so many steps, and after the last one, happens after this step."""
     return every > 0 and (step % every == 0 or step == steps)
@@ -139,8 +148,8 @@ class _Session:
         self._transport = open_transport(config, plan, check)
         try:
             self._check_fingerprint(snapshot)
-            if self._transport.plan.reason and snapshot is None:
-                log.warning("tasks are computed one by one, not mapped together: %s", self._transport.plan.reason)
+            if snapshot is None:
+                _tell(self._transport.plan)
             directory.write_config(dump_config(config))
             self._log = MetricsLog(directory, snapshot.step if snapshot else None)
         except BaseException:
@@ -204,6 +213,7 @@ class _Session:
             skipped=skipped,
             validation=validation,
             faults=self._faults(),
+            shares=self._shares(gradient, seconds),
         )
         if validation is not None or skipped or self._due(run.log_every):
             self._log.write(record)
@@ -211,6 +221,10 @@ class _Session:
         if improved or self._due(run.checkpoint_every) or self.learner.step == run.steps:
             self._save()
         return record
+
+    def _shares(self, gradient: MetaGradient, seconds: float) -> dict[str, float]:
+        available = seconds * self._transport.workers().count
+        return {name: spent / available for name, spent in gradient.seconds.items()}
 
     def _shards(self, step: int) -> list[Shard]:
         run = self._config.run

@@ -7,7 +7,6 @@ workers. A worker that holds all the leaves below a node may add them itself and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -117,20 +116,9 @@ class Sum(Generic[Value]):
         return self._waiting[self._root][0]
 
 
-def combine(parts: Mapping[Node, Value] | Mapping[int, Value], count: int, add: Add[Value]) -> Value:
-    """Add the parts of a tree, nodes or leaves by number, that are all there already.
-
-    >>> combine({0: "a", 1: "b", 2: "c", 3: "d", 4: "e"}, 5, lambda a, b, into: f"({a}{b})")
-    '(((ab)(cd))e)'
-    """
-    total = Sum(count, add)
-    for part, value in parts.items():
-        total.add(Node(0, part) if isinstance(part, int) else part, value)
-    return total.result()
-
-
 def add(a: MetaGradient, b: MetaGradient, into: MetaGradient | None = None) -> MetaGradient:
     """The sum over the tasks of both; its vector takes the memory of ``into``'s, where given."""
     vector = torch.add(a.vector, b.vector, out=None if into is None else into.vector)
     metrics = {name: total + b.metrics[name] for name, total in a.metrics.items()}
-    return MetaGradient(vector, a.tasks + b.tasks, metrics, a.nonfinite + b.nonfinite)
+    seconds = {name: spent + b.seconds[name] for name, spent in a.seconds.items()}
+    return MetaGradient(vector, a.tasks + b.tasks, metrics, a.nonfinite + b.nonfinite, seconds)

@@ -15,7 +15,7 @@ from distmeta.kernels.build import load
 from distmeta.plan import Plan
 from distmeta.programs import open_program
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
-from distmeta.tree import add, combine
+from distmeta.tree import Node, Sum, add
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -86,11 +86,11 @@ class Worker:
 
     def gradient(self, state: MetaState, shards: Sequence[Shard]) -> MetaGradient:
         """Sum over the shards of one subtree, added in the tree's order."""
-        parts = {}
+        total = Sum[MetaGradient](len(shards), add)  # a big model's vectors of all shards would take too much memory
         for place, shard in enumerate(shards):
             self.prefetch(shards[place + 1 : place + 2])
-            parts[place] = self.program.gradient(state, shard.split, shard.ids)
-        return combine(parts, len(parts), add)
+            total.add(Node(0, place), self.program.gradient(state, shard.split, shard.ids))
+        return total.result()
 
     def evaluate(self, state: MetaState, shard: Shard, *, details: bool) -> TaskMetrics:
         """Measurements of a shard's tasks."""

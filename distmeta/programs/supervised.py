@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -109,7 +110,9 @@ class SupervisedProgram:
 
     def gradient(self, state: MetaState, split: Split, ids: Sequence[int]) -> MetaGradient:
         """Sum of these tasks' meta-gradients, with sums of ``loss`` and the metric."""
+        began = time.perf_counter()
         tasks, ways = self._tasks(split, ids, self._steps, dropout=True)
+        sampled = time.perf_counter()
         vector = state.vector.to(self._device)
         results = []
         for part in self._chunks(tasks, len(ids)):
@@ -125,7 +128,9 @@ class SupervisedProgram:
         if len(results) > 1:
             bad += float(not torch.isfinite(total).all())
         nonfinite = self._nonfinite(vector, tasks, ways, ids) if bad else ()
-        return MetaGradient(total.cpu(), len(ids), dict(zip(self._names, metrics, strict=True)), nonfinite)
+        total = total.cpu()
+        seconds = {"compute": time.perf_counter() - sampled, "data": sampled - began}
+        return MetaGradient(total, len(ids), dict(zip(self._names, metrics, strict=True)), nonfinite, seconds)
 
     def evaluate(self, state: MetaState, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
         """Loss and metric of each task after adaptation; ``details``: see :meth:`_measure`."""

@@ -33,7 +33,7 @@ from distmeta.errors import ClusterError, DistmetaError
 from distmeta.plan import Plan
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.transports.base import Check, Kind, Part, Workers
-from distmeta.tree import Node, Sum, add, cover, share
+from distmeta.tree import Node, cover, share
 from distmeta.worker import Worker, keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -187,12 +187,7 @@ class RayWorker:
     @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
     def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
         """The sum's small fields, and its vector."""
-        state = MetaState(step, _view(vector))
-        sums = Sum[MetaGradient](len(shards), add)  # a big model's gradients of all shards at once need too much memory
-        for place, shard in enumerate(shards):
-            self._worker.prefetch(shards[place + 1 : place + 2])
-            sums.add(Node(0, place), self._worker.gradient(state, [shard]))
-        total = sums.result()
+        total = self._worker.gradient(MetaState(step, _view(vector)), shards)
         return replace(total, vector=torch.empty(0)), total.vector.numpy()
 
     def evaluate(self, step: int, vector: np.ndarray, shard: Shard, details: bool) -> TaskMetrics:

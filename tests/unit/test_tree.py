@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from distmeta.records import MetaGradient
-from distmeta.tree import Node, Sum, add, combine, cover, share
+from distmeta.tree import Add, Node, Sum, add, cover, share
+
+
+def combine(parts: Mapping[Node, Any] | Mapping[int, Any], count: int, plus: Add[Any]) -> Any:
+    """The sum of parts, nodes or leaves by number, that are all there already."""
+    total = Sum(count, plus)
+    for part, value in parts.items():
+        total.add(Node(0, part) if isinstance(part, int) else part, value)
+    return total.result()
 
 
 def leaves(count: int) -> list[Tensor]:
