@@ -182,9 +182,13 @@ def _pair(value: Mapping[str, float | None], accurate: bool) -> tuple[str, str]:
 def plan_table(measured: Sequence[Measured], best: Measured, config: Config) -> Table:
     """Plans side by side: the first is that of ``auto``, the fastest for the run's tasks is marked."""
     tasks = config.run.steps * config.run.meta_batch
-    table = Table(title=f"one worker of {config.run.threads} thread(s); * is through with {tasks:,} tasks first")
-    left = ("", "layers", "compile", "differentiation")
-    for column in (*left, "chunk", "tasks/s", "to prepare", "error to float64", "agrees"):
+    threads = f"{config.run.threads} thread{'s' if config.run.threads != 1 else ''}"
+    table = Table(
+        title=f"one worker of {threads}; * is through with {tasks:,} tasks first",
+        caption="error: relative distance of the meta-gradient to plain autograd in float64",
+    )
+    left = ("", "layers", "compile", "gradient")
+    for column in (*left, "chunk", "tasks/s", "prepare", "error", "agrees"):
         table.add_column(column, justify="left" if column in left else "right")
     for place, each in enumerate(measured):
         mark = ("*" if each is best else "") + ("auto" if place == 0 else "")

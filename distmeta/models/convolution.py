@@ -49,6 +49,7 @@ def use_task_filters(module: nn.Module) -> list[TaskConv2d]:
 def filter_layout(weight: Tensor) -> Tensor:
     """The same (O, I, kH, kW) tensor, in memory as (kH, kW, I, O), which the task-batched layers take as it is.
 
+    >>> import torch
     >>> filter_layout(torch.zeros(4, 3, 2, 2)).stride()
     (1, 4, 24, 12)
     """

@@ -23,6 +23,12 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "conv4-none": ({"kind": "conv4", "filters": 4, "norm": "none"}, (1, 11, 11)),
     "conv4-pool-batch": ({"kind": "conv4", "filters": 4, "downsample": "pool"}, (2, 16, 16)),
 }
+LAYERS = {
+    **dict.fromkeys(NETWORKS, ("general",)),
+    "conv4-group": ("general", "native"),
+    "conv4-batch": ("general", "native", "products"),
+    "conv4-pool-batch": ("general", "native", "products"),
+}
 # Steps large enough to make second-order terms count, small enough not to diverge.
 SETTINGS: dict[str, dict[str, Any]] = {
     "maml": {"inner_lr": 0.1, "inner_steps": 2},
@@ -42,7 +48,7 @@ def variants() -> Iterator[tuple[str, str, str, str, str]]:
         for differentiation in ("reverse", "mixed") if two_ways else ("reverse",):
             for kind in NETWORKS:
                 for objective in ("cross_entropy",) if adaptation.needs_classes else ("cross_entropy", "squared_error"):
-                    for layers in ("general", "native", "products") if "conv" in kind else ("general",):
+                    for layers in LAYERS[kind] if objective == "cross_entropy" else ("general",):
                         yield row, differentiation, kind, objective, layers
 
 

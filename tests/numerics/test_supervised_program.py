@@ -46,7 +46,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def config(request: pytest.FixtureRequest) -> Config:
-    return load_config(CONFIGS[request.param], ["evaluation.queries=4"])
+    return load_config(CONFIGS[request.param], ["evaluation.queries=4", "run.steps=10"])
 
 
 def initial(config: Config) -> MetaState:
