@@ -11,7 +11,7 @@ import torch
 
 from distmeta.config import Config
 from distmeta.errors import ConfigError
-from distmeta.kernels.build import load
+from distmeta.kernels.build import find_compiler
 from distmeta.plan import Plan
 from distmeta.programs import open_program
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
@@ -47,6 +47,8 @@ class Worker:
 
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.run.device)
+        if config.engine.precision == "tf32" and self.device.type == "cpu":
+            raise ConfigError("engine.precision = tf32 is a mode of CUDA devices, and there is none here; use float32")
         if self.device.type == "cuda":
             # TF32 products would make a GPU's float32 results depend on the card's generation.
             torch.set_float32_matmul_precision("highest")
@@ -65,8 +67,13 @@ class Worker:
             "cpu": None if gpu else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            **({"compiler": load().compiler} if self.program.plan.layers == "native" else {}),
+            **self._compiler(),
         }
+
+    def _compiler(self) -> dict[str, Any]:
+        plan = self.program.plan
+        compiled = plan.layers == "native" or plan.compile == "inductor"
+        return {"compiler": find_compiler()[1]} if compiled and self.device.type == "cpu" else {}
 
     def probe(self) -> Plan:
         """Decide how this run computes."""

@@ -32,17 +32,27 @@ class Kernels:
 
     Attributes:
         library: functions of ``kernels.cpp``, by name.
-        compiler: version line of the compiler that made it; a part of a worker's fingerprint.
         vector_bytes: channels of a tensor must fill whole vectors of this size.
     """
 
     library: ctypes.CDLL
-    compiler: str
     vector_bytes: int
 
 
 class Unavailable(Exception):
     """The kernels cannot be had here; the message says why."""
+
+
+def find_compiler() -> tuple[str, str]:
+    """The C++ compiler of this host, and its version line, which is a part of a worker's fingerprint.
+
+    Raises:
+        Unavailable: there is none, or it does not say its version.
+    """
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
+    if compiler is None or shutil.which(compiler) is None:
+        raise Unavailable(f"no C++ compiler is found (tried {compiler or 'g++, c++, clang++'}; CXX names another)")
+    return compiler, _run([compiler, "--version"]).splitlines()[0]
 
 
 @functools.cache
@@ -52,11 +62,8 @@ def load() -> Kernels:
     Raises:
         Unavailable: there is no C++ compiler, or it cannot compile them.
     """
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
-    if compiler is None or shutil.which(compiler) is None:
-        raise Unavailable(f"no C++ compiler is found (tried {compiler or 'g++, c++, clang++'}; CXX names another)")
+    compiler, version = find_compiler()
     flags = (*_FLAGS, *_WIDTH.get(torch.backends.cpu.get_cpu_capability(), ()))
-    version = _run([compiler, "--version"]).splitlines()[0]
     content = "\0".join([SOURCE.read_text(), version, platform.machine(), *flags])
     name = f"kernels-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
 
@@ -69,7 +76,7 @@ def load() -> Kernels:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise Unavailable(f"the compiled kernels cannot be loaded: {error}") from None
-    return Kernels(library, version, int(library.vector_bytes()))
+    return Kernels(library, int(library.vector_bytes()))
 
 
 def unavailable() -> str | None:

@@ -38,6 +38,21 @@ def plain(plan: Plan) -> Plan:
     return Plan(chunk=plan.chunk, differentiation=plan.differentiation, notes=plan.notes)
 
 
+def looped(plan: Plan, reason: str, asked: EngineOptions) -> Plan:
+    """The plan of tasks that cannot be mapped together.
+
+    Raises:
+        ConfigError: the configuration asks for something that needs mapped tasks.
+    """
+    for name, default in (("compile", "none"), ("layers", "general")):
+        if getattr(asked, name) not in ("auto", default):
+            raise ConfigError(
+                f"engine.{name} = {getattr(asked, name)} needs tasks that can be mapped together, and these cannot: "
+                f"{reason}; use engine.{name}=auto"
+            )
+    return Plan(mapped=False, reason=reason, differentiation=plan.differentiation, precision=plan.precision)
+
+
 def require(plan: Plan) -> None:
     """Check that this host can follow a plan.
 

@@ -24,7 +24,7 @@ from distmeta.programs.assembly import Assembly
 from distmeta.programs.compiling import specialise
 from distmeta.programs.engine import OneTask, chunks, run_tasks, unmappable
 from distmeta.programs.reference import one_task, plain_gradient
-from distmeta.programs.settling import plain, require, settle
+from distmeta.programs.settling import looped, plain, require, settle
 from distmeta.records import MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
 from distmeta.tasks import open_family
 from distmeta.tasks.base import Episode, episodes
@@ -76,7 +76,7 @@ class SupervisedProgram:
             checks, ways = self._tasks("validation", range(2), self._evaluation_steps, dropout=False)
             reason = unmappable(lambda m, t: self._measure(m, t, ways, True), meta, checks, 2)
         if reason is not None:
-            return Plan(mapped=False, reason=reason, differentiation=plan.differentiation)
+            return looped(plan, reason, self._config.engine)
         return settle(self, plan, self._config.engine)
 
     def follow(self, plan: Plan) -> None:

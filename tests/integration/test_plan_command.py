@@ -76,3 +76,6 @@ def test_tasks_that_cannot_be_mapped_have_no_plan(tmp_path: Path, monkeypatch: p
     done = invoke("plan", config)
     assert done.code == 2
     assert "tasks are computed one by one here, so there is no plan to choose" in done.err
+    asked = invoke("plan", config, "engine.compile=graph")
+    assert asked.code == 2
+    assert "engine.compile = graph needs tasks that can be mapped together, and these cannot" in asked.err
