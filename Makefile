@@ -24,7 +24,13 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/memory.py engine.compile=none
+	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/scaling.py --sizes 0.5 50
 
 clean:
 	rm -rf .venv build *.egg-info
