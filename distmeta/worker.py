@@ -87,15 +87,15 @@ class Worker:
         self.program.follow(plan)
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Begin to sample these shards in the background."""
-        for shard in shards:
-            self.program.prefetch(shard.split, shard.ids)
+        """Begin to sample these shards, all of one split, in the background."""
+        if shards:
+            self.program.prefetch(shards[0].split, [shard.ids for shard in shards])
 
     def gradient(self, state: MetaState, shards: Sequence[Shard]) -> MetaGradient:
         """Sum over the shards of one subtree, added in the tree's order."""
         total = Sum[MetaGradient](len(shards), add)  # a big model's vectors of all shards would take too much memory
         for place, shard in enumerate(shards):
-            self.prefetch(shards[place + 1 : place + 2])
+            self.prefetch(shards[place + 1 :])
             total.add(Node(0, place), self.program.gradient(state, shard.split, shard.ids))
         return total.result()
 

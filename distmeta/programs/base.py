@@ -29,8 +29,8 @@ class Program(Protocol):
         """Compute by this plan from now on; called before the first gradient."""
         ...
 
-    def prefetch(self, split: Split, ids: Sequence[int]) -> None:
-        """Begin to sample these tasks in the background; a later call with the same ids finds them ready."""
+    def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
+        """Begin to sample shards of these ids in the background; later calls with a shard's ids find them ready."""
         ...
 
     def gradient(self, state: MetaState, split: Split, ids: Sequence[int]) -> MetaGradient:

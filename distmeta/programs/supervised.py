@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -25,7 +26,7 @@ from distmeta.programs.compiling import specialise
 from distmeta.programs.engine import OneTask, chunks, run_tasks, unmappable
 from distmeta.programs.reference import one_task, plain_gradient
 from distmeta.programs.settling import looped, plain, require, settle
-from distmeta.records import MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
+from distmeta.records import Data, MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
 from distmeta.tasks import open_family
 from distmeta.tasks.base import Episode, episodes
 from distmeta.tasks.philox import Purpose, keys, minibatches
@@ -33,7 +34,10 @@ from distmeta.tasks.philox import Purpose, keys, minibatches
 RECORD_AFTER = 3
 """Chunks of one shape after which measurements are recorded; fewer do not repay it."""
 
-PREFETCHED = 8
+AHEAD = 8
+"""Shards that are sampled at once at most."""
+
+PREFETCHED = 3 * AHEAD
 """Shards that may lie ready; more were asked for in vain and are dropped, oldest first."""
 
 
@@ -60,7 +64,7 @@ class SupervisedProgram:
         self._sampler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sample")
         self._functions: dict[Hashable, Callable[..., Any]] = {}
         self._seen: Counter[Hashable] = Counter()
-        self._ahead: dict[tuple[Split, tuple[int, ...]], Future[TaskBatch]] = {}
+        self._ahead: dict[tuple[Split, tuple[int, ...]], tuple[Future[TaskBatch], int]] = {}
 
     def probe(self) -> Plan:
         """Map two tasks through training and evaluation; where that fails and a loop works, tasks are looped.
@@ -100,13 +104,15 @@ class SupervisedProgram:
         """Meta-gradient (P,) of the first training tasks at the initial parameters: what plans are compared by."""
         return self.gradient(MetaState(0, self.initial_vector().cpu()), "train", range(count)).vector
 
-    def prefetch(self, split: Split, ids: Sequence[int]) -> None:
-        """Sample these tasks in the background."""
-        key = (split, tuple(ids))
-        if key not in self._ahead:
-            self._ahead[key] = self._sampler.submit(self._family.sample, split, ids)
+    def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
+        """Sample the tasks of these shards in the background, all at once, which costs little more than one of them."""
+        wanted = [tuple(ids) for ids in shards[:AHEAD] if (split, tuple(ids)) not in self._ahead]
+        if wanted:
+            job = self._sampler.submit(self._family.sample, split, [task for ids in wanted for task in ids])
+            firsts = accumulate(map(len, wanted), initial=0)
+            self._ahead |= {(split, ids): (job, first) for ids, first in zip(wanted, firsts, strict=False)}
         while len(self._ahead) > PREFETCHED:
-            self._ahead.pop(next(iter(self._ahead))).cancel()
+            self._ahead.pop(next(iter(self._ahead)))
 
     def gradient(self, state: MetaState, split: Split, ids: Sequence[int]) -> MetaGradient:
         """Sum of these tasks' meta-gradients, with sums of ``loss`` and the metric."""
@@ -214,10 +220,8 @@ class SupervisedProgram:
         self, split: Split, ids: Sequence[int], steps: int | None, *, dropout: bool
     ) -> tuple[dict[str, Any], int | None]:
         """The tasks as a tree of tensors with a leading task dimension, and their number of ways."""
-        ahead = self._ahead.pop((split, tuple(ids)), None)
-        batch = ahead.result() if ahead else self._family.sample(split, ids)
+        support, query = self._sample(split, ids)
         episode = self._episodes[split]
-        support, query = batch.support, batch.query
         if split == "train" and self._parts.estimator.merges_query:
             support = {name: torch.cat([value, query[name]], 1) for name, value in support.items()}
         tree: dict[str, Any] = {"support": dict(support), "query": dict(query)}
@@ -229,6 +233,16 @@ class SupervisedProgram:
             words = keys(episode.seed, split, ids, Purpose.DROPOUT)
             tree["key"] = torch.from_numpy(words).to(self._device)
         return tree, episode.ways
+
+    def _sample(self, split: Split, ids: Sequence[int]) -> tuple[Data, Data]:
+        """Support and query sets of these tasks, from what lies ready if it does."""
+        job, first = self._ahead.pop((split, tuple(ids)), (None, 0))
+        batch = job.result() if job else self._family.sample(split, ids)
+        support, query = (
+            {name: value[first : first + len(ids)] for name, value in part.items()}
+            for part in (batch.support, batch.query)
+        )
+        return support, query
 
     def _gradient(self, meta: Meta, tree: Mapping[str, Any], ways: int | None) -> tuple[Meta, Mapping[str, Tensor]]:
         return self._parts.estimator.gradient(meta, one_task(tree, ways, self._steps), self._steps)

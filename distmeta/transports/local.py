@@ -40,8 +40,8 @@ class LocalTransport:
             self._done += 1
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Sample the first shard in a background thread; the others follow as the first are computed."""
-        self._worker.prefetch(shards[:1])
+        """Sample the first shards in a background thread; the others follow as the first are computed."""
+        self._worker.prefetch(shards)
 
     def workers(self) -> Workers:
         """This process."""
