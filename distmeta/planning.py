@@ -16,7 +16,7 @@ import yaml
 from distmeta.config import Config
 from distmeta.errors import ConfigError
 from distmeta.plan import Compile, Differentiation, Layers, Plan
-from distmeta.programs.settling import disagreement
+from distmeta.programs.settling import SAMPLES, disagreement, sample
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.records import MetaState
 from distmeta.tasks import prepare_family
@@ -34,7 +34,8 @@ class Measured:
         plan: how it was computed.
         tasks_per_second: of one worker, median over rounds.
         preparation: seconds that recording and compiling took.
-        error: relative distance of its meta-gradient to plain autograd in float64, one task at a time.
+        error: relative distance of its meta-gradient to plain autograd in float64, one task at a time; the median over
+            three shards, since rounding at the corner of a ReLU makes jumps.
         agrees: whether that is rounding.
         problem: why the plan does not work here; then the figures are zero.
     """
@@ -113,9 +114,9 @@ class _Bench:
         self._program = program
         self._seconds = seconds
         self._shard = config.run.shard
-        self._reference = program.reference_gradient(self._shard)
+        self._references = [program.reference_gradient(self._shard, n * self._shard) for n in range(SAMPLES)]
         program.follow(Plan())
-        self._plain = disagreement(program.sample_gradient(self._shard), self._reference)
+        self._plain = self._error()
 
     def measure(self, plan: Plan) -> Measured:
         """Prepare, compare, time."""
@@ -125,15 +126,20 @@ class _Bench:
             program.follow(plan)
             state = MetaState(0, program.initial_vector())
             began = time.perf_counter()
-            gradient = program.gradient(state, "train", range(self._shard))
+            program.gradient(state, "train", range(self._shard))
             first = time.perf_counter() - began
-            error = disagreement(gradient.vector, self._reference)
+            error = self._error()
             rounds = list(self._rounds(state))
         except Exception as error_:  # whatever a compiler raises
             return Measured(plan, problem=f"{type(error_).__name__}: {' '.join(str(error_).split())[:100]}")
         usual = statistics.median(rounds)
         tolerance = max(AGREES, 10 * self._plain) if plan.precision == "float32" else 0.3
         return Measured(plan, self._shard / usual, max(0.0, first - usual), error, error <= tolerance)
+
+    def _error(self) -> float:
+        """Median distance of some shards' meta-gradients: in single ones an activation may lie at a ReLU's corner."""
+        gradients = sample(self._program, self._shard)
+        return statistics.median(disagreement(a, b) for a, b in zip(gradients, self._references, strict=True))
 
     def _rounds(self, state: MetaState) -> Iterator[float]:
         until = time.perf_counter() + self._seconds

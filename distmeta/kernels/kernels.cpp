@@ -19,7 +19,7 @@ constexpr int BYTES = 16, COLUMNS = 4;
 #endif
 constexpr int ROWS = 6;     // rows of a tile: ROWS x COLUMNS vectors of sums stay in registers
 constexpr int BLOCK = 96;   // pairs whose rows stay in the first-level cache while a weight gradient is summed
-constexpr int PARTIAL = 32; // rows that are summed before their sum is added to the total, which limits rounding
+constexpr int PARTIAL = 16; // rows that are summed before their sum is added to the total in double precision
 
 template <class T> struct Wide { typedef T type __attribute__((vector_size(BYTES))); };
 template <class T> using Vector = typename Wide<T>::type;
@@ -262,7 +262,7 @@ template <class T, int N> inline void store_all(T* p, const Vectors<T, N>& value
 
 // Sums over rows, S of them at once, of the terms that `term(row, n, values)` gives for the n-th vector of channels.
 template <class T, int N, int S, class Term> inline void sum_rows(int64_t rows, Term term, Vectors<T, N>* totals) {
-    for (int s = 0; s < S; ++s) totals[s] = Vectors<T, N>{};
+    double wide[N][S][LANES<T>] = {};
     for (int64_t first = 0; first < rows; first += PARTIAL) {
         int64_t last = first + PARTIAL < rows ? first + PARTIAL : rows;
         Vector<T> part[N][S] = {};
@@ -273,8 +273,12 @@ template <class T, int N, int S, class Term> inline void sum_rows(int64_t rows, 
                 for (int s = 0; s < S; ++s) part[n][s] += values[s];
             }
         for (int n = 0; n < N; ++n)
-            for (int s = 0; s < S; ++s) totals[s].v[n] += part[n][s];
+            for (int s = 0; s < S; ++s)
+                for (int i = 0; i < LANES<T>; ++i) wide[n][s][i] += part[n][s][i];
     }
+    for (int n = 0; n < N; ++n)
+        for (int s = 0; s < S; ++s)
+            for (int i = 0; i < LANES<T>; ++i) totals[s].v[n][i] = (T)wide[n][s][i];
 }
 
 template <class T> inline Vector<T> rectify(Vector<T> y, Vector<T> value, T slope) {

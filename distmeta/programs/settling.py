@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,7 +19,14 @@ log = logging.getLogger(__name__)
 TOLERANCE = {"float32": 1e-3, "tf32": 3e-2, "bf16": 0.8}
 """Relative difference (Euclidean norm) to the plain way's gradient beyond which a plan is not believed.
 
-Far above rounding, where rectifiers that switch make jumps, and below a missing derivative."""
+The median over SAMPLES chunks counts: it is far above rounding (1e-6) and below a missing derivative. A single float32
+chunk may be 1e-3 off where an activation lies at the corner of its rectifier and rounding decides its side."""
+
+SAMPLES = 3
+"""Chunks of tasks by which gradients are compared."""
+
+WORST = 0.1
+"""Relative difference that no chunk of a float32 plan may have."""
 
 
 class Tried(Protocol):
@@ -28,8 +36,8 @@ class Tried(Protocol):
         """Compute by this plan."""
         ...
 
-    def sample_gradient(self, count: int) -> Tensor:
-        """Meta-gradient (P,) of so many tasks."""
+    def sample_gradient(self, count: int, first: int = 0) -> Tensor:
+        """Meta-gradient (P,) of so many tasks from this one on."""
         ...
 
 
@@ -88,7 +96,7 @@ def settle(program: Tried, plan: Plan, asked: EngineOptions) -> Plan:
         return plan
     count = plan.chunk or 1
     program.follow(plain(plan))
-    reference = program.sample_gradient(count)
+    reference = sample(program, count)
     while plan != plain(plan):
         reason = _fails(program, plan, reference, count)
         if reason is None:
@@ -101,17 +109,24 @@ def settle(program: Tried, plan: Plan, asked: EngineOptions) -> Plan:
     return plan
 
 
-def _fails(program: Tried, plan: Plan, reference: Tensor, count: int) -> str | None:
+def sample(program: Tried, count: int) -> list[Tensor]:
+    """Meta-gradients of some chunks of so many tasks."""
+    return [program.sample_gradient(count, number * count) for number in range(SAMPLES)]
+
+
+def _fails(program: Tried, plan: Plan, reference: list[Tensor], count: int) -> str | None:
     try:
         program.follow(plan)
-        gradient = program.sample_gradient(count)
+        gradients = sample(program, count)
     except (ConfigError, ClusterError) as error:
         return str(error)
     except Exception as error:  # whatever a tracer or a compiler raises
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    off = disagreement(gradient, reference)
-    if off <= TOLERANCE[plan.precision]:
+    apart = [disagreement(a, b) for a, b in zip(gradients, reference, strict=True)]
+    off = statistics.median(apart)
+    if off <= TOLERANCE[plan.precision] and (max(apart) <= WORST or plan.precision != "float32"):
         return None
+    off = max(apart) if off <= TOLERANCE[plan.precision] else off
     return f"its meta-gradient differs from the plain way's by {off:.1e}"
 
 

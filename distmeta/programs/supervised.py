@@ -92,17 +92,17 @@ class SupervisedProgram:
         self._parts.follow(plan)
         self._functions.clear()
 
-    def reference_gradient(self, count: int) -> Tensor:
+    def reference_gradient(self, count: int, first: int = 0) -> Tensor:
         """What :meth:`sample_gradient` is in theory: float64, plain autograd, one task at a time."""
-        tasks, ways = self._tasks("train", range(count), self._steps, dropout=True)
+        tasks, ways = self._tasks("train", range(first, first + count), self._steps, dropout=True)
         parts = Assembly(self._config)
         parts.network.to(self._device)
         meta = self.layout.unflatten(self.initial_vector())
         return plain_gradient(parts, meta, tasks, count, ways, self._steps).cpu()
 
-    def sample_gradient(self, count: int) -> Tensor:
-        """Meta-gradient (P,) of the first training tasks at the initial parameters: what plans are compared by."""
-        return self.gradient(MetaState(0, self.initial_vector().cpu()), "train", range(count)).vector
+    def sample_gradient(self, count: int, first: int = 0) -> Tensor:
+        """Meta-gradient (P,) of some training tasks at the initial parameters: what plans are compared by."""
+        return self.gradient(MetaState(0, self.initial_vector().cpu()), "train", range(first, first + count)).vector
 
     def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
         """Sample the tasks of these shards in the background, all at once, which costs little more than one of them."""
