@@ -285,7 +285,7 @@ class RayTransport:
                 return list(ready)
             if what and not said and time.monotonic() - began > 10:
                 said = True
-                log.warning("waiting for %s: the cluster has %s free", what, _free())
+                log.warning("waiting for %s to start (it may be compiling); the cluster has %s free", what, _free())
 
     def _get(self, ref: Any) -> Any:
         try:
