@@ -25,9 +25,8 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 }
 LAYERS = {
     **dict.fromkeys(NETWORKS, ("general",)),
-    "conv4-group": ("general", "native"),
     "conv4-batch": ("general", "native", "products"),
-    "conv4-pool-batch": ("general", "native", "products"),
+    "conv4-pool-batch": ("general", "native"),
 }
 # Steps large enough to make second-order terms count, small enough not to diverge.
 SETTINGS: dict[str, dict[str, Any]] = {
