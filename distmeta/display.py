@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -185,18 +186,19 @@ def plan_table(measured: Sequence[Measured], best: Measured, config: Config) -> 
     threads = f"{config.run.threads} thread{'s' if config.run.threads != 1 else ''}"
     table = Table(
         title=f"one worker of {threads}; * is through with {tasks:,} tasks first",
-        caption="error: relative distance of the meta-gradient to plain autograd in float64",
+        caption="error: relative distance of the meta-gradient to plain autograd in float64; ! beyond rounding",
+        box=SIMPLE_HEAD,
     )
     left = ("", "layers", "compile", "gradient")
-    for column in (*left, "chunk", "tasks/s", "prepare", "error", "agrees"):
+    for column in (*left, "chunk", "tasks/s", "prepare", "error"):
         table.add_column(column, justify="left" if column in left else "right")
     for place, each in enumerate(measured):
         mark = ("*" if each is best else "") + ("auto" if place == 0 else "")
         plan = each.plan
-        figures = (each.problem, "", "", "no")
+        figures = (each.problem, "", "!")
         if not each.problem:
             rate, preparation = f"{each.tasks_per_second:.1f}", f"{each.preparation:.1f} s"
-            figures = (rate, preparation, f"{each.error:.1e}", "yes" if each.agrees else "no")
+            figures = (rate, preparation, f"{each.error:.1e}{'' if each.agrees else ' !'}")
         table.add_row(mark, plan.layers, plan.compile, plan.differentiation, str(plan.chunk), *figures)
     return table
 
