@@ -44,7 +44,7 @@ SETTINGS = {
     "cluster": {"workers": "auto"},
 }
 MARK = f"DISTMETA_BENCHMARK={os.getpid()}"
-"""Stands in the environment of all that this process starts."""
+"""Set by ``main``; stands in the environment of all that this process starts."""
 
 PATIENCE = 120.0
 """Seconds after which a cluster that is not back to its strength is an error."""
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.update([MARK.split("=")])
+    os.environ["DISTMETA_BENCHMARK"] = str(os.getpid())
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

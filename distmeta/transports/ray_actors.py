@@ -71,6 +71,9 @@ class RayTransport:
     A worker that dies, hangs or fails is replaced and its pieces are computed elsewhere; workers come and go with their
     nodes. The tree makes the result the same to the bit.
 
+    Attributes:
+        crew: the workers, of the class ``crew_of``.
+
     Raises:
         ClusterError: no cluster at the address, too few resources, workers of different hardware, workers that keep
             dying.
@@ -194,6 +197,8 @@ class RayTransport:
 
     def _left(self, seat: Seat) -> None:
         """A worker is gone: what it held is for others."""
+        if not seat.held:
+            return
         self._sent = {ref: sent for ref, sent in self._sent.items() if sent.seat is not seat}
         self._board.give_back(seat, self.crew.seats)
 
