@@ -27,6 +27,14 @@ class ClusterError(DistmetaError):
     """The cluster cannot be reached, or its workers cannot do the work."""
 
 
+class JobError(DistmetaError):
+    """A job did not succeed; the exit code is the job's own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class NonFiniteError(DistmetaError):
     """A loss or meta-gradient was not finite, and ``outer.on_nonfinite`` is ``stop``."""
 

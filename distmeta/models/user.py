@@ -62,7 +62,7 @@ def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs
         ConfigError: the factory cannot be imported, cannot be called with these settings, fails, or gives no
             ``nn.Module``.
     """
-    with _importable(os.getcwd()):
+    with importable(os.getcwd()):
         factory = _import(options.kind)
         arguments = _arguments(factory, options, {"input_shape": input_shape, "outputs": outputs})
         try:
@@ -135,7 +135,7 @@ def _listing(arguments: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _importable(folder: str) -> Iterator[None]:
+def importable(folder: str) -> Iterator[None]:
     """The folder's modules can be imported, as by ``python -m`` but not by an installed command."""
     if folder in sys.path or "" in sys.path:
         yield
