@@ -1,4 +1,4 @@
-"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``data build``, ``list``, and :mod:`~distmeta.cli_jobs`."""
+"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``data build``, ``list``; jobs have their own file."""
 
 from __future__ import annotations
 

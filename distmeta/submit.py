@@ -35,7 +35,6 @@ _CHATTER = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-_RUN_DIR = "distmeta_run_dir"  # key in a job's metadata
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]
@@ -88,7 +87,6 @@ class Cluster:
                     entrypoint=shlex.join(["python", "-m", "distmeta", *job.arguments]),
                     submission_id=job.name,
                     runtime_env={"working_dir": folder, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}},
-                    metadata={_RUN_DIR: job.run_dir},
                 )
         return notes
 
@@ -167,28 +165,30 @@ class Cluster:
         try:
             yield
         except AuthenticationError as error:
+            problem = "refuses this token" if "Authentication failed" in str(error) else "wants a token, and got none"
             raise ClusterError(
-                f"the cluster at {self.address} refuses this token, or the lack of one ({_line(error)}); set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file ~/.ray/auth_token to the cluster's token"
+                f"the cluster at {self.address} {problem}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file "
+                "~/.ray/auth_token to the cluster's token"
             ) from None
         except (ConnectionError, requests.exceptions.RequestException) as error:
+            detail = "" if type(error) is ConnectionError else f" ({_line(error)})"  # Ray's says just the same
             raise ClusterError(
-                f"cannot reach the dashboard of a Ray cluster at {self.address}: {_line(error)}. Check --address, and "
-                "that the cluster runs"
+                f"cannot reach the dashboard of a Ray cluster at {self.address}{detail}; check --address, and that the "
+                "cluster runs"
             ) from None
         except (RuntimeError, ValueError) as error:
-            if "No available agent" in str(error):
-                raise ClusterError(
-                    f"the cluster at {self.address} takes no jobs: the agent of its dashboard does not run. Try again in "
-                    "a moment; if another Ray runs on that host, give `ray start` a free --dashboard-agent-listen-port"
-                ) from None
-            raise ClusterError(f"the cluster at {self.address} refuses: {_line(error)}") from None
+            raise ClusterError(self._refusal(error)) from None
 
-
-def run_directory(job: JobDetails) -> str | None:
-    """Where a job's run lies, if distmeta has sent the job."""
-    directory = (job.metadata or {}).get(_RUN_DIR)
-    return None if directory is None else str(directory)
+    def _refusal(self, error: Exception) -> str:
+        text = str(error)
+        if "Version check returned 404" in text:
+            return f"what answers at {self.address} is not the dashboard of a Ray cluster; check --address"
+        if "No available agent" in text:
+            return (
+                f"the cluster at {self.address} takes no jobs: the agent of its dashboard does not run. Try again in a "
+                "moment; if another Ray runs on that host, give `ray start` a free --dashboard-agent-listen-port"
+            )
+        return f"the cluster at {self.address} refuses: {_line(error)}"
 
 
 def _check_success(job: JobDetails) -> None:
