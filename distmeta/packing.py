@@ -77,9 +77,6 @@ def _train(request: Request) -> Job:
     config = load_config(request.source, request.overrides)
     if request.resume and request.run_dir is None and request.name is None:
         raise ConfigError("--resume: name the directory of the run to continue, --run-dir RUN_DIR on the cluster")
-    root = getattr(config.tasks, "root", None)
-    if root is not None:
-        _check_place("tasks.root", str(root))
     name = request.name or _stamped(config.name)
     run_dir = request.run_dir or f"{config.run.dir if _is_anchored(config.run.dir) else RUNS}/{name}"
     _check_place("--run-dir", run_dir)
@@ -100,6 +97,9 @@ def _for_a_job(config: Config) -> tuple[Config, tuple[str, ...]]:
     if cluster.address is not None:
         notes.append(f"cluster.address = {cluster.address} is left out: a job runs on the cluster that it is sent to")
         cluster = cluster.model_copy(update={"address": None})
+    root = getattr(config.tasks, "root", None)
+    if root is not None and "://" not in root:
+        notes.append(f"tasks.root = {root} is taken for a folder on every host of the cluster")
     return config.model_copy(update={"cluster": cluster}), tuple(notes)
 
 

@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from conftest import TOKEN, Head, finish
+from job_helpers import Head, finish, invoke, result_of, running_head, write_config
 
 pytestmark = pytest.mark.timeout(600)
 
 DEAD = "http://127.0.0.1:9"  # the port of a service that nobody runs
-SINUSOID: dict[str, Any] = {
-    "name": "sinusoid",
-    "tasks": {"kind": "sinusoid"},
-    "model": {"kind": "mlp", "hidden": [4]},
-    "algorithm": {"name": "maml"},
-    "run": {"steps": 3, "meta_batch": 4, "log_every": 1},
-    "evaluation": {"tasks": 8},
-    "engine": {"compile": "none"},
-}
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
-    file = folder / "sinusoid.yaml"
-    file.write_text(yaml.safe_dump({**SINUSOID, **changes}))
-    return file
-
-
-def result_of(run: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((run / "result.json").read_text())
-    return result
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A head that wants no token."""
+    with running_head(tmp_path_factory.mktemp("head"), {"RAY_AUTH_MODE": "disabled"}) as found:
+        yield found
 
 
 def write_package(folder: Path) -> None:
@@ -48,11 +33,12 @@ def write_package(folder: Path) -> None:
     )
 
 
-def test_train_and_evaluate(head: Head, tmp_path: Path) -> None:
+def test_train_and_evaluate(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's module comes along, all of the cluster works, and the exit code and the result come back."""
     write_package(tmp_path)
+    monkeypatch.chdir(tmp_path)
     config = write_config(tmp_path, model={"kind": "module:mine.nets.network"})
-    done = head.run("submit", config, "--name", "first", cwd=tmp_path).succeeded()
+    done = head.invoke("submit", config, "--name", "first").succeeded()
     assert "step 3/3" in done.out
     assert "meta-test" in done.out
     assert "cluster.workers is not set: using auto" in done.err
@@ -63,7 +49,7 @@ def test_train_and_evaluate(head: Head, tmp_path: Path) -> None:
 
     run = head.runs("first")
     options = ["--command", "evaluate", "--module", "mine", "--name", "measure"]
-    done = head.run("submit", run, "evaluation.tasks=5", "cluster.workers=0", *options, cwd=tmp_path).succeeded()
+    done = head.invoke("submit", run, "evaluation.tasks=5", "cluster.workers=0", *options).succeeded()
     assert "meta-test: 5 tasks" in done.out
 
 
@@ -79,21 +65,21 @@ def test_left_stopped_and_resumed(head: Head, tmp_path: Path) -> None:
     assert left.code == 130
     assert "`distmeta logs long` follows it again" in left.err
     assert "Traceback" not in left.err
-    assert "RUNNING" in head.run("jobs").succeeded().out
+    assert "RUNNING" in head.invoke("jobs").succeeded().out
 
-    assert "STOPPED" in head.run("stop", "long").succeeded().err
-    assert "STOPPED" in head.run("jobs").succeeded().out
-    assert "ended already: STOPPED" in head.run("stop", "long").succeeded().err
-    log = head.run("logs", "long", "--no-follow").succeeded().out
+    assert "STOPPED" in head.invoke("stop", "long").succeeded().err
+    assert "STOPPED" in head.invoke("jobs").succeeded().out
+    assert "ended already: STOPPED" in head.invoke("stop", "long").succeeded().err
+    log = head.invoke("logs", "long", "--no-follow").succeeded().out
     assert "interrupted by SIGTERM" in log
     step = max(int(path.name.removeprefix("step-")) for path in (head.runs("long") / "checkpoints").iterdir())
     assert step >= 100
     assert f"step {step} is saved" in log
-    head.run("logs", "long").refused("long was stopped")
+    head.invoke("logs", "long").refused("long was stopped")
 
     steps = f"run.steps={step + 2}"
     more = ["--name", "longer", "--resume", "--run-dir", "~/distmeta-runs/long"]
-    done = head.run("submit", config, steps, "run.log_every=100", "cluster.workers=0", *more).succeeded()
+    done = head.invoke("submit", config, steps, "run.log_every=100", "cluster.workers=0", *more).succeeded()
     assert f"resuming {head.runs('long')} at step {step}" in done.out
     assert result_of(head.runs("long"))["steps"] == step + 2
 
@@ -102,41 +88,47 @@ def test_failing_job(head: Head, tmp_path: Path) -> None:
     """What the configuration's check cannot know fails in the job, and its message and code come back."""
     images = {"kind": "omniglot", "root": "/nowhere/omniglot", "ways": 2, "shots": 1, "queries": 1}
     config = write_config(tmp_path, tasks=images, cluster={"workers": 0})
-    sent = head.run("submit", config, "--no-follow", "--name", "fails").succeeded()
+    sent = head.invoke("submit", config, "--no-follow", "--name", "fails").succeeded()
     assert sent.out == "fails\n"
-    followed = head.run("logs", "fails")
+    assert "tasks.root = /nowhere/omniglot is taken for a folder on every host" in sent.err
+    followed = head.invoke("logs", "fails")
     followed.refused("job fails ended with exit code 1")
     assert "error: " in followed.out
     assert "/nowhere/omniglot" in followed.out
     assert "Traceback" not in followed.out
 
-    listed = head.run("jobs", COLUMNS="200").succeeded().out
+    listed = head.invoke("jobs").succeeded().out
     assert "FAILED" in listed
     assert "/nowhere/omniglot" in listed
-    head.run("submit", config, "--name", "fails").refused("a job fails", "--name")
-    head.run("logs", "other").refused("no job other", "fails")
-    head.run("stop", "other").refused("no job other", "fails")
+    head.invoke("submit", config, "--name", "fails").refused("a job fails", "--name")
+    head.invoke("logs", "other").refused("no job other", "fails")
+    head.invoke("stop", "other").refused("no job other", "fails")
 
 
-def test_tokens(head: Head) -> None:
-    head.run("jobs", RAY_AUTH_TOKEN=TOKEN[::-1]).refused("refuses this token", "RAY_AUTH_TOKEN")
-    head.run("jobs", RAY_AUTH_MODE="disabled").refused("got none", "RAY_AUTH_MODE=token")
+def test_nobody_there() -> None:
+    invoke("jobs", "--address", DEAD).refused("cannot reach", DEAD, "--address")
+    invoke("jobs", RAY_API_SERVER_ADDRESS="", RAY_ADDRESS="127.0.0.1:6379").refused("RAY_ADDRESS = 127", "http://")
 
 
-def test_without_tokens(open_head: Head, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    done = open_head.run("submit", write_config(tmp_path), "cluster.workers=0", "--run-dir", run).succeeded()
-    assert "step 3/3" in done.out
-    assert result_of(run)["steps"] == 3
-    address = ["--address", open_head.address]
-    assert "SUCCEEDED" in open_head.run("jobs", *address, RAY_API_SERVER_ADDRESS=DEAD).succeeded().out
+def test_an_address_given_wins(head: Head) -> None:
+    invoke("jobs", "--address", head.address, RAY_API_SERVER_ADDRESS=DEAD).succeeded()
 
 
-def test_nobody_there(head: Head) -> None:
-    head.run("jobs", "--address", DEAD).refused("cannot reach", DEAD, "--address")
-    head.run("jobs", "--address", "127.0.0.1:6379").refused("--address = 127.0.0.1:6379", "http://")
-
-
-def test_a_wrong_request_reaches_no_cluster(head: Head, tmp_path: Path) -> None:
-    config = write_config(tmp_path)
-    head.run("submit", config, "run.stepz=1", "--address", DEAD).refused("run.stepz", "did you mean", code=2)
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run.stepz=1"], ["run.stepz", "did you mean"]),
+        (["--name", "a b"], ["--name a b", "letters"]),
+        (["--run-dir", "runs/first"], ["--run-dir = runs/first", "absolute"]),
+        (["--resume"], ["--resume", "--run-dir"]),
+        (["model={kind: 'module:not_there.network'}"], ["no module not_there"]),
+        (["--command", "evaluate"], ["RUN_OR_CHECKPOINT", "absolute"]),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, list) else None,
+)
+def test_a_wrong_request_reaches_no_cluster(
+    arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path).name
+    invoke("submit", config, *arguments, "--address", DEAD).refused(*words, code=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,15 +10,28 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import pytest
+import yaml
+from typer.testing import CliRunner
+
+from distmeta.cli import app
 
 BIN = Path(sys.executable).parent
-TOKEN = "0123456789abcdef" * 4
+SINUSOID: dict[str, Any] = {
+    "name": "sinusoid",
+    "tasks": {"kind": "sinusoid"},
+    "model": {"kind": "mlp", "hidden": [4]},
+    "algorithm": {"name": "maml"},
+    "run": {"steps": 3, "meta_batch": 4, "log_every": 1},
+    "evaluation": {"tasks": 8},
+    "engine": {"compile": "none"},
+}
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0"}
 
 
@@ -50,26 +64,37 @@ class Head:
     environment: dict[str, str]
     home: Path
 
-    def start(self, *arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
         """The console command, running, in a process group of its own as under a shell."""
         return subprocess.Popen(
             [BIN / "distmeta", *arguments],
             env=clean_environment() | self.environment | environment,
-            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
 
-    def run(self, *arguments: str | Path, cwd: Path | None = None, **environment: str) -> Ended:
+    def invoke(self, *arguments: str | Path) -> Ended:
+        """The command line in this process: quick, but for signals and tokens, which Ray reads once."""
+        return invoke(*arguments, **self.environment)
+
+    def run(self, *arguments: str | Path, **environment: str) -> Ended:
         """The console command, to its end."""
-        with self.start(*arguments, cwd=cwd, **environment) as process:
+        with self.start(*arguments, **environment) as process:
             return finish(process)
 
     def runs(self, name: str) -> Path:
         """Where a job's run lies by default."""
         return self.home / "distmeta-runs" / name
+
+
+def invoke(*arguments: str | Path, **environment: str) -> Ended:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200", **environment})
+    trace = ""
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        trace = "".join(traceback.format_exception(result.exception))
+    return Ended(result.exit_code, result.stdout, result.stderr + trace)
 
 
 def finish(process: subprocess.Popen[str]) -> Ended:
@@ -153,15 +178,12 @@ def kill_session(leader: int) -> None:
             continue
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A head that wants a token."""
-    with running_head(tmp_path_factory.mktemp("head"), {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}) as found:
-        yield found
+def write_config(folder: Path, **changes: Any) -> Path:
+    file = folder / "sinusoid.yaml"
+    file.write_text(yaml.safe_dump({**SINUSOID, **changes}))
+    return file
 
 
-@pytest.fixture(scope="module")
-def open_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A head that wants none."""
-    with running_head(tmp_path_factory.mktemp("open-head"), {"RAY_AUTH_MODE": "disabled"}) as found:
-        yield found
+def result_of(run: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return result
