@@ -18,9 +18,7 @@ from distmeta.display import consoles
 from distmeta.packing import Request, prepare
 
 if TYPE_CHECKING:  # it brings Ray
-    from ray.job_submission import JobDetails
-
-    from distmeta.submit import Cluster
+    from distmeta.submit import Cluster, JobDetails
 
 app = typer.Typer()
 

@@ -21,6 +21,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobTy
 from distmeta.errors import ClusterError, Interrupted, JobError
 from distmeta.packing import Job, pack
 
+__all__ = ["Cluster", "JobDetails"]
+
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray's own job commands look for an address, in this order."""
@@ -134,6 +136,8 @@ class Cluster:
                 f"detached; the job goes on. {self.hint('logs', name)} follows it again, "
                 f"{self.hint('stop', name)} ends it"
             ) from None
+        except BrokenPipeError:  # nobody reads what is written
+            raise
         except (ClusterError, RuntimeError, aiohttp.ClientError, OSError) as error:
             raise ClusterError(
                 f"the connection to {self.address} broke: {_line(error)}. The job goes on as long as its cluster does; "
