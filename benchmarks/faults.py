@@ -115,6 +115,7 @@ class Run:
         end = time.monotonic() + PATIENCE
         while self.transport.faults[fault] == before and time.monotonic() < end:
             step()
+        self.heal()
         step()
         self.recover(step)
         return {"usual": usual, "step": lost[0], "in all": sum(lost), "noticed": noticed}
@@ -132,9 +133,13 @@ class Run:
         self.order.touch()
 
     def lose_host(self) -> None:
-        """The second node's Ray is killed, and its worker with it; another node joins."""
+        """The second node's Ray is killed, and its worker with it."""
         self.cluster.remove_node(self.second, allow_graceful=False)
-        self.second = self.cluster.add_node(num_cpus=1)
+
+    def heal(self) -> None:
+        """Another node joins where one was lost; Ray starts nodes in the main thread alone."""
+        if not self.second.any_processes_alive():
+            self.second = self.cluster.add_node(num_cpus=1)
 
     def close(self) -> None:
         """End the run and its cluster."""
