@@ -1,4 +1,8 @@
-"""What all tests share: a cache of their own, one Ray for the whole session, the Omniglot archives."""
+"""What all tests share: a cache of their own, one Ray for the whole session, the Omniglot archives.
+
+`make test` runs them in two processes: one has all tests of the session's Ray, the other takes the rest file by file,
+and both share what is left.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,34 @@ QUIET = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
+# Two processes on two cores: what a test does not say about threads should be one thread. Before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ARCHIVES = ("images_background.zip", "images_evaluation.zip")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs in one process: all that shares the session's Ray, begun first, since it takes longest; else a file."""
+    items.sort(key=lambda item: not _uses_ray(item))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if _uses_ray(item) else item.path.stem))
+
+
+def _uses_ray(item: pytest.Item) -> bool:
+    return "ray_cluster" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session", autouse=True)
 def distmeta_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of this session's own, so that stores are built once and nobody's own cache is touched."""
-    folder = tmp_path_factory.mktemp("distmeta-cache")
+    """A cache of this session's own, so that stores are built once and nobody's own cache is touched.
+
+    Processes of one session share it: what is built in it is built under a lock.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "distmeta-cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISTMETA_CACHE", str(folder))
         yield folder
