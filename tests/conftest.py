@@ -10,7 +10,9 @@ import logging
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,16 +29,31 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 ARCHIVES = ("images_background.zip", "images_evaluation.zip")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs in one process: all that shares the session's Ray, begun first, since it takes longest; else a file."""
-    items.sort(key=lambda item: not _uses_ray(item))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if _uses_ray(item) else item.path.stem))
+    """The tests of the session's Ray first: in two processes they take longest."""
+    items.sort(key=lambda item: not _uses_ray(item.path))
 
 
-def _uses_ray(item: pytest.Item) -> bool:
-    return "ray_cluster" in getattr(item, "fixturenames", ())
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files with tests of the session's Ray go to one process, so that it is started once; the rest file by file.
+
+    (``--dist loadgroup`` would do, but pytest-xdist 3.8 does not group under pytest 9.2: its issue 1386.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if _uses_ray(config.rootpath / file) else file
+
+    config.option.loadscopereorder = False
+    return Together(config, log)
+
+
+@cache
+def _uses_ray(file: Path) -> bool:
+    return "ray_cluster" in file.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session", autouse=True)
