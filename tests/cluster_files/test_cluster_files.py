@@ -24,6 +24,7 @@ from distmeta.config import Config, WorkerRange, load_config
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
+FILES = sorted(path.name for pattern in ("*.yaml", "*.sbatch", "Dockerfile") for path in CLUSTER.glob(pattern))
 CLOUDS = ("aws.yaml", "gcp.yaml")
 KUBERNETES = ("kuberay-raycluster.yaml", "kuberay-rayjob.yaml")
 
@@ -59,16 +60,15 @@ def shell_of(name: str) -> str:
 
 def every_command() -> Iterator[tuple[str, list[str]]]:
     # What slurm.sbatch runs is known only when it runs: see run_sbatch.
-    for file in sorted(CLUSTER.iterdir()):
-        if file.name != "slurm.sbatch":
-            for command in command_lines(shell_of(file.name)):
-                yield file.name, command
+    for name in ("README.md", *FILES):
+        if name != "slurm.sbatch":
+            for command in command_lines(shell_of(name)):
+                yield name, command
 
 
 def train_config(command: list[str]) -> Config:
-    """The configuration that a command of distmeta names, with its overrides."""
-    params = parse(command)
-    return load_config(ROOT / params["config"], params["overrides"] or ())
+    """The configuration that a command of distmeta names first, with its overrides."""
+    return load_config(ROOT / command[2], parse(command)["overrides"] or ())
 
 
 def short(value: str | list[str]) -> str:
@@ -107,7 +107,7 @@ def test_commands_parse(name: str, command: list[str]) -> None:
 def test_readme_names_every_file() -> None:
     text = (CLUSTER / "README.md").read_text()
     table = set(re.findall(r"`([\w.-]+\.(?:yaml|sbatch)|Dockerfile)`", text))
-    assert table == {file.name for file in CLUSTER.iterdir()} - {"README.md"}
+    assert table == set(FILES)
     assert "## Faults\n\nWorkers that die, hang or lose their host are replaced" in text
 
 
