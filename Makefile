@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/distmeta train configs/demo.yaml --run-dir runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: setup
 	$(BIN)/ruff check .
