@@ -33,6 +33,7 @@ from distmeta.errors import ClusterError, DistmetaError
 from distmeta.plan import Plan
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.transports.base import Check, Kind, Part, Workers
+from distmeta.transports.ray_metrics import Reporter
 from distmeta.tree import Node, cover, share
 from distmeta.worker import Worker, keep_freed_memory
 
@@ -224,6 +225,7 @@ class RayTransport:
         self._config = config
         self._check = check
         self._connected = connect(config)
+        self._reporter: Reporter | None = None
         self._retired: list[int] = []
         self._fruitless = 0
         self._bytes = 0  # of the meta-parameters; known from the first step on
@@ -390,8 +392,16 @@ class RayTransport:
         """Workers at work now, and shards done by each that ever was."""
         return Workers(len(self._seats), [*self._retired, *(seat.done for seat in self._seats)])
 
+    def observe(self, values: Mapping[str, float]) -> None:
+        """Set Ray's gauges of this run."""
+        self._reporter = self._reporter or Reporter(self._config.name)
+        self._reporter.report(values)
+
     def close(self) -> None:
         """End the workers, and Ray if it was started here."""
+        if self._reporter is not None:
+            self._reporter.close()
+            self._reporter = None
         for seat in self._seats:
             ray.kill(seat.actor)
         self._seats = []

@@ -27,7 +27,9 @@ def record(step: int, **changes: Any) -> StepRecord:
         "learning_rate": 0.1,
         "seconds": 0.25,
         "tasks_per_second": 16.0,
+        "workers": 2,
         "faults": {"workers_lost": 1},
+        "shares": {"waiting": 0.25},
     }
     return StepRecord(**{**values, **changes})
 
@@ -71,9 +73,11 @@ def test_records_are_logged_in_both_places(storage: Storage) -> None:
         "learning_rate": 0.1,
         "seconds": 0.25,
         "tasks_per_second": 16.0,
+        "workers": 2,
         "skipped": False,
         "train/loss": 1.0,
         "faults/workers_lost": 1,
+        "share/waiting": 0.25,
     }
     assert second["validation/accuracy"] == 0.5
     assert second["skipped"] is True
