@@ -60,7 +60,10 @@ def messages(console: Console) -> Iterator[None]:
 
 
 class Display:
-    """Shows a run as it goes: rate, time left, smoothed loss and metric."""
+    """Shows a run as it goes: rate, time left, smoothed loss and metric, workers and faults.
+
+    Plain lines say workers and faults only where these have changed since the line before.
+    """
 
     def __init__(self, console: Console, steps: int, every: int) -> None:
         self._console = console
@@ -68,6 +71,7 @@ class Display:
         self._every = every
         self._smooth: dict[str, float] = {}
         self._began: float | None = None
+        self._team: str | None = None
         self._seen = 0
         self._bar: Progress | None = None
         self._rows: dict[str, TaskID] = {}
@@ -98,11 +102,16 @@ class Display:
         for name, value in {**record.metrics, "tasks/s": record.tasks_per_second}.items():
             self._smooth[name] = SMOOTHING * self._smooth.get(name, value) + (1 - SMOOTHING) * value
         shown = "  ".join(f"{name} {value:.4g}" for name, value in self._smooth.items())
+        team = ", ".join([_counted(record.workers, "workers"), *fault_words(record.faults)])
+        if self._team is None:  # how many there are at the start is no change
+            self._team = _counted(record.workers, "workers")
         if self._bar:
-            self._advance("meta-training", record.step, self._steps, shown)
+            self._advance("meta-training", record.step, self._steps, f"{shown}  {team}")
         elif record.step % self._every == 0 or record.step == self._steps:
             left = _clock(seconds / self._seen * (self._steps - record.step))
-            self._print(f"step {record.step}/{self._steps}  {shown}  {left} left")
+            changed = f"  {team}" if team != self._team else ""
+            self._team = team
+            self._print(f"step {record.step}/{self._steps}  {shown}{changed}  {left} left")
         if record.validation is not None:
             measured = "  ".join(f"{name} {value:.4g}" for name, value in record.validation.items())
             self._print(f"step {record.step}: validation  {measured}")
@@ -130,6 +139,24 @@ class Display:
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _counted(number: int, things: str) -> str:
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
+
+
+def fault_words(faults: Mapping[str, int]) -> list[str]:
+    """What went wrong, in words; what did not is left out.
+
+    >>> fault_words({"workers_lost": 1, "shards_redone": 4, "steps_skipped": 0, "driver_restarts": 2})
+    ['1 worker lost', '4 shards redone', '2 restarts']
+    """
+    words = []
+    for name, number in faults.items():
+        things, _, what = name.partition("_")
+        plain = _counted(number, what) if things == "driver" else f"{_counted(number, things)} {what}"
+        words += [plain] if number else []
+    return words
 
 
 def _clock(seconds: float) -> str:
@@ -205,14 +232,14 @@ def plan_table(measured: Sequence[Measured], best: Measured, config: Config) -> 
 
 def result_lines(result: Mapping[str, Any], location: str) -> list[str]:
     """What a run did, in a few lines."""
-    workers, faults = result["workers"], {name: n for name, n in result["faults"].items() if n}
     lines = [
         f"{result['tasks']:,} tasks in {result['steps']:,} meta-steps, {_clock(result['seconds'])} of training, "
-        f"{result['tasks_per_second']:.0f} tasks/s, {workers['count']} worker{'s' if workers['count'] != 1 else ''}",
+        f"{result['tasks_per_second']:.0f} tasks/s, {_counted(result['workers']['count'], 'workers')}",
         f"run directory: {location} (tested {result['checkpoint']})",
     ]
+    faults = fault_words(result["faults"])
     if faults:
-        lines.append("faults: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in faults.items()))
+        lines.append("faults: " + ", ".join(faults))
     return lines
 
 
