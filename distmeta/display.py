@@ -6,12 +6,12 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from distmeta.config import Config
 from distmeta.records import StepRecord
@@ -59,6 +60,17 @@ def messages(console: Console) -> Iterator[None]:
         logger.setLevel(level)
 
 
+class _Bars(Progress):
+    """Progress bars with a line of text below; beside them it would not fit a terminal of 80 columns."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below)
+
+
 class Display:
     """Shows a run as it goes: rate, time left, smoothed loss and metric, workers and faults.
 
@@ -73,7 +85,7 @@ class Display:
         self._began: float | None = None
         self._team: str | None = None
         self._seen = 0
-        self._bar: Progress | None = None
+        self._bar: _Bars | None = None
         self._rows: dict[str, TaskID] = {}
         if console.is_terminal:
             columns = (
@@ -82,7 +94,7 @@ class Display:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[shown]}"),
             )
-            self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+            self._bar = _Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
     def __enter__(self) -> Display:
         if self._bar:
@@ -102,11 +114,12 @@ class Display:
         for name, value in {**record.metrics, "tasks/s": record.tasks_per_second}.items():
             self._smooth[name] = SMOOTHING * self._smooth.get(name, value) + (1 - SMOOTHING) * value
         shown = "  ".join(f"{name} {value:.4g}" for name, value in self._smooth.items())
-        team = ", ".join([_counted(record.workers, "workers"), *fault_words(record.faults)])
+        team = _team(record)
         if self._team is None:  # how many there are at the start is no change
             self._team = _counted(record.workers, "workers")
         if self._bar:
-            self._advance("meta-training", record.step, self._steps, f"{shown}  {team}")
+            self._bar.below = team
+            self._advance("meta-training", record.step, self._steps, shown)
         elif record.step % self._every == 0 or record.step == self._steps:
             left = _clock(seconds / self._seen * (self._steps - record.step))
             changed = f"  {team}" if team != self._team else ""
@@ -143,6 +156,12 @@ class Display:
 
 def _counted(number: int, things: str) -> str:
     return f"{number} {things.removesuffix('s') if number == 1 else things}"
+
+
+def _team(record: StepRecord) -> str:
+    """Workers at work and faults so far, briefly: redone shards go without saying where a worker was lost."""
+    faults = {name: number for name, number in record.faults.items() if name != "shards_redone"}
+    return ", ".join([_counted(record.workers, "workers"), *fault_words(faults)])
 
 
 def fault_words(faults: Mapping[str, int]) -> list[str]:
