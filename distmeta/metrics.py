@@ -6,6 +6,7 @@ import json
 import math
 import os
 import socket
+import struct
 import tempfile
 import threading
 import time
@@ -24,8 +25,6 @@ from distmeta.storage import Storage, explained
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
-
-_FLUSH_SECONDS = 5.0  # a flush of the events waits for the disk, so not every step has one
 
 
 class MetricsLog:
@@ -57,7 +56,6 @@ class MetricsLog:
         lines = _lines_until(run.storage, resume_step or 0)
         Storage.at(self._folder).write_bytes(METRICS, lines)
         with explained("open", self._folder / METRICS):
-            # Unbuffered: a line is in the file when write returns, and nothing is left over on a full disk.
             self._lines: FileIO | None = FileIO(self._folder / METRICS, "ab")
             self._events = _Events(self._folder / TENSORBOARD, resume_step)
 
@@ -72,29 +70,27 @@ class MetricsLog:
                 raise
 
     def write(self, record: StepRecord) -> None:
-        """Append one record; its line is in the file when this returns."""
+        """Append one record; it is in both files when this returns."""
         assert self._lines is not None, "the log is closed"
         values = flat(record)
-        data = memoryview((to_json(values) + "\n").encode())
         with self._lock:
             with explained("write", self._folder / METRICS):
-                while data:
-                    data = data[self._lines.write(data) :]
+                _append(self._lines, (to_json(values) + "\n").encode())
             with explained("write", self._folder / TENSORBOARD):
                 self._events.add(values)
 
     def sync(self) -> None:
         """Make what was logged last, and readable, where the run directory is."""
         paths = (self._folder / METRICS, self._events.path)
-        with self._lock:
-            with explained("write", self._folder / TENSORBOARD):
-                self._events.flush()
-            whole = {path: path.read_bytes() for path in paths} if self._scratch else {}
-        for path, data in whole.items():
-            self._run.storage.write_bytes(path.relative_to(self._folder).as_posix(), data)
         if self._scratch is None:
-            with explained("write", self._folder / METRICS), (self._folder / METRICS).open("rb") as lines:
-                os.fsync(lines.fileno())
+            for path in paths:
+                with explained("write", path), path.open("ab") as file:
+                    os.fsync(file.fileno())
+            return
+        with self._lock:
+            whole = {path.relative_to(self._folder).as_posix(): path.read_bytes() for path in paths}
+        for name, data in whole.items():
+            self._run.storage.write_bytes(name, data)
 
     def close(self) -> None:
         """Sync and release the files; a second call does nothing."""
@@ -116,23 +112,23 @@ class MetricsLog:
 
 
 class _Events:
-    """One TensorBoard events file, written in the caller's thread.
+    """One TensorBoard events file: records of an event each, framed by its length and checksums.
 
-    ``tensorboardX.SummaryWriter`` writes in a thread that a full disk kills; its queue then blocks for ever.
+    ``tensorboardX.SummaryWriter`` writes in a thread that a full disk kills; its queue then blocks for ever. Its
+    ``RecordWriter`` waits for the disk at every flush, which can be long beside a big checkpoint.
     """
 
     def __init__(self, folder: Path, resume_step: int | None) -> None:
         from tensorboardX.proto import event_pb2, summary_pb2
-        from tensorboardX.record_writer import RecordWriter
+        from tensorboardX.record_writer import masked_crc32c
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._event, self._summary, self._checksum = event_pb2.Event, summary_pb2.Summary, masked_crc32c
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files in the order of their names; two of one second must not share theirs.
         now = time.time_ns()
         unique = f"{now // 10**9:010d}.{socket.gethostname()}.{now}.{os.getpid()}"
         self.path = folder / f"events.out.tfevents.{unique}"
-        self._writer = RecordWriter(str(self.path))
-        self._flushed = 0.0
+        self._file = FileIO(self.path, "xb")
         self._write(file_version="brain.Event:2")
         if resume_step is not None:  # TensorBoard hides what earlier files hold from this step on
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -142,18 +138,22 @@ class _Events:
         value = self._summary.Value
         scalars = [value(tag=name, simple_value=float(number)) for name, number in values.items() if name != "step"]
         self._write(step=values["step"], summary=self._summary(value=scalars))
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        self._writer.flush()
-        self._flushed = time.monotonic()
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
     def _write(self, **fields: Any) -> None:
-        self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        event = self._event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(event))
+        sums = [struct.pack("<I", self._checksum(part)) for part in (length, event)]
+        _append(self._file, length + sums[0] + event + sums[1])
+
+
+def _append(file: FileIO, data: bytes) -> None:
+    """Write all of it; nothing is held back, so nothing is left over on a full disk."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def flat(record: StepRecord) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from distmeta.errors import StorageError
 from distmeta.metrics import MetricsLog, mean_ci
@@ -45,8 +46,11 @@ def events(storage: Storage) -> list[Any]:
     for name in folder.list():
         data = folder.read_bytes(name)
         while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            found.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+            length, check = struct.unpack("<QI", data[:12])
+            event = data[12 : 12 + length]
+            assert check == masked_crc32c(data[:8])
+            assert data[12 + length : 16 + length] == struct.pack("<I", masked_crc32c(event))
+            found.append(event_pb2.Event.FromString(event))
             data = data[16 + length :]
     return found
 
