@@ -6,12 +6,12 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from distmeta.config import Config
 from distmeta.records import StepRecord
@@ -59,8 +60,22 @@ def messages(console: Console) -> Iterator[None]:
         logger.setLevel(level)
 
 
+class _Bars(Progress):
+    """Progress bars with a line of text below; beside them it would not fit a terminal of 80 columns."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below)
+
+
 class Display:
-    """Shows a run as it goes: rate, time left, smoothed loss and metric."""
+    """Shows a run as it goes: rate, time left, smoothed loss and metric, workers and faults.
+
+    Plain lines say workers and faults only where these have changed since the line before.
+    """
 
     def __init__(self, console: Console, steps: int, every: int) -> None:
         self._console = console
@@ -68,8 +83,9 @@ class Display:
         self._every = every
         self._smooth: dict[str, float] = {}
         self._began: float | None = None
+        self._team: str | None = None
         self._seen = 0
-        self._bar: Progress | None = None
+        self._bar: _Bars | None = None
         self._rows: dict[str, TaskID] = {}
         if console.is_terminal:
             columns = (
@@ -78,7 +94,7 @@ class Display:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[shown]}"),
             )
-            self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+            self._bar = _Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
     def __enter__(self) -> Display:
         if self._bar:
@@ -98,11 +114,17 @@ class Display:
         for name, value in {**record.metrics, "tasks/s": record.tasks_per_second}.items():
             self._smooth[name] = SMOOTHING * self._smooth.get(name, value) + (1 - SMOOTHING) * value
         shown = "  ".join(f"{name} {value:.4g}" for name, value in self._smooth.items())
+        team = _team(record)
+        if self._team is None:  # how many there are at the start is no change
+            self._team = _counted(record.workers, "workers")
         if self._bar:
+            self._bar.below = team
             self._advance("meta-training", record.step, self._steps, shown)
         elif record.step % self._every == 0 or record.step == self._steps:
             left = _clock(seconds / self._seen * (self._steps - record.step))
-            self._print(f"step {record.step}/{self._steps}  {shown}  {left} left")
+            changed = f"  {team}" if team != self._team else ""
+            self._team = team
+            self._print(f"step {record.step}/{self._steps}  {shown}{changed}  {left} left")
         if record.validation is not None:
             measured = "  ".join(f"{name} {value:.4g}" for name, value in record.validation.items())
             self._print(f"step {record.step}: validation  {measured}")
@@ -130,6 +152,30 @@ class Display:
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _counted(number: int, things: str) -> str:
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
+
+
+def _team(record: StepRecord) -> str:
+    """Workers at work and faults so far, briefly: redone shards go without saying where a worker was lost."""
+    faults = {name: number for name, number in record.faults.items() if name != "shards_redone"}
+    return ", ".join([_counted(record.workers, "workers"), *fault_words(faults)])
+
+
+def fault_words(faults: Mapping[str, int]) -> list[str]:
+    """What went wrong, in words; what did not is left out.
+
+    >>> fault_words({"workers_lost": 1, "shards_redone": 4, "steps_skipped": 0, "driver_restarts": 2})
+    ['1 worker lost', '4 shards redone', '2 restarts']
+    """
+    words = []
+    for name, number in faults.items():
+        things, _, what = name.partition("_")
+        plain = _counted(number, what) if things == "driver" else f"{_counted(number, things)} {what}"
+        words += [plain] if number else []
+    return words
 
 
 def _clock(seconds: float) -> str:
@@ -205,14 +251,14 @@ def plan_table(measured: Sequence[Measured], best: Measured, config: Config) -> 
 
 def result_lines(result: Mapping[str, Any], location: str) -> list[str]:
     """What a run did, in a few lines."""
-    workers, faults = result["workers"], {name: n for name, n in result["faults"].items() if n}
     lines = [
         f"{result['tasks']:,} tasks in {result['steps']:,} meta-steps, {_clock(result['seconds'])} of training, "
-        f"{result['tasks_per_second']:.0f} tasks/s, {workers['count']} worker{'s' if workers['count'] != 1 else ''}",
+        f"{result['tasks_per_second']:.0f} tasks/s, {_counted(result['workers']['count'], 'workers')}",
         f"run directory: {location} (tested {result['checkpoint']})",
     ]
+    faults = fault_words(result["faults"])
     if faults:
-        lines.append("faults: " + ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in faults.items()))
+        lines.append("faults: " + ", ".join(faults))
     return lines
 
 

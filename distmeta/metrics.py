@@ -6,8 +6,11 @@ import json
 import math
 import os
 import socket
+import struct
 import tempfile
+import threading
 import time
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -23,15 +26,12 @@ from distmeta.storage import Storage, explained
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
-_FLUSH_SECONDS = 5.0  # a flush of the events waits for the disk, so not every step has one
-
 
 class MetricsLog:
     """Appends every :class:`~distmeta.records.StepRecord` to ``metrics.jsonl`` and to TensorBoard events.
 
-    Both use the same names: ``gradient_norm``, ``train/NAME``, ``validation/NAME``, ``faults/NAME``, ... The
-    logs of a run directory that is not local are kept in a temporary folder and uploaded by :meth:`sync` and
-    :meth:`close`.
+    Both use the names of :func:`flat`. The logs of a run directory that is not local are kept in a temporary folder
+    and uploaded by :meth:`sync` and :meth:`close`. One thread may write while another one syncs.
 
     Args:
         run: the directory of the run.
@@ -43,19 +43,19 @@ class MetricsLog:
 
     >>> run = RunDirectory(tempfile.mkdtemp())
     >>> with MetricsLog(run, None) as log:
-    ...     log.write(StepRecord(1, 4, {"loss": 0.5}, 1.0, 0.1, 0.2, 20.0))
+    ...     log.write(StepRecord(1, 4, {"loss": 0.5}, 1.0, 0.1, 0.2, 20.0, 1))
     >>> json.loads(run.storage.read_bytes("metrics.jsonl"))["train/loss"]
     0.5
     """
 
     def __init__(self, run: RunDirectory, resume_step: int | None) -> None:
         self._run = run
+        self._lock = threading.Lock()  # for the files, not for the way to the run directory, which may be slow
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._folder = run.storage.local or self._make_scratch()
         lines = _lines_until(run.storage, resume_step or 0)
         Storage.at(self._folder).write_bytes(METRICS, lines)
         with explained("open", self._folder / METRICS):
-            # Unbuffered: a line is in the file when write returns, and nothing is left over on a full disk.
             self._lines: FileIO | None = FileIO(self._folder / METRICS, "ab")
             self._events = _Events(self._folder / TENSORBOARD, resume_step)
 
@@ -70,24 +70,27 @@ class MetricsLog:
                 raise
 
     def write(self, record: StepRecord) -> None:
-        """Append one record; its line is in the file when this returns."""
+        """Append one record; it is in both files when this returns."""
         assert self._lines is not None, "the log is closed"
-        values = _flat(record)
-        with explained("write", self._folder / METRICS):
-            data = memoryview((to_json(values) + "\n").encode())
-            while data:
-                data = data[self._lines.write(data) :]
-        with explained("write", self._folder / TENSORBOARD):
-            self._events.add(values)
+        values = flat(record)
+        with self._lock:
+            with explained("write", self._folder / METRICS):
+                _append(self._lines, (to_json(values) + "\n").encode())
+            with explained("write", self._folder / TENSORBOARD):
+                self._events.add(values)
 
     def sync(self) -> None:
-        """Make what was logged readable where the run directory is."""
-        with explained("write", self._folder / TENSORBOARD):
-            self._events.flush()
-        if self._scratch is not None:
-            for path in (self._folder / METRICS, self._events.path):
-                name = path.relative_to(self._folder).as_posix()
-                self._run.storage.write_bytes(name, path.read_bytes())
+        """Make what was logged last, and readable, where the run directory is."""
+        paths = (self._folder / METRICS, self._events.path)
+        if self._scratch is None:
+            for path in paths:
+                with explained("write", path), path.open("ab") as file:
+                    os.fsync(file.fileno())
+            return
+        with self._lock:
+            whole = {path.relative_to(self._folder).as_posix(): path.read_bytes() for path in paths}
+        for name, data in whole.items():
+            self._run.storage.write_bytes(name, data)
 
     def close(self) -> None:
         """Sync and release the files; a second call does nothing."""
@@ -109,44 +112,77 @@ class MetricsLog:
 
 
 class _Events:
-    """One TensorBoard events file, written in the caller's thread.
+    """One TensorBoard events file: records of an event each, framed by its length and checksums.
 
-    ``tensorboardX.SummaryWriter`` writes in a thread that a full disk kills; its queue then blocks for ever.
+    ``tensorboardX.SummaryWriter`` writes in a thread that a full disk kills; its queue then blocks for ever. Its
+    ``RecordWriter`` waits for the disk at every flush, which can be long beside a big checkpoint.
     """
 
     def __init__(self, folder: Path, resume_step: int | None) -> None:
         from tensorboardX.proto import event_pb2, summary_pb2
-        from tensorboardX.record_writer import RecordWriter
+        from tensorboardX.record_writer import masked_crc32c
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._event, self._summary, self._checksum = event_pb2.Event, summary_pb2.Summary, masked_crc32c
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files in the order of their names; two of one second must not share theirs.
         now = time.time_ns()
         unique = f"{now // 10**9:010d}.{socket.gethostname()}.{now}.{os.getpid()}"
         self.path = folder / f"events.out.tfevents.{unique}"
-        self._writer = RecordWriter(str(self.path))
-        self._flushed = 0.0
+        self._file = FileIO(self.path, "xb")
         self._write(file_version="brain.Event:2")
         if resume_step is not None:  # TensorBoard hides what earlier files hold from this step on
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(step=resume_step + 1, session_log=start)
 
-    def add(self, values: dict[str, Any]) -> None:
+    def add(self, values: Mapping[str, float]) -> None:
         value = self._summary.Value
         scalars = [value(tag=name, simple_value=float(number)) for name, number in values.items() if name != "step"]
         self._write(step=values["step"], summary=self._summary(value=scalars))
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        self._writer.flush()
-        self._flushed = time.monotonic()
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
     def _write(self, **fields: Any) -> None:
-        self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        event = self._event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(event))
+        sums = [struct.pack("<I", self._checksum(part)) for part in (length, event)]
+        _append(self._file, length + sums[0] + event + sums[1])
+
+
+def _append(file: FileIO, data: bytes) -> None:
+    """Write all of it; nothing is held back, so nothing is left over on a full disk."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def flat(record: StepRecord) -> dict[str, float]:
+    """A record under the names that people see.
+
+    ``step``, ``tasks``, ``gradient_norm``, ``learning_rate``, ``seconds``, ``tasks_per_second``, ``workers``,
+    ``skipped``; ``train/NAME`` and ``validation/NAME`` for measurements, ``faults/NAME`` and ``share/NAME`` as
+    :class:`~distmeta.records.StepRecord` explains them.
+
+    >>> flat(StepRecord(1, 4, {"loss": 0.5}, 1.0, 0.1, 0.2, 20.0, 1))["train/loss"]
+    0.5
+    """
+    groups = {
+        "train": record.metrics,
+        "validation": record.validation or {},
+        "faults": record.faults,
+        "share": record.shares,
+    }
+    return {
+        "step": record.step,
+        "tasks": record.tasks,
+        "gradient_norm": record.gradient_norm,
+        "learning_rate": record.learning_rate,
+        "seconds": record.seconds,
+        "tasks_per_second": record.tasks_per_second,
+        "workers": record.workers,
+        "skipped": record.skipped,
+        **{f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()},
+    }
 
 
 def mean_ci(values: Tensor) -> dict[str, float | int]:
@@ -165,26 +201,6 @@ def mean_ci(values: Tensor) -> dict[str, float | int]:
     count = values.numel()
     deviation = values.std(correction=1).item() if count > 1 else 0.0
     return {"mean": values.mean().item(), "ci95": 1.96 * deviation / math.sqrt(count), "tasks": count}
-
-
-def _flat(record: StepRecord) -> dict[str, Any]:
-    """The record's fields under the names that people see."""
-    groups = {
-        "train": record.metrics,
-        "validation": record.validation or {},
-        "faults": record.faults,
-        "share": record.shares,
-    }
-    return {
-        "step": record.step,
-        "tasks": record.tasks,
-        "gradient_norm": record.gradient_norm,
-        "learning_rate": record.learning_rate,
-        "seconds": record.seconds,
-        "tasks_per_second": record.tasks_per_second,
-        "skipped": record.skipped,
-        **{f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()},
-    }
 
 
 def _lines_until(storage: Storage, step: int) -> bytes:

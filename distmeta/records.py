@@ -15,6 +15,21 @@ from torch import Tensor
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
+FAULTS = (
+    "workers_lost",  # died
+    "workers_hung",  # did not answer in time
+    "workers_failed",  # raised again and again on one shard, and were replaced
+    "workers_drained",  # left since their node was about to
+    "nodes_lost",
+    "nodes_joined",
+    "shards_redone",  # computed again, their worker being gone
+    "shards_failed",  # raised an error, and were computed again
+    "shards_duplicated",  # given to a second worker because the first was slow
+    "steps_skipped",  # had a loss or meta-gradient that was not finite
+    "driver_restarts",  # times that the run was resumed from a checkpoint
+)
+"""What a run counts, in ``result.json`` and in the metrics. A transport may count more."""
+
 Data = Mapping[str, Tensor]
 """Named tensors of one task (no task dimension) or of several (leading dimension T)."""
 
@@ -116,11 +131,13 @@ class StepRecord:
         learning_rate: outer learning rate used in this step.
         seconds: wall-clock time of the step.
         tasks_per_second: this step's tasks over its seconds.
+        workers: workers at work in this step (1 in process).
         skipped: true where a non-finite meta-gradient was skipped instead of applied.
         validation: mean of every meta-validation metric where this step was followed by a validation.
-        faults: counts of the run so far (``workers_lost``, ``shards_redone``, ``steps_skipped``).
-        shares: parts of the workers' time in this step: ``compute`` of meta-gradients, ``data`` waiting for tasks; the
-            rest is aggregation, the outer step and waiting for each other.
+        faults: counts of the whole run so far, by the names of :data:`FAULTS`.
+        shares: where the time went. Parts of the workers' time in this step: ``compute`` of meta-gradients, ``data``
+            waiting for tasks, ``waiting`` without work. ``aggregation``: part of the step's own time that the learner
+            spent on adding gradients up and on the outer step, mostly while workers compute.
     """
 
     step: int
@@ -130,6 +147,7 @@ class StepRecord:
     learning_rate: float
     seconds: float
     tasks_per_second: float
+    workers: int
     skipped: bool = False
     validation: Mapping[str, float] | None = None
     faults: Mapping[str, int] = field(default_factory=dict)

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Generator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,11 +20,12 @@ from distmeta.errors import ClusterError, ConfigError, Interrupted, NonFiniteErr
 from distmeta.evaluate import Progress, cut, meta_test, validate
 from distmeta.layout import Layout, Meta
 from distmeta.learner import Learner, Outcome
-from distmeta.metrics import MetricsLog
+from distmeta.metrics import MetricsLog, flat
 from distmeta.plan import Plan
 from distmeta.programs import blueprint
-from distmeta.records import MetaGradient, MetaState, Shard, StepRecord
+from distmeta.records import FAULTS, MetaGradient, MetaState, Shard, StepRecord
 from distmeta.rundir import RESULT, RunDirectory, check_resume
+from distmeta.saving import Saver
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check, open_transport
 from distmeta.tree import Sum, add
@@ -121,6 +123,12 @@ def _falls(every: int, step: int, steps: int) -> bool:
     return every > 0 and (step % every == 0 or step == steps)
 
 
+def _shares(gradient: MetaGradient, available: float, aggregation: float) -> dict[str, float]:
+    """See :class:`~distmeta.records.StepRecord`; ``available`` is the workers' time in the step."""
+    busy = {name: spent / available for name, spent in gradient.seconds.items()}
+    return {**busy, "aggregation": aggregation, "waiting": max(0.0, 1.0 - sum(busy.values()))}
+
+
 class _Session:
     """One sitting of a run: from its start or a checkpoint until it ends, however it ends."""
 
@@ -138,9 +146,8 @@ class _Session:
             log.info("%s", note)
         self.learner = Learner(config.outer, config.run.steps, self._blueprint.initial_meta())
         self._best: dict[str, Any] | None = None
-        self._counters = {"steps_skipped": 0}
+        self._counters = dict.fromkeys(FAULTS, 0)  # before this sitting, and what it counts itself
         self._seconds = 0.0
-        self._saved_step: int | None = None
         self._settled = True
         if snapshot is not None:
             self._restore(snapshot)
@@ -151,7 +158,9 @@ class _Session:
             if snapshot is None:
                 _tell(self._transport.plan)
             directory.write_config(dump_config(config))
-            self._log = MetricsLog(directory, snapshot.step if snapshot else None)
+            saved = snapshot.step if snapshot else None
+            self._log = MetricsLog(directory, saved)
+            self._saver = Saver(directory.storage, self._log, config.run.keep, saved)
         except BaseException:
             self._transport.close()
             raise
@@ -160,8 +169,8 @@ class _Session:
         self.learner.restore(snapshot.step, snapshot.meta, snapshot.optimizer)
         self._best = snapshot.best
         self._counters.update(snapshot.counters)
+        self._counters["driver_restarts"] += 1
         self._seconds = snapshot.seconds
-        self._saved_step = snapshot.step
         log.info("resuming %s at step %d", self._directory.location, snapshot.step)
 
     def _check_fingerprint(self, snapshot: Snapshot | None) -> None:
@@ -181,18 +190,15 @@ class _Session:
 
     def step(self) -> StepRecord:
         """Gradient, outer step, and what is due after it: validation, checkpoint, log line."""
+        self._saver.check()
         began = time.perf_counter()
         run, step = self._config.run, self.learner.step
-        shards = self._shards(step)
-        if step + 1 < run.steps:
-            self._transport.prefetch(self._shards(step + 1))
-        total = Sum[MetaGradient](len(shards), add)
-        for node, part in self._transport.run("gradient", self.learner.state(), shards):
-            total.add(node, cast(MetaGradient, part))  # while the workers compute the next ones
-        gradient = total.result()
+        gradient, adding = self._gradient(step)
         before = self._before() if _falls(run.validate_every, step + 1, run.steps) else None
+        applying = time.perf_counter()
         outcome, skipped = self._apply(gradient)
-        seconds = time.perf_counter() - began
+        ended = time.perf_counter()
+        seconds = ended - began
         validation = None
         if before is not None:
             try:
@@ -202,6 +208,7 @@ class _Session:
                 self._undo(before)
                 raise
         self._seconds += seconds
+        workers = self._transport.workers().count
         record = StepRecord(
             step=self.learner.step,
             tasks=self.learner.step * run.meta_batch,
@@ -210,21 +217,26 @@ class _Session:
             learning_rate=outcome.rate,
             seconds=seconds,
             tasks_per_second=gradient.tasks / seconds,
+            workers=workers,
             skipped=skipped,
             validation=validation,
             faults=self._faults(),
-            shares=self._shares(gradient, seconds),
+            shares=_shares(gradient, seconds * workers, (adding + ended - applying) / seconds),
         )
-        if validation is not None or skipped or self._due(run.log_every):
-            self._log.write(record)
-        improved = validation is not None and self._best is not None and self._best["step"] == self.learner.step
-        if improved or self._due(run.checkpoint_every) or self.learner.step == run.steps:
-            self._save()
+        self._keep(record)
         return record
 
-    def _shares(self, gradient: MetaGradient, seconds: float) -> dict[str, float]:
-        available = seconds * self._transport.workers().count
-        return {name: spent / available for name, spent in gradient.seconds.items()}
+    def _gradient(self, step: int) -> tuple[MetaGradient, float]:
+        """The sum over a meta-batch, and the seconds that adding it up took."""
+        shards, adding = self._shards(step), 0.0
+        if step + 1 < self._config.run.steps:
+            self._transport.prefetch(self._shards(step + 1))
+        total = Sum[MetaGradient](len(shards), add)
+        for node, part in self._transport.run("gradient", self.learner.state(), shards):
+            began = time.perf_counter()
+            total.add(node, cast(MetaGradient, part))  # while the workers compute the next ones
+            adding += time.perf_counter() - began
+        return total.result(), adding
 
     def _shards(self, step: int) -> list[Shard]:
         run = self._config.run
@@ -274,47 +286,65 @@ class _Session:
     # What is kept -------------------------------------------------------------------------------------------------
 
     def _faults(self) -> dict[str, int]:
-        own = self._transport.faults
-        return {name: self._counters.get(name, 0) + own.get(name, 0) for name in {**self._counters, **own}}
+        before, own = self._counters, self._transport.faults
+        return {name: before.get(name, 0) + own.get(name, 0) for name in {**before, **own}}
+
+    def _keep(self, record: StepRecord) -> None:
+        """Log a step and save a checkpoint, where these are due after it."""
+        if record.validation is not None or record.skipped or self._due(self._config.run.log_every):
+            self._log.write(record)
+            self._transport.observe(flat(record))
+        improved = record.validation is not None and self._best is not None and self._best["step"] == record.step
+        if improved or self._due(self._config.run.checkpoint_every) or record.step == self._config.run.steps:
+            self._save()
 
     def _save(self) -> None:
-        meta, run = self.learner.meta(), self._config.run
-        snapshot = Snapshot(
-            step=self.learner.step,
-            tasks=self.learner.step * run.meta_batch,
-            meta=meta,
-            module_state=self._blueprint.module_state(meta),
-            optimizer=self.learner.optimizer_state(),
-            best=self._best,
-            counters=self._faults(),
-            config=self._config.model_dump(mode="json"),
-            plan=self._transport.plan.as_dict(),
-            fingerprint=self._transport.fingerprint,
-            seconds=self._seconds,
-            finished=self.learner.step == run.steps,
-        )
-        checkpoint.save(self._directory.storage, snapshot)
-        self._saved_step = self.learner.step
-        checkpoint.prune(self._directory.storage, run.keep)
-        self._log.sync()
+        """Copy what the next steps change, and have the rest done beside them."""
+        run, step = self._config.run, self.learner.step
+        best, counters, seconds = self._best, self._faults(), self._seconds
+        meta = self.learner.layout.unflatten(self.learner.vector.clone())
+        optimizer = copy.deepcopy(self.learner.optimizer_state())
+
+        def snapshot() -> Snapshot:
+            return Snapshot(
+                step=step,
+                tasks=step * run.meta_batch,
+                meta=meta,
+                module_state=self._blueprint.module_state(meta),
+                optimizer=optimizer,
+                best=best,
+                counters=counters,
+                config=self._config.model_dump(mode="json"),
+                plan=self._transport.plan.as_dict(),
+                fingerprint=self._transport.fingerprint,
+                seconds=seconds,
+                finished=step == run.steps,
+            )
+
+        self._saver.save(step, snapshot)
 
     def rescue(self, error: BaseException) -> None:
         """Keep the steps that were done, whatever ended the loop."""
-        if self._settled and self._saved_step != self.learner.step:
-            try:
+        try:
+            with suppress(StorageError):  # of an older checkpoint: what counts now is the newest step
+                self._saver.wait()
+            if self._settled and self._saver.saved != self.learner.step:
                 self._save()
-            except StorageError as second:
-                if str(second) != str(error):  # the save that failed may be what ended the loop
-                    log.error("the last steps could not be saved: %s", second)
-        if isinstance(error, Interrupted) and self._saved_step is not None:
+                self._saver.wait()
+        except StorageError as second:
+            if str(second) != str(error):  # the save that failed may be what ended the loop
+                log.error("the last steps could not be saved: %s", second)
+        if isinstance(error, Interrupted) and self._saver.saved is not None:
             error.args = (
-                f"{error}; step {self._saved_step} is saved in {self._directory.location}, go on with --resume",
+                f"{error}; step {self._saver.saved} is saved in {self._directory.location}, go on with --resume",
             )
 
     def finish(self, progress: Progress | None) -> dict[str, Any]:
         """Meta-test the best-validation checkpoint, else the last, and write ``result.json``."""
-        if self._saved_step != self.learner.step:
+        self._saver.wait()
+        if self._saver.saved != self.learner.step:
             self._save()
+            self._saver.wait()
         best, damaged = checkpoint.best(self._directory.storage)
         for message in damaged:
             log.warning("%s", message)
@@ -338,8 +368,7 @@ class _Session:
         return result
 
     def close(self) -> None:
-        """Give back files and workers."""
-        try:
-            self._log.close()
-        finally:
-            self._transport.close()
+        """Give back threads, files and workers."""
+        with ExitStack() as parts:  # the last one first, and each of them whatever another one raises
+            for part in (self._transport, self._log, self._saver):
+                parts.callback(part.close)

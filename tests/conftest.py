@@ -84,6 +84,7 @@ def ray_cluster(distmeta_cache: Path) -> Iterator[None]:
         models = str(Path(__file__).parent / "integration")
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [models, os.environ.get("PYTHONPATH")])))
         ray.init(
+            "local",  # not one that happens to run on this machine
             num_cpus=4,
             include_dashboard=False,
             _node_ip_address="127.0.0.1",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -36,7 +36,7 @@ class Transport(Protocol):
     Attributes:
         plan: how the workers compute.
         fingerprint: what decides the workers' rounding.
-        faults: ``workers_lost`` and ``shards_redone`` so far.
+        faults: counts so far, by names of :data:`~distmeta.records.FAULTS` or others; a name that is missing counts 0.
     """
 
     plan: Plan
@@ -53,6 +53,10 @@ class Transport(Protocol):
 
     def workers(self) -> Workers:
         """Who did the work so far."""
+        ...
+
+    def observe(self, values: Mapping[str, float]) -> None:
+        """Show what a step measured (see :func:`~distmeta.metrics.flat`) where the cluster's operators look."""
         ...
 
     def close(self) -> None:

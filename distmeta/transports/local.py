@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from distmeta.config import Config
 from distmeta.plan import Plan
@@ -26,7 +26,7 @@ class LocalTransport:
             raise
         self._worker.follow(self.plan)
         self.fingerprint = self._worker.fingerprint()
-        self.faults = {"workers_lost": 0, "shards_redone": 0}
+        self.faults: dict[str, int] = {}  # what fails here ends the run
 
     def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
         """Records in the shards' order."""
@@ -46,6 +46,9 @@ class LocalTransport:
     def workers(self) -> Workers:
         """This process."""
         return Workers(1, [self._done])
+
+    def observe(self, values: Mapping[str, float]) -> None:
+        """Nothing: there is no cluster, so nobody looks."""
 
     def close(self) -> None:
         """Put back the process's settings."""

@@ -13,28 +13,16 @@ from ray.exceptions import RayTaskError
 from distmeta.config import Config
 from distmeta.errors import ClusterError, ConfigError, DistmetaError, TaskError
 from distmeta.plan import Plan
-from distmeta.records import MetaState, Shard
+from distmeta.records import FAULTS, MetaState, Shard
 from distmeta.transports.base import Check, Kind, Part, Workers
 from distmeta.transports.board import DEPTH, Board, Pace, Piece, hold
 from distmeta.transports.ray_crew import LOST, POLL, Crew, Seat, reason
+from distmeta.transports.ray_metrics import Reporter
 from distmeta.transports.ray_worker import view
 from distmeta.tree import Node, cover, share
 from distmeta.worker import keep_freed_memory
 
 log = logging.getLogger(__name__)
-
-FAULTS = (
-    "workers_lost",
-    "workers_hung",
-    "workers_failed",
-    "workers_drained",
-    "shards_redone",
-    "shards_failed",
-    "shards_duplicated",
-    "nodes_lost",
-    "nodes_joined",
-)
-"""What is counted."""
 
 PIECES = 4
 """Pieces a worker that a meta-batch is cut into at least, where it has that many shards and the model is not big."""
@@ -88,6 +76,8 @@ class RayTransport:
         self._pace = Pace(config.cluster.hang_seconds)
         self._board = Board([], self._pace, self.faults)
         self._state: tuple[int, Any] = (0, None)
+        self._name = config.name
+        self._reporter: Reporter | None = None
         self._bytes = 0  # of the meta-parameters; known from the first step on
         keep_freed_memory()  # here too, for the sums
         self.crew = self.crew_of(config, plan, check, self.faults, self._left)
@@ -133,6 +123,11 @@ class RayTransport:
         """Workers at work now, and shards done by each that ever was."""
         shards_each = [*self.crew.retired, *(seat.done for seat in self.crew.seats if seat.ready)]
         return Workers(len(self.crew.ready), shards_each)
+
+    def observe(self, values: Mapping[str, float]) -> None:
+        """Set Ray's gauges of this run."""
+        self._reporter = self._reporter or Reporter(self._name)
+        self._reporter.report(values)
 
     def close(self) -> None:
         """End the workers, and Ray if it was started here."""
@@ -242,6 +237,8 @@ class RayTransport:
                 f"{piece.deaths} workers died one after the other at {piece.tasks}; the last one: {why}. Look for a "
                 "lack of memory, or a crash or endless loop in the model's code, with cluster.workers=0"
             )
+        self._name = config.name
+        self._reporter: Reporter | None = None
 
 
 def _everywhere(piece: Piece, where: str) -> TaskError:

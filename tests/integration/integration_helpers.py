@@ -38,6 +38,7 @@ RUN = {
     "checkpoint_every": 3,
     "log_every": 1,
 }
+SHARES = tuple(f"share/{name}" for name in ("compute", "data", "aggregation", "waiting"))  # of a logged line
 EVALUATION = {"tasks": 10, "validation_tasks": 4}
 
 GLYPHS: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from integration_helpers import FAMILIES, SINUSOID, assert_same, logged, parameters, result_of, train
+from integration_helpers import FAMILIES, SHARES, SINUSOID, assert_same, logged, parameters, result_of, train
 
 import distmeta
 
@@ -28,7 +28,7 @@ def test_same_bits(family: str, workers: int, tmp_path: Path, reference: Callabl
     assert result["workers"]["count"] == len(result["workers"]["shards_each"]) == workers
     assert sum(result["workers"]["shards_each"]) == sum(expected.result["workers"]["shards_each"])
     assert min(result["workers"]["shards_each"]) > 0
-    timed = ("seconds", "tasks_per_second", "share/compute", "share/data")
+    timed = ("seconds", "tasks_per_second", "workers", *SHARES)
     assert [{k: v for k, v in line.items() if k not in timed} for line in logged(tmp_path)] == [
         {k: v for k, v in line.items() if k not in timed} for line in logged(expected.folder)
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from distmeta.errors import StorageError
 from distmeta.metrics import MetricsLog, mean_ci
@@ -27,7 +28,9 @@ def record(step: int, **changes: Any) -> StepRecord:
         "learning_rate": 0.1,
         "seconds": 0.25,
         "tasks_per_second": 16.0,
+        "workers": 2,
         "faults": {"workers_lost": 1},
+        "shares": {"waiting": 0.25},
     }
     return StepRecord(**{**values, **changes})
 
@@ -43,8 +46,11 @@ def events(storage: Storage) -> list[Any]:
     for name in folder.list():
         data = folder.read_bytes(name)
         while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            found.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+            length, check = struct.unpack("<QI", data[:12])
+            event = data[12 : 12 + length]
+            assert check == masked_crc32c(data[:8])
+            assert data[12 + length : 16 + length] == struct.pack("<I", masked_crc32c(event))
+            found.append(event_pb2.Event.FromString(event))
             data = data[16 + length :]
     return found
 
@@ -71,9 +77,11 @@ def test_records_are_logged_in_both_places(storage: Storage) -> None:
         "learning_rate": 0.1,
         "seconds": 0.25,
         "tasks_per_second": 16.0,
+        "workers": 2,
         "skipped": False,
         "train/loss": 1.0,
         "faults/workers_lost": 1,
+        "share/waiting": 0.25,
     }
     assert second["validation/accuracy"] == 0.5
     assert second["skipped"] is True
