@@ -1,0 +1,229 @@
+"""The sections of a configuration: each class checks its own settings, :mod:`distmeta.config` what spans several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TaskOptions(Section):
+    """Settings that every task family has; families add their own.
+
+    ``ways`` stands only in the families that have classes.
+    """
+
+    kind: str
+    shots: PositiveInt
+    queries: PositiveInt
+
+
+class ModelOptions(Section):
+    """Settings that every model has."""
+
+    kind: str
+
+
+class AlgorithmOptions(Section):
+    """Settings that every algorithm has; its adaptation and its estimator add their own.
+
+    ``adaptation`` and ``estimator`` default to the named row's pair.
+    """
+
+    name: str
+    adaptation: str
+    estimator: str
+
+
+class StepSchedule(Section):
+    """Outer rate multiplied by ``factor`` every ``every`` meta-steps."""
+
+    kind: Literal["step"]
+    every: PositiveInt
+    factor: Annotated[float, Field(gt=0, le=1)]
+
+
+Schedule = Annotated[
+    Annotated[Literal["constant", "linear", "cosine"], Tag("name")] | Annotated[StepSchedule, Tag("section")],
+    # Told apart first, so that a mistake in one is not answered with the rules of the other.
+    Discriminator(lambda value: "section" if isinstance(value, Mapping | StepSchedule) else "name"),
+]
+
+
+class OuterOptions(Section):
+    """The outer optimizer.
+
+    ``lr_meta`` is the rate of what is meta-learned beside the module's parameters (learned inner rates); it defaults to
+    ``lr``. ``schedule`` multiplies both: ``constant``, ``linear`` (1 to 0 over ``run.steps``), ``cosine`` (likewise),
+    or ``{kind: step, every: N, factor: F}``. ``clip_value`` bounds each element of the mean meta-gradient, then
+    ``clip_norm`` its Euclidean norm. ``momentum`` belongs to the optimizer ``sgd``; ``weight_decay`` is applied to the
+    module's parameters alone.
+    """
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Rate = 1e-3
+    lr_meta: Rate | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Rate = 0.0
+    schedule: Schedule = "constant"
+    clip_norm: PositiveFloat | None = None
+    clip_value: PositiveFloat | None = None
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+
+    @model_validator(mode="after")
+    def _check_momentum(self) -> OuterOptions:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"outer.momentum is a setting of optimizer sgd, not of {self.optimizer}")
+        return self
+
+
+class RunOptions(Section):
+    """How long, in what pieces, and what is kept.
+
+    ``tasks_per_shard`` is the unit of work that a worker takes; it divides ``meta_batch`` and never depends on the
+    number of workers. Left out, it is the largest divisor of ``meta_batch`` that is at most 8 and at most half of it.
+    ``threads`` is the number of CPU threads of a worker, in process too. ``keep`` is the number of newest checkpoints
+    kept beside the best one. ``*_every`` count meta-steps; 0 means never (the last step is always checkpointed).
+    """
+
+    steps: NonNegativeInt = 1000
+    meta_batch: PositiveInt = 32
+    tasks_per_shard: PositiveInt | None = None
+    threads: PositiveInt = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    validate_every: NonNegativeInt = 0
+    checkpoint_every: NonNegativeInt = 0
+    log_every: PositiveInt = 10
+    dir: str = "runs"
+    keep: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _check_shard(self) -> RunOptions:
+        if self.tasks_per_shard is None:
+            limit = max(1, min(8, self.meta_batch // 2))
+            largest = max(n for n in range(1, limit + 1) if self.meta_batch % n == 0)
+            object.__setattr__(self, "tasks_per_shard", largest)
+        if self.meta_batch % self.shard:
+            divisors = [n for n in range(1, self.meta_batch + 1) if self.meta_batch % n == 0]
+            raise ValueError(
+                f"run.tasks_per_shard = {self.shard} does not divide run.meta_batch = {self.meta_batch}; "
+                f"use one of {', '.join(map(str, divisors))}"
+            )
+        return self
+
+    @property
+    def shard(self) -> int:
+        """Tasks in a shard."""
+        assert self.tasks_per_shard is not None
+        return self.tasks_per_shard
+
+
+class EvaluationOptions(Section):
+    """Meta-validation and meta-test tasks; what is left out is as in training.
+
+    ``tasks`` counts meta-test tasks, ``validation_tasks`` those of each validation. ``seed`` picks both,
+    independently of the run's seed.
+    """
+
+    tasks: PositiveInt = 600
+    validation_tasks: PositiveInt = 200
+    ways: PositiveInt | None = None
+    shots: PositiveInt | None = None
+    queries: PositiveInt | None = None
+    inner_steps: NonNegativeInt | None = None
+    seed: Seed = 0
+
+
+class EngineOptions(Section):
+    """How meta-gradients are computed; everything here changes rounding or speed, never what is computed.
+
+    ``auto`` is a function of the model, the shapes, the device kind and the length of the run, never of a timing
+    (:func:`distmeta.plan.decide`); ``distmeta plan`` measures the alternatives and writes values.
+
+    ``chunk`` is the number of tasks of a shard that are computed together. ``compile``: ``none`` runs the mapped Python
+    code, ``graph`` records its operations once and repeats them, ``inductor`` lets torch's compiler fuse them (it needs
+    a C++ compiler on a CPU). ``precision``: ``tf32`` is for products on CUDA, ``bf16`` computes layers in bfloat16.
+    ``differentiation`` of the exact estimator: ``reverse``, or ``mixed``, whose memory hardly grows with inner steps.
+    ``layers``: ``native`` computes convolutions and batch norms of a CPU by C++ kernels, ``products`` by batched matrix
+    products, ``general`` as the module does.
+    """
+
+    chunk: PositiveInt | Literal["auto"] = "auto"
+    compile: Literal["auto", "none", "graph", "inductor"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
+    differentiation: Literal["auto", "reverse", "mixed"] = "auto"
+    layers: Literal["auto", "native", "products", "general"] = "auto"
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> EngineOptions:
+        if self.precision == "bf16" and self.layers == "native":
+            raise ValueError("engine.layers = native computes in float32; engine.precision = bf16 needs other layers")
+        return self
+
+
+class WorkerRange(Section):
+    """A number of workers that follows the cluster: the run starts with ``min`` and takes up to ``max``."""
+
+    min: PositiveInt = 1
+    max: PositiveInt
+
+    @model_validator(mode="after")
+    def _check_order(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"cluster.workers.min = {self.min} is more than cluster.workers.max = {self.max}")
+        return self
+
+
+Workers = Annotated[
+    Annotated[NonNegativeInt | Literal["auto"], Tag("number")] | Annotated[WorkerRange, Tag("section")],
+    Discriminator(lambda value: "section" if isinstance(value, Mapping | WorkerRange) else "number"),
+]
+
+
+class ClusterOptions(Section):
+    """Where workers run.
+
+    ``workers: 0`` computes in this process, without Ray. A number starts with that many and replaces those that are
+    lost. ``auto`` is one worker per GPU, or per core where there is none, and ``{min, max}`` between these bounds;
+    both follow the cluster as nodes join and leave. ``gpus_per_worker`` is 1 where the cluster has GPUs, unless it says
+    otherwise. ``address`` names a running Ray cluster (``HOST:PORT`` or ``auto``); without one Ray starts on this
+    machine alone. ``hang_seconds``: a worker that is silent for this long, and for ten times what its work has taken,
+    is given up and replaced. ``allow_mixed`` lets workers of different hardware share a run, which gives up
+    bit-identical results.
+    """
+
+    workers: Workers = 0
+    cpus_per_worker: PositiveFloat = 1
+    gpus_per_worker: Rate | None = None
+    address: str | None = None
+    hang_seconds: PositiveFloat = 10.0
+    allow_mixed: bool = False
+
+    @model_validator(mode="after")
+    def _check_address(self) -> ClusterOptions:
+        if self.address is not None and self.workers == 0:
+            raise ValueError(
+                f"cluster.address = {self.address} has no use with cluster.workers = 0, which computes in this "
+                "process; set cluster.workers to auto or a number"
+            )
+        return self
