@@ -1,9 +1,9 @@
 """Several hosts on one machine: each has its own network address, processes, temporary files and working folder.
 
 A host is a set of Linux namespaces with Ray inside, under a supervisor that starts Ray again when it ends, as a service
-manager would. The hosts hang on one switch, a bridge in a network namespace of its own. Nothing of all this has a name on
-the machine, so any number of sessions run side by side, and the kernel takes everything down when the last process of it
-ends; the processes end with the one that started them.
+manager would. The hosts hang on one switch, a bridge in a network namespace of its own. Nothing of all this has a name
+on the machine, so any number of sessions run side by side, and the kernel takes everything down when the last process
+of it ends; the processes end with the one that started them.
 
 Every host sees its own folder at one and the same path, :attr:`Hosts.root`, and nothing of the others' folders: what a
 driver has there, other hosts do not have. Python's environment and this checkout are the same on all hosts, read-only.
@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +136,7 @@ class Running:
             ended = self.ended()  # asked first, else its last deeds could be missed
             return ended, look()
 
-        ended, seen = wait_for(seen_or_ended, lambda pair: pair[0] or good(pair[1]), patience)
+        _, seen = wait_for(seen_or_ended, lambda pair: pair[0] or good(pair[1]), patience)
         assert good(seen), f"it ended with {seen!r}\n{self._out.read_text()}{self.err}"
         return seen
 
@@ -186,7 +186,7 @@ class Host:
         (self.folder / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 host{self.number}\n")
 
     def _plug_in(self) -> None:
-        """A cable to the switch. The hardware address is always the same, so that the others find it after a restart."""
+        """A cable to the switch. The hardware address stays the same, so that others find the host after a restart."""
         name, peer = f"v{self.number}", ["address", f"02:00:00:00:77:{self.number:02x}"]
         with suppress(subprocess.CalledProcessError):  # of the host that had this number before
             self._hosts.switch("ip", "link", "del", name)
@@ -316,6 +316,15 @@ class Hosts:
     def kill(self, number: int) -> None:
         """End a host for good."""
         self._hosts.pop(number).kill()
+
+    def keep(self, cpus: Mapping[int, int]) -> None:
+        """See to it that just these hosts run, with so many CPUs where they have to be started, and that Ray knows."""
+        for number in [number for number in self._hosts if number not in cpus]:
+            self.kill(number)
+        for number in cpus:
+            if number not in self._hosts:
+                self.start(number, cpus[number])
+        self.settle()
 
     def settle(self, patience: float = PATIENCE) -> None:
         """Wait until Ray knows all hosts that run, and no others."""
