@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +41,18 @@ PATIENCE = 120.0
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount")
 NAMESPACES = ("unshare", "--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
 
-HEALTH = {
+RAY = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    # A host that is silent for some seconds is dead; with Ray's own settings that takes a minute.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""A host that is silent for some seconds is dead; with Ray's own settings that takes a minute."""
+"""The environment of Ray in these tests."""
 
 BOOT = """
 exec 2> "$OWN/boot.log"
@@ -87,6 +92,11 @@ def refusal() -> str | None:
     return f"this machine refuses namespaces: {done.stderr.strip()}" if done.returncode else None
 
 
+def python_path() -> str:
+    """What makes this checkout, and the programs beside this file, importable in other processes."""
+    return os.pathsep.join(filter(None, [str(REPOSITORY), str(HERE), os.environ.get("PYTHONPATH")]))
+
+
 def wait_for(look: Callable[[], Seen], good: Callable[[Seen], bool], patience: float = PATIENCE) -> Seen:
     """What is seen as soon as it is good.
 
@@ -121,6 +131,21 @@ class Running:
         self._process = process
         self._out, self._err = out, err
 
+    @classmethod
+    def start(cls, command: Sequence[str | Path], files: Path, folder: Path, environment: Mapping[str, str]) -> Running:
+        """Start a program in a folder; ``files`` with ``.out`` and ``.err`` added is where its output goes."""
+        out, err = (files.with_name(f"{files.name}.{kind}") for kind in ("out", "err"))
+        with open(out, "wb") as to_out, open(err, "wb") as to_err:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=to_out,
+                stderr=to_err,
+            )
+        return cls(process, out, err)
+
     @property
     def err(self) -> str:
         """What it has said so far on stderr."""
@@ -147,12 +172,6 @@ class Running:
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"it still runs\n{self._out.read_text()}{self.err}") from None
         return Done(code, self._out.read_text(), self.err)
-
-    def kill(self) -> None:
-        """SIGKILL for the program itself; ``nsenter``, which started it, ends with it."""
-        for pid in _children(self._process.pid):
-            os.kill(pid, signal.SIGKILL)
-        self._process.wait(PATIENCE)
 
 
 class Host:
@@ -204,18 +223,13 @@ class Host:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of everything on the host."""
-        paths = [str(REPOSITORY), str(HERE), os.environ.get("PYTHONPATH", "")]
         return {
+            **RAY,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/sbin", "/usr/bin", "/sbin", "/bin"]),
-            "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths))),
+            "PYTHONPATH": python_path(),
             "HOME": f"{self._root}/home",
             "DISTMETA_CACHE": f"{self._root}/cache",
             "LANG": "C.UTF-8",
-            "RAY_AUTH_MODE": "disabled",
-            "RAY_SCHEDULER_EVENTS": "0",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-            **HEALTH,
         }
 
     # What happens to it -------------------------------------------------------------------------------------------
@@ -243,16 +257,8 @@ class Host:
     def start(self, *command: str | Path) -> Running:
         """Start a program in the host's working folder."""
         self._count += 1
-        out, err = (self.folder / f"program-{self._count}.{kind}" for kind in ("out", "err"))
-        with open(out, "wb") as to_out, open(err, "wb") as to_err:
-            process = subprocess.Popen(
-                [*self.entrance(), "env", f"--chdir={self._root}/work", *map(str, command)],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=to_out,
-                stderr=to_err,
-            )
-        return Running(process, out, err)
+        inside = [*self.entrance(), "env", f"--chdir={self._root}/work", *command]
+        return Running.start(inside, self.folder / f"program-{self._count}", self.folder, self.environment)
 
     def run(self, *command: str | Path) -> Done:
         """A program to its end."""

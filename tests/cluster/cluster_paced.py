@@ -2,7 +2,7 @@
 
     python cluster_paced.py CONFIG RUN_DIR [KEY=VALUE ...]
 
-While the working folder holds a file ``slow``, every meta-step is followed by a pause.
+While the working folder holds a file ``slow``, every meta-step is followed by a pause, and the run does not end.
 """
 
 from __future__ import annotations
@@ -14,15 +14,21 @@ from pathlib import Path
 
 import distmeta
 
-PAUSE = 0.2
+PAUSE = 0.5
 """Seconds."""
+
+RESERVE = 20
+"""Meta-steps that are left for when the file is gone."""
 
 
 def main() -> None:
-    config, folder, *overrides = sys.argv[1:]
+    file, folder, *overrides = sys.argv[1:]
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    for _ in distmeta.train(distmeta.load_config(config, overrides), folder):
+    config = distmeta.load_config(file, overrides)
+    for record in distmeta.train(config, folder):
         if Path("slow").exists():
+            time.sleep(PAUSE)
+        while record.step == config.run.steps - RESERVE and Path("slow").exists():
             time.sleep(PAUSE)
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import yaml
-from cluster_hosts import HERE, Done, Host, Hosts
+from cluster_hosts import HERE, Done, Hosts, Running
 from integration_helpers import GLYPHS, SINUSOID, logged, parameters, result_of
 from torch import Tensor
 
 PLAIN = ("engine.compile=none", "engine.layers=products")
 """Nothing to compile: a host that has just been set up needs no time for it."""
 
-LONG = 120
+LONG = 100
 """Meta-steps of the runs that something happens to."""
 
 BASES = {"glyphs": GLYPHS, "sinusoid": SINUSOID}
@@ -26,17 +27,31 @@ def settings(base: Mapping[str, Any], *overrides: str) -> list[str]:
     return [*PLAIN, *overrides] if base["tasks"]["kind"] != "sinusoid" else ["engine.compile=none", *overrides]
 
 
+class Place(Protocol):
+    """Where programs run: a host, or this machine.
+
+    Attributes:
+        folder: as this process sees it; the programs work in ``work`` in it.
+    """
+
+    folder: Path
+
+    def start(self, *command: str | Path) -> Running:
+        """Start a program."""
+        ...
+
+
 class Run:
     """A run on a host: ``distmeta train``, or the same at a pace that the test sets.
 
     Args:
-        host: the driver's.
-        name: of the run's folder in the host's working folder.
+        place: the driver's.
+        name: of the run's folder in the working folder.
         paced: start slowly; :meth:`hurry` ends that.
     """
 
-    def __init__(self, host: Host, name: str, base: Mapping[str, Any], *overrides: str, paced: bool = False) -> None:
-        work = host.folder / "work"
+    def __init__(self, place: Place, name: str, base: Mapping[str, Any], *overrides: str, paced: bool = False) -> None:
+        work = place.folder / "work"
         self.folder = work / name
         self._slow = work / "slow"
         config = work / f"{name}.yaml"
@@ -47,7 +62,7 @@ class Run:
         else:
             self.hurry()
             command = ["distmeta", "train", config.name, "--run-dir", name]
-        self.program = host.start(*command, *settings(base, *overrides))
+        self.program = place.start(*command, *settings(base, *overrides))
 
     def hurry(self) -> None:
         """No more pauses."""
@@ -67,6 +82,14 @@ class Run:
         """Wait until this step is logged."""
         self.program.until(self.step, lambda seen: seen >= step)
 
+    def advance(self, steps: int = 3) -> None:
+        """Wait until it has done some more steps."""
+        self.reach(self.step() + steps)
+
+    def reach_workers(self, count: int) -> None:
+        """Wait until it logs that it has so many workers."""
+        self.program.until(self.lines, lambda lines: bool(lines) and lines[-1]["workers"] == count)
+
     def end(self) -> dict[str, Any]:
         """Its result, once it has ended well."""
         self.hurry()
@@ -77,9 +100,9 @@ class Run:
         return parameters(self.folder, steps)
 
 
-def on_cluster(*overrides: str) -> list[str]:
-    """The settings of a run on all of the cluster."""
-    return [f"cluster.address={Hosts.cluster}", *(overrides or ["cluster.workers=auto"])]
+def on_cluster(workers: str = "auto") -> list[str]:
+    """The settings of a run on the hosts' cluster."""
+    return [f"cluster.address={Hosts.cluster}", f"cluster.workers={workers}"]
 
 
 def decided(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
