@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,15 @@ BASES = {"glyphs": GLYPHS, "sinusoid": SINUSOID}
 def settings(base: Mapping[str, Any], *overrides: str) -> list[str]:
     """The overrides of a run, the same on hosts and in this process."""
     return [*PLAIN, *overrides] if base["tasks"]["kind"] != "sinusoid" else ["engine.compile=none", *overrides]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run in this process."""
+
+    result: dict[str, Any]
+    lines: list[dict[str, Any]]
+    parameters: dict[str, Tensor]
 
 
 class Place(Protocol):

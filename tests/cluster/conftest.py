@@ -2,27 +2,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
 
 from cluster_hosts import Hosts, refusal
-from cluster_runs import BASES, settings
+from cluster_runs import BASES, Reference, settings
 from integration_helpers import logged, parameters, train
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A run in this process."""
-
-    result: dict[str, Any]
-    lines: list[dict[str, Any]]
-    parameters: dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,63 @@
+"""Room that a run waits for and asks for, and nodes that say beforehand that they go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from cluster_light import LightCluster
+from cluster_runs import LONG, Reference, Run
+from integration_helpers import SINUSOID, STEPS, assert_same
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightCluster]:
+    """A cluster with room for one worker."""
+    cluster = LightCluster(tmp_path_factory.mktemp("light"))
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def test_waits_for_room_and_asks_for_it(light: LightCluster, reference: Callable[..., Reference]) -> None:
+    run = Run(light, "waits", SINUSOID, f"cluster.address={light.address}", "cluster.workers={min: 2, max: 4}")
+    run.program.until(lambda: run.program.err, lambda said: "cluster.workers" in said and "waiting" in said)
+    run.program.until(light.requested, lambda bundles: bundles == 4 * [{"CPU": 1.0}])
+    assert run.step() == 0
+    node = light.add(2)
+    result = run.end()
+    light.remove(node)
+    assert_same(run.parameters(STEPS), reference("sinusoid", STEPS).parameters)
+    assert 2 <= result["workers"]["count"] <= 3
+    assert light.requested() == []
+
+
+def test_announced_end_of_a_node(light: LightCluster, reference: Callable[..., Reference]) -> None:
+    node = light.add(2)
+    run = Run(
+        light,
+        "drained",
+        SINUSOID,
+        f"cluster.address={light.address}",
+        "cluster.workers=auto",
+        f"run.steps={LONG}",
+        paced=True,
+    )
+    run.reach_workers(3)
+    run.advance()
+    light.drain(node, seconds=60)
+    drained = time.monotonic()
+    run.reach_workers(1)
+    assert time.monotonic() - drained < 60
+    light.remove(node)
+    run.advance()
+    result = run.end()
+    assert_same(run.parameters(LONG), reference("sinusoid", LONG).parameters)
+    assert result["faults"]["workers_drained"] == 2
+    assert result["faults"]["workers_lost"] == 0
+    assert result["faults"]["shards_redone"] == 0
+    assert min(result["workers"]["shards_each"]) > 0
