@@ -27,6 +27,10 @@ class ClusterError(DistmetaError):
     """The cluster cannot be reached, or its workers cannot do the work."""
 
 
+class TaskError(DistmetaError):
+    """The model's code raised an exception on the same tasks wherever they were computed."""
+
+
 class NonFiniteError(DistmetaError):
     """A loss or meta-gradient was not finite, and ``outer.on_nonfinite`` is ``stop``."""
 

@@ -14,6 +14,7 @@ QUIET = {
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
 ARCHIVES = ("images_background.zip", "images_evaluation.zip")
 

@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import ConfigDict, field_validator
@@ -81,6 +83,31 @@ def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs
             f"{type(module).__name__}; return the network itself"
         )
     return module
+
+
+def sources(kind: str) -> dict[str, bytes]:
+    """The user's module and what it has imported from beside it: sources, by path below their folder.
+
+    Nothing where the module is installed, as it then is wherever distmeta is.
+    """
+    with _importable(os.getcwd()):
+        _import(kind)
+    name = split(kind)[0].partition(".")[0]
+    file = getattr(sys.modules[name], "__file__", None)
+    if file is None:
+        return {}
+    path = Path(file).resolve()
+    folder = path.parents[1] if path.name == "__init__.py" else path.parent
+    if "site-packages" in folder.parts:
+        return {}
+    loaded = {Path(found).resolve() for module in list(sys.modules.values()) if (found := _source(module))}
+    beside = [path for path in loaded if path.is_relative_to(folder) and "site-packages" not in path.parts]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(beside)}
+
+
+def _source(module: ModuleType) -> str | None:
+    file = getattr(module, "__file__", None)
+    return file if isinstance(file, str) and file.endswith(".py") and os.path.exists(file) else None
 
 
 def _import(kind: str) -> Callable[..., Any]:

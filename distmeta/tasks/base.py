@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
@@ -65,6 +66,16 @@ class TaskFamily(Protocol):
             DataError: data is missing, damaged or incomplete.
             ConfigError: an episode asks for more than the data has, for example more ways than a split has classes.
         """
+        ...
+
+    @classmethod
+    def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:
+        """Prepared files that workers on other hosts need, by the name under which :meth:`moved` finds them."""
+        ...
+
+    @classmethod
+    def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
+        """The settings for a host that has the :meth:`holdings` in this folder."""
         ...
 
     @classmethod

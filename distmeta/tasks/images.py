@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -185,6 +186,16 @@ class ImageFamily(ABC):
     def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
         """Build the store on this host unless it is there, and check the episodes; raises as opening does."""
         check_episodes(*cls._open(options), episodes)
+
+    @classmethod
+    def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:
+        """None: every host can build the store itself."""
+        return {}
+
+    @classmethod
+    def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
+        """The same settings: nothing is moved."""
+        return options
 
     @classmethod
     def input_shape(cls, options: TaskOptions) -> tuple[int, ...]:

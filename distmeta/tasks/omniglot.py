@@ -14,6 +14,7 @@ from distmeta.config import TaskOptions
 from distmeta.records import Split
 from distmeta.tasks.images import ImageFamily, ImageOptions, SplitClasses
 from distmeta.tasks.omniglot_build import open_omniglot
+from distmeta.tasks.omniglot_source import STORE
 from distmeta.tasks.philox import Purpose, distinct, words
 from distmeta.tasks.store import EpisodeStore
 
@@ -74,6 +75,17 @@ class Omniglot(ImageFamily):
         split = by_characters(store) if options.split == "vinyals" else by_alphabets(store)
         rotations = range(4 if options.rotations else 1)
         return store, {name: SplitClasses.of(characters, rotations) for name, characters in split.items()}
+
+    @classmethod
+    def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:
+        """The built store."""
+        assert isinstance(options, OmniglotOptions)
+        return {STORE: open_omniglot(options.root).path}
+
+    @classmethod
+    def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
+        """With the store's folder as ``root``."""
+        return options.model_copy(update={"root": str(folder)})
 
 
 def by_characters(store: EpisodeStore) -> dict[Split, NDArray[np.int64]]:

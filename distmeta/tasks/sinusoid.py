@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -52,6 +53,16 @@ class Sinusoid:
     @classmethod
     def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
         """There is nothing to prepare: tasks are computed from their ids."""
+
+    @classmethod
+    def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:
+        """None: tasks are computed from their ids."""
+        return {}
+
+    @classmethod
+    def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
+        """The same settings: nothing is moved."""
+        return options
 
     @classmethod
     def input_shape(cls, options: TaskOptions) -> tuple[int, ...]:

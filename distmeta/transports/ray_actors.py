@@ -1,55 +1,40 @@
-"""The transport of clusters: one Ray actor a worker, shards handed out as workers become free."""
+"""The transport of clusters: shards are handed out to Ray actors as these become free, and again where one is lost."""
 
 from __future__ import annotations
 
 import logging
-import math
-import os
-import signal
-import socket
-import threading
-import time
-import warnings
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import ray
-import torch
-from ray._private import ray_constants
-from ray.exceptions import (
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import RayTaskError
 
 from distmeta.config import Config
-from distmeta.errors import ClusterError, DistmetaError
+from distmeta.errors import ClusterError, ConfigError, DistmetaError, TaskError
 from distmeta.plan import Plan
-from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
+from distmeta.records import MetaState, Shard
 from distmeta.transports.base import Check, Kind, Part, Workers
+from distmeta.transports.board import DEPTH, Board, Pace, Piece, hold
+from distmeta.transports.ray_crew import LOST, POLL, Crew, Seat, reason
+from distmeta.transports.ray_worker import view
 from distmeta.tree import Node, cover, share
-from distmeta.worker import Worker, keep_freed_memory
+from distmeta.worker import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
-LOST = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ObjectLostError)
-"""What Ray raises for a worker that is gone; these share no base class of their own."""
-
-QUIET = {
-    "RAY_SCHEDULER_EVENTS": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-}
-"""Ray's own chatter, off unless the user's environment says otherwise."""
-
-DEPTH = 2
-"""Pieces that a worker holds: one at work, one waiting, so that it never waits for the driver."""
+FAULTS = (
+    "workers_lost",
+    "workers_hung",
+    "workers_failed",
+    "workers_drained",
+    "shards_redone",
+    "shards_failed",
+    "shards_duplicated",
+    "nodes_lost",
+    "nodes_joined",
+)
+"""What is counted."""
 
 PIECES = 4
 """Pieces a worker that a meta-batch is cut into at least, where it has that many shards and the model is not big."""
@@ -58,329 +43,82 @@ BIG = 50_000_000
 """Bytes of meta-parameters from which a vector's way costs more than an uneven share of the work: then a worker sends
 one vector a step, or two."""
 
-POLL = 0.5
-"""Seconds between looks at whether the run should end."""
+TRIES = 3
+"""Exceptions over one piece after which a worker is given up."""
 
-SHARED_ENVIRONMENT = ("DISTMETA_CACHE", "DISTMETA_DATA")
-"""Settings of the driver's environment that workers on its own host follow."""
+EVERYWHERE = 2
+"""Workers that have to be given up over one piece for it to be the piece's fault."""
 
-PATIENCE = 3
-"""Workers that may be lost, one after the other, without a single piece finished between."""
+DEATHS = 3
+"""Workers that may die or hang at one piece for reasons of their own."""
 
-
-def connect(config: Config) -> bool:
-    """Connect to the configured cluster, or start a private one on this machine.
-
-    Returns:
-        Whether this call connected, and so has to disconnect; false where the process was connected before.
-
-    Raises:
-        ClusterError: there is no cluster at the address.
-    """
-    if ray.is_initialized():
-        return False
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        if address is None:
-            _start_private(_cores(config), quiet)
-        else:
-            _knock(address)
-            ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"at {address}" if address else "on this machine"
-        raise ClusterError(
-            f"cannot {'reach' if address else 'start'} Ray {where}: {_first_line(error)}. Check cluster.address and "
-            "RAY_AUTH_MODE (as the cluster was started), or use cluster.workers=0 to compute in this process"
-        ) from None
-    finally:
-        # Ray takes SIGTERM for itself, in C++ too, and then the process would abort without a checkpoint.
-        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)
-    return True
+SOON = 0.02
+"""Seconds between looks at whether somebody is late, while others have nothing to do."""
 
 
-def _start_private(cores: int, quiet: Mapping[str, Any]) -> None:
-    """Start Ray on this machine's loopback address alone.
+@dataclass(frozen=True)
+class _Sent:
+    """Work under way, known by the ref of its largest result: ``fields`` is the ref of what comes with a vector."""
 
-    Out of others' reach it needs no token, and leaves none behind in the user's home for later clusters to trip over.
-    Ray binds to loopback only where it believes that the platform has no clusters (as on macOS); on Linux it replaces
-    127.0.0.1 by the machine's own address.
-    """
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        ray.init(num_cpus=cores, include_dashboard=False, **quiet)
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
-
-
-def _cores(config: Config) -> int:
-    """CPUs of a private cluster: this machine's, or as many as the configured workers ask for."""
-    workers = config.cluster.workers
-    wanted = 0 if workers == "auto" else math.ceil(workers * config.cluster.cpus_per_worker)
-    return max(len(os.sched_getaffinity(0)), wanted)
-
-
-def _knock(address: str) -> None:
-    """Fail at once where nothing listens; Ray itself would try for a long time."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address not in ("auto", "local") and host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-
-
-def gpus_each(config: Config) -> float:
-    """GPUs of a worker: as configured, else one where the cluster has any and the device may be one."""
-    if config.cluster.gpus_per_worker is not None:
-        return config.cluster.gpus_per_worker
-    return 1.0 if ray.cluster_resources().get("GPU") and config.run.device != "cpu" else 0.0
-
-
-def worker_count(config: Config) -> int:
-    """How many workers to start; ``auto`` is one a GPU, or one a core where there is none.
-
-    Raises:
-        ClusterError: the cluster can never hold them.
-    """
-    count, total = config.cluster.workers, ray.cluster_resources()
-    need = {"CPU": config.cluster.cpus_per_worker, "GPU": gpus_each(config)}
-    if count == "auto":
-        scarce = "GPU" if need["GPU"] else "CPU"
-        return max(1, int(total.get(scarce, 0) // need[scarce]))
-    short = [kind for kind, each in need.items() if count * each > total.get(kind, 0)]
-    if short:
-        asked = ", ".join(f"{count * need[kind]:g} {kind}" for kind in short)
-        there = ", ".join(f"{total.get(kind, 0):g} {kind}" for kind in short)
-        raise ClusterError(
-            f"cluster.workers = {count} ask for {asked}, and the cluster has {there}; ask for fewer workers, or "
-            "for less in cluster.cpus_per_worker and cluster.gpus_per_worker"
-        )
-    return count
-
-
-@ray.remote
-class RayWorker:
-    """A :class:`~distmeta.worker.Worker` behind Ray. Vectors travel as NumPy arrays, which Ray reads without a copy."""
-
-    def __init__(self, driver: str, environment: Mapping[str, str]) -> None:
-        if ray.util.get_node_ip_address() == driver:  # elsewhere the driver's folders mean nothing
-            os.environ.update(environment)
-        self._worker: Worker
-
-    def open(self, config: Config, plan: Plan | None) -> tuple[dict[str, Any], Plan]:
-        """Open data and model; decide the plan where there is none yet."""
-        self._worker = Worker(config)
-        plan = plan or self._worker.probe()
-        self._worker.follow(plan)
-        return self._worker.fingerprint(), plan
-
-    def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Begin to sample these shards."""
-        self._worker.prefetch(shards)
-
-    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
-    def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
-        """The sum's small fields, and its vector."""
-        total = self._worker.gradient(MetaState(step, _view(vector)), shards)
-        return replace(total, vector=torch.empty(0)), total.vector.numpy()
-
-    def evaluate(self, step: int, vector: np.ndarray, shard: Shard, details: bool) -> TaskMetrics:
-        """A shard's measurements."""
-        return self._worker.evaluate(MetaState(step, _view(vector)), shard, details=details)
-
-
-@dataclass(eq=False)
-class _Seat:
-    """A worker's place: its actor, what it holds, and how many shards it has finished.
-
-    Work is held by the ref of its largest result: a gradient's vector. ``fields`` has the ref of what comes with it.
-    """
-
-    actor: Any
-    opening: Any = None
-    ready: bool = False
-    held: dict[Any, tuple[Node, list[Shard]]] = field(default_factory=dict)
-    fields: dict[Any, Any] = field(default_factory=dict)
-    done: int = 0
+    seat: Seat
+    piece: Piece
+    fields: Any = None
 
 
 class RayTransport:
     """Workers on a Ray cluster.
 
-    A worker that dies is replaced and its pieces are computed elsewhere; the tree makes the result the same to the bit.
+    A worker that dies, hangs or fails is replaced and its pieces are computed elsewhere; workers come and go with their
+    nodes. The tree makes the result the same to the bit.
 
     Raises:
-        ClusterError: no cluster at the address, too few resources, workers of different
-            hardware, workers that keep dying.
+        ClusterError: no cluster at the address, too few resources, workers of different hardware, workers that keep
+            dying.
+        TaskError: the model's code fails on the same tasks wherever they are computed.
     """
 
     def __init__(self, config: Config, plan: Plan | None, check: Check) -> None:
-        self._config = config
-        self._check = check
-        self._connected = connect(config)
-        self._retired: list[int] = []
-        self._fruitless = 0
+        self.faults = dict.fromkeys(FAULTS, 0)
+        self._sent: dict[Any, _Sent] = {}
+        self._pace = Pace(config.cluster.hang_seconds)
+        self._board = Board([], self._pace, self.faults)
+        self._state: tuple[int, Any] = (0, None)
         self._bytes = 0  # of the meta-parameters; known from the first step on
         keep_freed_memory()  # here too, for the sums
-        self.faults = {"workers_lost": 0, "shards_redone": 0}
-        self.fingerprint: dict[str, Any] = {}
-        self._seats: list[_Seat] = []
-        try:
-            # All processes start together, though only the first may decide the plan.
-            actors = [self._start() for _ in range(worker_count(config))]
-            self._seats = [_Seat(actor) for actor in actors]
-            self.plan = self._open_first(self._seats[0], plan)
-            self._open_others(self._seats[1:])
-        except BaseException:
-            self.close()
-            raise
+        self._crew = Crew(config, plan, check, self.faults, self._left)
 
-    # Workers ------------------------------------------------------------------------------------------------------
+    @property
+    def plan(self) -> Plan:
+        """How the workers compute."""
+        return self._crew.plan
 
-    def _start(self) -> Any:
-        cluster = self._config.cluster
-        environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
-        options = {"num_cpus": cluster.cpus_per_worker, "num_gpus": gpus_each(self._config), "max_restarts": 0}
-        return cast(Any, RayWorker).options(**options).remote(ray.util.get_node_ip_address(), environment)
-
-    def _open_first(self, seat: _Seat, plan: Plan | None) -> Plan:
-        seat.opening = seat.actor.open.remote(self._config, plan)
-        self._wait([seat.opening], f"a worker of {self._config.cluster.cpus_per_worker:g} CPU")
-        self.fingerprint, decided = self._get(seat.opening)
-        seat.ready = True
-        return plan or decided
-
-    def _open_others(self, seats: Sequence[_Seat]) -> None:
-        for seat in seats:
-            seat.opening = seat.actor.open.remote(self._config, self.plan)
-        for number, seat in enumerate(seats, 2):
-            self._wait([seat.opening], f"worker {number} of {len(self._seats)}")
-            self._admit(seat, self._get(seat.opening)[0])
-
-    def _admit(self, seat: _Seat, fingerprint: dict[str, Any]) -> None:
-        """Let a worker in that has opened, if it computes as the others do."""
-        if fingerprint != self.fingerprint and not self._config.cluster.allow_mixed:
-            raise ClusterError(
-                f"workers differ in what decides rounding: {self.fingerprint} and {fingerprint}. Results would depend "
-                "on which worker computes what; use alike workers, or set cluster.allow_mixed=true to give that up"
-            )
-        seat.ready = True
-
-    def _wait(self, refs: list[Any], what: str) -> list[Any]:
-        """The refs whose values are on this host, at least one; looks up now and then whether the run should end.
-
-        From other hosts the values of all of them are fetched at the same time, in the background.
-        """
-        began, said = time.monotonic(), False
-        while True:
-            self._check()
-            ready, _ = ray.wait(refs, num_returns=1, timeout=POLL)
-            if ready:
-                return list(ready)
-            if what and not said and time.monotonic() - began > 10:
-                said = True
-                log.warning("waiting for %s to start (it may be compiling); the cluster has %s free", what, _free())
-
-    def _get(self, ref: Any) -> Any:
-        try:
-            return ray.get(ref)
-        except RayTaskError as error:
-            if isinstance(error.cause, DistmetaError):
-                raise error.cause from None
-            raise
-        except LOST as error:
-            raise ClusterError(f"a worker died while it started: {_first_line(error)}") from None
-
-    # Work ---------------------------------------------------------------------------------------------------------
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the workers' rounding."""
+        return self._crew.fingerprint
 
     def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
         """Records as they come; a gradient piece is an aligned subtree of shards, summed by its worker."""
         self._bytes = state.vector.nbytes
-        vector = ray.put(state.vector.numpy())
-        todo = deque((node, [shards[i] for i in node.leaves(len(shards))]) for node in self._cut(kind, len(shards)))
-        while todo or any(seat.held for seat in self._seats):
-            self._hand_out(kind, state.step, vector, todo)
-            refs = [ref for seat in self._seats for ref in seat.held]
-            refs += [seat.opening for seat in self._seats if not seat.ready]
-            for ref in self._wait(refs, ""):
-                part = self._receive(ref, todo)
-                if part is not None:
+        self._state = state.step, ray.put(state.vector.numpy())
+        nodes = self._cut(kind, len(shards))
+        pieces = [Piece(kind, node, [shards[leaf] for leaf in node.leaves(len(shards))]) for node in nodes]
+        self._board = Board(pieces, self._pace, self.faults)
+        self._crew.resume()
+        while self._board.unanswered:
+            for seat, piece in self._board.assign(self._crew.seats):
+                self._send(seat, piece)
+            there = self._crew.wait(list(self._sent), self._moment())
+            for ref in there:
+                if ref in self._sent and (part := self._receive(ref)) is not None:
                     yield part
-
-    def _cut(self, kind: Kind, count: int) -> list[Node]:
-        """Subtrees: a big model's as large as can be, others' as large as leaves every worker enough to balance."""
-        if kind != "gradient":
-            return cover(count, 0)
-        if self._bytes >= BIG:
-            return share(count, len(self._seats))
-        return cover(count, max(0, (count // (PIECES * len(self._seats))).bit_length() - 1))
-
-    def _hand_out(self, kind: Kind, step: int, vector: Any, todo: deque[tuple[Node, list[Shard]]]) -> None:
-        for held in range(DEPTH):
-            for seat in self._seats:
-                if todo and seat.ready and len(seat.held) <= held:
-                    node, shards = todo.popleft()
-                    if kind == "gradient":
-                        fields, ref = seat.actor.gradient.remote(step, vector, shards)
-                        seat.fields[ref] = fields
-                    else:
-                        ref = seat.actor.evaluate.remote(step, vector, shards[0], kind == "test")
-                    seat.held[ref] = node, shards
-
-    def _receive(self, ref: Any, todo: deque[tuple[Node, list[Shard]]]) -> Part | None:
-        seat = next((seat for seat in self._seats if ref in seat.held or ref is seat.opening), None)
-        if seat is None:  # its worker was lost a moment ago, with another piece
-            return None
-        try:
-            if ref is seat.opening:
-                self._admit(seat, ray.get(ref)[0])
-                return None
-            record = ray.get(ref)
-            if ref in seat.fields:
-                record = replace(ray.get(seat.fields[ref]), vector=_view(record))
-        except RayTaskError as error:
-            if isinstance(error.cause, DistmetaError):
-                raise error.cause from None
-            raise
-        except LOST as error:
-            self._replace(seat, todo, error)
-            return None
-        node, shards = seat.held.pop(ref)
-        seat.fields.pop(ref, None)
-        seat.done += len(shards)
-        self._fruitless = 0
-        return node, record
-
-    def _replace(self, seat: _Seat, todo: deque[tuple[Node, list[Shard]]], error: Exception) -> None:
-        """Give a dead worker's pieces to others, first in line, and start another worker in its place."""
-        lost = list(seat.held.values())
-        todo.extendleft(reversed(lost))
-        self.faults["workers_lost"] += 1
-        self.faults["shards_redone"] += sum(len(shards) for _, shards in lost)
-        self._fruitless += 1
-        if self._fruitless > PATIENCE:
-            raise ClusterError(
-                f"{self._fruitless} workers died one after the other without finishing any work; the last one said: "
-                f"{_first_line(error)}. Look for a lack of memory, or a crash in the model's code, with "
-                "cluster.workers=0"
-            )
-        log.warning("a worker died (%s); its work is redone and a new one started", _first_line(error))
-        ray.kill(seat.actor)
-        self._retired.append(seat.done)
-        successor = _Seat(self._start())
-        successor.opening = successor.actor.open.remote(self._config, self.plan)
-        self._seats[self._seats.index(seat)] = successor
+            self._give_up_hung(there)
+            self._tend(there)
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Ask each worker to sample the shards that it will be handed first."""
         firsts = [shards[node.leaves(len(shards))[0]] for node in self._cut("gradient", len(shards))]
-        seats = [seat for seat in self._seats if seat.ready]
+        seats = [seat for seat in self._crew.ready if not self._pace.late(seat)]
         for place, seat in enumerate(seats):
             mine = firsts[place :: len(seats)][:DEPTH]
             if mine:
@@ -388,30 +126,125 @@ class RayTransport:
 
     def workers(self) -> Workers:
         """Workers at work now, and shards done by each that ever was."""
-        return Workers(len(self._seats), [*self._retired, *(seat.done for seat in self._seats)])
+        shards_each = [*self._crew.retired, *(seat.done for seat in self._crew.seats if seat.ready)]
+        return Workers(len(self._crew.ready), shards_each)
 
     def close(self) -> None:
         """End the workers, and Ray if it was started here."""
-        for seat in self._seats:
-            ray.kill(seat.actor)
-        self._seats = []
-        if self._connected:
-            ray.shutdown()
+        self._crew.close()
+
+    # Work ---------------------------------------------------------------------------------------------------------
+
+    def _cut(self, kind: Kind, count: int) -> list[Node]:
+        """Subtrees: a big model's as large as can be, others' as large as leaves every worker enough to balance."""
+        workers = max(1, len(self._crew.ready))
+        if kind != "gradient":
+            return cover(count, 0)
+        if self._bytes >= BIG:
+            return share(count, workers)
+        return cover(count, max(0, (count // (PIECES * workers)).bit_length() - 1))
+
+    def _send(self, seat: Seat, piece: Piece) -> None:
+        step, vector = self._state
+        if piece.kind == "gradient":
+            fields, ref = seat.actor.gradient.remote(step, vector, piece.shards)
+            self._sent[ref] = _Sent(seat, piece, fields)
+        else:
+            ref = seat.actor.evaluate.remote(step, vector, piece.shards[0], piece.kind == "test")
+            self._sent[ref] = _Sent(seat, piece)
+
+    def _tend(self, there: list[Any]) -> None:
+        try:
+            self._crew.tend(there)
+        except ConfigError as error:
+            for piece in self._board.open():  # what made a worker fail may keep its successor from opening
+                if piece.trace:
+                    raise _everywhere(piece, f"one worker, and no other could be opened ({error})") from None
+            raise
+
+    def _moment(self) -> float:
+        """How long to wait at most: not long where somebody could help those who are late."""
+        return SOON if any(not seat.held for seat in self._crew.ready) else POLL
+
+    def _receive(self, ref: Any) -> Part | None:
+        """A record, if it is the first answer to its piece."""
+        sent = self._sent[ref]
+        try:
+            record = ray.get(ref)
+            if sent.fields is not None:
+                record = replace(ray.get(sent.fields), vector=view(record))
+        except RayTaskError as error:
+            if isinstance(error.cause, DistmetaError):
+                raise error.cause from None
+            del self._sent[ref]
+            self._failed(sent.seat, sent.piece, error)
+            return None
+        except LOST as error:
+            self._blame(sent.seat, reason(error))
+            self._crew.lose(sent.seat, "workers_lost", reason(error))
+            return None
+        del self._sent[ref]
+        self._crew.finished(sent.seat)
+        counts = self._board.answer(sent.seat, sent.piece)
+        return (sent.piece.node, record) if counts else None
+
+    # What goes wrong ----------------------------------------------------------------------------------------------
+
+    def _left(self, seat: Seat) -> None:
+        """A worker is gone: what it held is for others."""
+        self._sent = {ref: sent for ref, sent in self._sent.items() if sent.seat is not seat}
+        self._board.give_back(seat, self._crew.seats)
+
+    def _failed(self, seat: Seat, piece: Piece, error: RayTaskError) -> None:
+        """The model's code has raised: the worker tries again, then another worker does."""
+        seat.held.remove(piece)
+        seat.waited = 0.0
+        if not self._board.is_open(piece):
+            return
+        self.faults["shards_failed"] += len(piece.shards)
+        piece.failures[seat.number] += 1
+        tries = piece.failures[seat.number]
+        log.warning(
+            "worker %d failed at %s (%s; %d of %d tries)", seat.number, piece.tasks, _cause(error), tries, TRIES
+        )
+        piece.trace = str(error).strip()
+        hold(seat, piece)
+        if tries < TRIES:
+            self._send(seat, piece)
+            return
+        given_up = [number for number, times in piece.failures.items() if times >= TRIES]
+        if len(given_up) >= EVERYWHERE:
+            raise _everywhere(piece, f"each of {len(given_up)} workers") from error.cause
+        self._crew.lose(seat, "workers_failed", f"{TRIES} exceptions at {piece.tasks}")
+
+    def _give_up_hung(self, there: Sequence[Any]) -> None:
+        """Replace workers that are silent for longer than their work can take."""
+        answered = {self._sent[ref].seat.number for ref in there if ref in self._sent}
+        for seat in [seat for seat in self._crew.ready if seat.held and seat.number not in answered]:
+            if seat.waited > self._pace.limit(seat):
+                why = f"no answer for {seat.waited:.0f} s"
+                self._blame(seat, why)
+                self._crew.lose(seat, "workers_hung", why)
+
+    def _blame(self, seat: Seat, why: str) -> None:
+        """A worker died or hung: perhaps what it was at is the reason."""
+        piece = seat.held[0]
+        piece.deaths += 1
+        if piece.deaths > DEATHS and self._board.is_open(piece):
+            raise ClusterError(
+                f"{piece.deaths} workers died one after the other at {piece.tasks}; the last one: {why}. Look for a "
+                "lack of memory, or a crash or endless loop in the model's code, with cluster.workers=0"
+            )
 
 
-def _view(array: np.ndarray) -> torch.Tensor:
-    """A tensor on the array's memory. What Ray hands out is read-only, and nothing here writes into it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return torch.from_numpy(array)
+def _everywhere(piece: Piece, where: str) -> TaskError:
+    return TaskError(
+        f"{piece.tasks} failed {TRIES} times on {where}. The last exception was:\n{piece.trace}\nCorrect the model's "
+        "code, or look into these tasks with cluster.workers=0; the steps before are saved, go on with --resume"
+    )
 
 
-def _free() -> str:
-    """What the cluster has left, for people."""
-    left = ray.available_resources()
-    return " and ".join(f"{left.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _cause(error: RayTaskError) -> str:
+    """The exception that the worker's code raised, in one line."""
+    cause = error.cause
+    return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}".rstrip(": ")

@@ -44,6 +44,13 @@ class Raises(Switched):
         raise LookupError("the user's own complaint")
 
 
+class RaisesLater(Raises):
+    """Takes the zeros that a network is checked with, so that new workers open."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if len(x) > 2 else Plain.forward(self, x)
+
+
 class Dies(Switched):
     def fail(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -12,7 +12,10 @@ from pathlib import Path
 import distmeta
 
 PACKAGE = Path(distmeta.__file__).parent
-KNOW_RAY = {"transports/ray_actors.py", "transports/ray_metrics.py", "sweep.py", "submit.py"}
+KNOW_RAY = {f"transports/ray_{name}.py" for name in ("actors", "cluster", "crew", "metrics", "worker")} | {
+    "sweep.py",
+    "submit.py",
+}
 
 MEASURE = """
 import json, sys, time

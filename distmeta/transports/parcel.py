@@ -1,0 +1,115 @@
+"""What workers on other hosts need of the driver's: the data set's store and the user's module. Knows nothing of Ray.
+
+A host gets each file once, into its ``DISTMETA_CACHE``, in pieces and checked by hash; no shared file system is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from distmeta.cache import build_once, cache_dir, written_whole
+from distmeta.config import Config
+from distmeta.errors import DataError
+from distmeta.models.user import PREFIX, sources
+from distmeta.tasks import TASKS
+
+CHUNK = 32 * 2**20
+"""Bytes of a file that travel at a time."""
+
+Read = Callable[[str, int, int], bytes]
+"""Reads ``length`` bytes at ``offset`` of one of the parcel's files, by its name."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file of the driver's.
+
+    Attributes:
+        path: where it lies on the driver's host.
+        size: bytes.
+        sha256: of all of them.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What a run's workers elsewhere need.
+
+    Attributes:
+        files: data, by the name under which the task family looks for it.
+        modules: sources of the user's modules, by their path below a folder of ``sys.path``.
+    """
+
+    files: Mapping[str, Content] = field(default_factory=dict)
+    modules: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def pack(config: Config) -> Parcel:
+    """What this configuration's workers on other hosts need; the family is prepared and the model built before."""
+    files = TASKS[config.tasks.kind].holdings(config.tasks)
+    modules = sources(config.model.kind) if config.model.kind.startswith(PREFIX) else {}
+    return Parcel({name: _content(path) for name, path in files.items()}, modules)
+
+
+def unpack(parcel: Parcel, config: Config, read: Read) -> Config:
+    """Fetch on this host what is not here yet; gives the configuration that finds it here.
+
+    Raises:
+        DataError: a file did not arrive as it was sent, or cannot be written.
+    """
+    if parcel.modules:
+        _unpack_modules(parcel.modules)
+    if not parcel.files:
+        return config
+    digest = hashlib.sha256("".join(each.sha256 for _, each in sorted(parcel.files.items())).encode()).hexdigest()
+    folder = cache_dir() / "received" / digest[:16]
+    for name, content in parcel.files.items():
+        build_once(folder / name, partial(_fetch, name, content, read))
+    tasks = TASKS[config.tasks.kind].moved(config.tasks, folder)
+    return config.model_copy(update={"tasks": tasks})
+
+
+def _content(path: Path) -> Content:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+        return Content(path.absolute(), file.tell(), digest.hexdigest())
+
+
+def _fetch(name: str, content: Content, read: Read, path: Path) -> None:
+    digest = hashlib.sha256()
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        for offset in range(0, content.size, CHUNK):
+            chunk = read(name, offset, min(CHUNK, content.size - offset))
+            digest.update(chunk)
+            file.write(chunk)
+        if digest.hexdigest() != content.sha256:
+            raise DataError(
+                f"{name} did not arrive as it is on the driver's host ({content.path}); if the file was changed "
+                "since the run began, start the run again"
+            )
+
+
+def _unpack_modules(modules: Mapping[str, bytes]) -> None:
+    """Make these modules importable, before what this host may have of the same name."""
+    digest = hashlib.sha256(b"".join(name.encode() + b"\0" + text for name, text in sorted(modules.items())))
+    folder = cache_dir() / "modules" / digest.hexdigest()[:16]
+    for name, text in modules.items():
+        build_once(folder / name, partial(_write, text))
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _write(text: bytes, path: Path) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_bytes(text)

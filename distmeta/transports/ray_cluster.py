@@ -1,0 +1,245 @@
+"""The Ray cluster that a run works on: reaching or starting it, what fits on it, its nodes, its autoscaler."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray._private.state import state as cluster_state
+from ray.autoscaler.sdk import request_resources
+
+from distmeta.config import Config, WorkerRange
+from distmeta.errors import ClusterError
+
+QUIET = {
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # a worker's exceptions are told once, by the transport
+}
+"""Ray's own chatter, off unless the user's environment says otherwise."""
+
+NODE_LABEL = "ray.io/node-id"
+"""Ray's own label of a node."""
+
+ROUNDING = 1e-6
+"""Fractions of a GPU that add up to one may fall short of it by as much."""
+
+
+def connect(config: Config) -> bool:
+    """Connect to the configured cluster, or start a private one on this machine.
+
+    Returns:
+        Whether this call connected, and so has to disconnect; false where the process was connected before.
+
+    Raises:
+        ClusterError: there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        return False
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    address = _address(config)
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        if address is None:
+            _start_private(_cores(config), quiet)
+        else:
+            _knock(address)
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"at {address}" if address else "on this machine"
+        raise ClusterError(
+            f"cannot {'reach' if address else 'start'} Ray {where}: {first_line(error)}. Check cluster.address and "
+            "RAY_AUTH_MODE (as the cluster was started), or use cluster.workers=0 to compute in this process"
+        ) from None
+    finally:
+        # Ray takes SIGTERM for itself, in C++ too, and then the process would abort without a checkpoint.
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
+    return True
+
+
+def _address(config: Config) -> str | None:
+    return config.cluster.address or os.environ.get("RAY_ADDRESS")
+
+
+def _start_private(cores: int, quiet: Mapping[str, Any]) -> None:
+    """Start Ray on this machine's loopback address alone.
+
+    Out of others' reach it needs no token, and leaves none behind in the user's home for later clusters to trip over.
+    Ray binds to loopback only where it believes that the platform has no clusters (as on macOS); on Linux it replaces
+    127.0.0.1 by the machine's own address.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(num_cpus=cores, include_dashboard=False, **quiet)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def _cores(config: Config) -> int:
+    """CPUs of a private cluster: this machine's, or as many as the configured workers ask for."""
+    workers = config.cluster.workers
+    count = workers.max if isinstance(workers, WorkerRange) else 0 if workers == "auto" else workers
+    return max(len(os.sched_getaffinity(0)), math.ceil(count * config.cluster.cpus_per_worker))
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens; Ray itself would try for a long time."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address not in ("auto", "local") and host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What has happened to the cluster's nodes since the last look: their addresses.
+
+    Attributes:
+        joined: nodes that are new.
+        lost: nodes that are gone without having been drained.
+    """
+
+    joined: list[str]
+    lost: list[str]
+
+
+class Cluster:
+    """What a run's workers may use, and how many there should be.
+
+    Args:
+        config: the resolved configuration.
+
+    Attributes:
+        need: resources of a worker.
+        private: whether this run started the cluster, on this machine alone.
+        turned_away: nodes whose workers this run cannot use.
+        least: workers without which the run does not start.
+
+    Raises:
+        ClusterError: no cluster at the address, or one that can never hold the configured number of workers.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._connected = connect(config)
+        options = config.cluster
+        self.private = self._connected and not _address(config)
+        self.need = {"CPU": options.cpus_per_worker, "GPU": self._gpus_each(config)}
+        self.turned_away: set[str] = set()
+        self._drained: set[str] = set()
+        self._nodes = self._alive()
+        self._asked = False
+        workers = options.workers
+        self.least = workers.min if isinstance(workers, WorkerRange) else 1 if workers == "auto" else workers
+        self._most = workers.max if isinstance(workers, WorkerRange) else math.inf if workers == "auto" else workers
+        if isinstance(workers, int):
+            self._check_room(workers)
+        self._ask()
+
+    @property
+    def wanted(self) -> int:
+        """Workers that there should be now: as many as the configuration allows and live nodes hold."""
+        return int(max(self.least, min(self._most, self._capacity())))
+
+    def placement(self) -> dict[str, Any]:
+        """Options of an actor that keep it off nodes that were turned away."""
+        away = sorted(self.turned_away & set(self._nodes))
+        return {"label_selector": {NODE_LABEL: f"!in({','.join(away)})"}} if away else {}
+
+    def look(self) -> Changes:
+        """Look at the nodes again."""
+        draining = set(self.draining())
+        self._drained |= draining
+        before, self._nodes = self._nodes, self._alive()
+        joined = [node["NodeManagerAddress"] for name, node in self._nodes.items() if name not in before]
+        gone = {name: node for name, node in before.items() if name not in self._nodes}
+        lost = [node["NodeManagerAddress"] for name, node in gone.items() if name not in self._drained]
+        return Changes(joined, lost)
+
+    def draining(self) -> dict[str, float]:
+        """Nodes that are about to leave, and the seconds that they have left (infinite where nobody said)."""
+        deadlines: dict[str, int] = cluster_state.get_draining_nodes()
+        return {name: at / 1000 - time.time() if at else math.inf for name, at in deadlines.items()}
+
+    def describe(self) -> str:
+        """What the cluster has, and what of it is free, for people."""
+        total, free = ray.cluster_resources(), ray.available_resources()
+        kinds = [kind for kind, each in self.need.items() if each]
+        return " and ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind} free" for kind in kinds)
+
+    def close(self) -> None:
+        """Take back what the autoscaler was asked for, and disconnect."""
+        if self._asked and ray.is_initialized():
+            request_resources(bundles=[])
+        if self._connected:
+            ray.shutdown()
+
+    def _ask(self) -> None:
+        """Tell the autoscaler how many workers there may be; without one this is a note that nobody reads."""
+        if self._most < math.inf and self._capacity() < self._most:
+            bundle = {kind: each for kind, each in self.need.items() if each}
+            request_resources(bundles=[bundle] * int(self._most))
+            self._asked = True
+
+    def _alive(self) -> dict[str, Mapping[str, Any]]:
+        return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+
+    def _capacity(self) -> int:
+        """Workers that live nodes hold, each on one node, whoever else works there now."""
+        away = self.turned_away | set(self.draining())
+        rooms = [node["Resources"] for name, node in self._nodes.items() if name not in away]
+        return sum(self._fit(room) for room in rooms)
+
+    def _fit(self, room: Mapping[str, float]) -> int:
+        return min(int(room.get(kind, 0) / each + ROUNDING) for kind, each in self.need.items() if each)
+
+    @staticmethod
+    def _gpus_each(config: Config) -> float:
+        """GPUs of a worker: as configured, else one where the cluster has or may get any and the device may be one."""
+        if config.cluster.gpus_per_worker is not None:
+            return config.cluster.gpus_per_worker
+        return 1.0 if config.run.device != "cpu" and _may_hold().get("GPU") else 0.0
+
+    def _check_room(self, count: int) -> None:
+        """Refuse a number that neither the cluster nor its autoscaler can reach."""
+        there = _may_hold()
+        short = [kind for kind, each in self.need.items() if count * each > there.get(kind, 0) + ROUNDING]
+        if short:
+            asked = ", ".join(f"{count * self.need[kind]:g} {kind}" for kind in short)
+            has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in short)
+            self.close()
+            raise ClusterError(
+                f"cluster.workers = {count} ask for {asked}, and the cluster has {has}; ask for fewer workers, for "
+                "less in cluster.cpus_per_worker and cluster.gpus_per_worker, or for {min: 1, max: "
+                f"{count}}}, which waits for nodes to join"
+            )
+
+
+def _may_hold() -> dict[str, float]:
+    """Resources that the cluster has, or that its autoscaler may bring it to."""
+    total = dict(ray.cluster_resources())
+    for kind, most in (cluster_state.get_max_resources_from_cluster_config() or {}).items():
+        total[kind] = max(total.get(kind, 0), most)
+    return total
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

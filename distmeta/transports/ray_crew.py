@@ -1,0 +1,332 @@
+"""The workers of a run: started, opened, replaced, and sent away as the cluster's nodes come and go."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distmeta.config import Config
+from distmeta.errors import ClusterError, DistmetaError
+from distmeta.plan import Plan
+from distmeta.transports.base import Check
+from distmeta.transports.board import Desk
+from distmeta.transports.parcel import Parcel, pack
+from distmeta.transports.ray_cluster import Cluster, first_line
+from distmeta.transports.ray_worker import Courier, Opened, RayWorker
+
+log = logging.getLogger(__name__)
+
+LOST = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ObjectLostError)
+"""What Ray raises for a worker that is gone; these share no base class of their own."""
+
+POLL = 0.5
+"""Seconds between looks at whether the run should end."""
+
+LOOK = 1.0
+"""Seconds between looks at the cluster's nodes."""
+
+SAY_AFTER, SAY_AGAIN = 10.0, 60.0
+"""Seconds without the workers that are needed after which that is said, and said again."""
+
+PATIENCE = 3
+"""Workers that may be lost, one after the other, without one of them having finished anything."""
+
+HURRY = 5.0
+"""Seconds before a draining node's deadline at which its workers' pieces go elsewhere, finished or not."""
+
+OPENING, OPENING_TIMES = 60.0, 10.0
+"""A worker that opens is given up after this many seconds, and after so many times what it took others."""
+
+SHARED_ENVIRONMENT = ("DISTMETA_CACHE", "DISTMETA_DATA")
+"""Settings of the driver's environment that workers on its own host follow."""
+
+
+@dataclass(eq=False)
+class Seat(Desk):
+    """A desk with its actor.
+
+    Attributes:
+        actor: the Ray actor.
+        news: ref of its arrival, then of its being opened; ``None`` when there is nothing to wait for.
+        node: where it is, once it has arrived.
+    """
+
+    actor: Any = None
+    news: Any = None
+    node: str = ""
+
+
+class Crew:
+    """Hires as many workers as the configuration allows and the cluster holds.
+
+    Args:
+        config: the resolved configuration.
+        plan: how to compute; ``None`` lets the first worker that arrives decide.
+        check: raises when the run should end.
+        faults: counts what happens.
+        left: told of every worker that is gone, so that its pieces go to others.
+
+    Attributes:
+        seats: workers that are there, or on their way.
+        plan: how all of them compute.
+        fingerprint: what decides their rounding.
+        retired: shards that those who are gone had finished.
+
+    Raises:
+        ClusterError: no cluster at the address, too few resources, workers of different hardware, or that keep dying.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan | None,
+        check: Check,
+        faults: MutableMapping[str, int],
+        left: Callable[[Seat], None],
+    ) -> None:
+        self._config, self._check, self._faults, self._left = config, check, faults, left
+        self.seats: list[Seat] = []
+        self.fingerprint: dict[str, Any] = {}
+        self.retired: list[int] = []
+        self._plan = plan
+        self._deciding: Seat | None = None
+        self._hired = 0
+        self._fruitless = 0
+        self._openings: list[float] = []
+        self._courier: Any = None
+        self._clock = self._looked = self._well = time.monotonic()
+        self._say_at = SAY_AFTER
+        self._cluster = Cluster(config)
+        try:
+            self._parcel = Parcel() if self._cluster.private else pack(config)
+            self._needed = self._cluster.least
+            self._hire()
+            while len(self.ready) < self._needed:
+                self.tend(self.wait([], POLL))
+            self._needed = 1  # a run that has begun goes on with whom it has
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def plan(self) -> Plan:
+        """How all of them compute."""
+        assert self._plan is not None, "the first worker decides before the crew is there"
+        return self._plan
+
+    @property
+    def ready(self) -> list[Seat]:
+        """Workers that take work."""
+        return [seat for seat in self.seats if seat.ready and not seat.leaving]
+
+    def wait(self, work: list[Any], seconds: float) -> list[Any]:
+        """Wait for work or for workers' news; the refs that are there.
+
+        From other hosts the values of all of them are fetched at the same time, in the background. Time that the driver
+        spends elsewhere is not counted as the workers'.
+        """
+        self._check()
+        refs = [*work, *(seat.news for seat in self.seats if seat.news is not None)]
+        there: list[Any] = []
+        if refs:
+            there, _ = ray.wait(refs, num_returns=1, timeout=seconds)
+        else:
+            time.sleep(seconds)
+        now = time.monotonic()
+        passed, self._clock = min(now - self._clock, 2 * POLL), now
+        for seat in self.seats:
+            if seat.held or seat.news is not None:
+                seat.waited += passed
+        return there
+
+    def resume(self) -> None:
+        """The time since the last wait was nobody's."""
+        self._clock = time.monotonic()
+
+    def tend(self, refs: list[Any]) -> None:
+        """Take in the news among these refs, look at the nodes now and then, say whom the run waits for."""
+        for seat in [seat for seat in self.seats if seat.news is not None and seat.news in refs]:
+            self._hear(seat)
+        for seat in [seat for seat in self.seats if seat.news is not None and seat.node]:
+            limit = max(OPENING, OPENING_TIMES * max(self._openings)) if self._openings else math.inf
+            if seat.news not in refs and seat.waited > limit:
+                self.lose(seat, "workers_hung", f"it has not opened in {seat.waited:.0f} s")
+        if time.monotonic() - self._looked > LOOK:
+            self._look()
+        self._say()
+
+    def finished(self, seat: Seat) -> None:
+        """A worker has finished some work."""
+        self._fruitless = 0
+
+    def lose(self, seat: Seat, fault: str, why: str) -> None:
+        """Count a worker that is lost, and start another one."""
+        self._faults[fault] += 1
+        self._fruitless += not seat.known
+        if self._fruitless > max(PATIENCE, len(self.seats)):
+            raise ClusterError(
+                f"{self._fruitless} workers died one after the other without finishing any work; the last one: {why}. "
+                "Look for a lack of memory, or a crash in the model's code, with cluster.workers=0"
+            )
+        log.warning("worker %d is lost (%s); its work is redone and a new one started", seat.number, why)
+        self._dismiss(seat)
+        self._hire()
+
+    def close(self) -> None:
+        """End the workers, and Ray if it was started here."""
+        for actor in [*(seat.actor for seat in self.seats), *([self._courier] if self._courier else [])]:
+            ray.kill(actor)
+        self.seats = []
+        self._cluster.close()
+
+    # Hiring -------------------------------------------------------------------------------------------------------
+
+    def _hire(self) -> None:
+        """Start the workers that there should be and are not; drop those that wait for room that is gone."""
+        wanted = self._cluster.wanted
+        while len(self.seats) < wanted:
+            self._hired += 1
+            actor = self._start()
+            self.seats.append(Seat(self._hired, actor=actor, news=actor.arrive.remote()))
+        for seat in [seat for seat in reversed(self.seats) if not seat.node][: max(0, len(self.seats) - wanted)]:
+            self._dismiss(seat)
+
+    def _start(self) -> Any:
+        environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
+        need = self._cluster.need
+        options = {"num_cpus": need["CPU"], "num_gpus": need["GPU"], "max_restarts": 0, **self._cluster.placement()}
+        return cast(Any, RayWorker).options(**options).remote(ray.util.get_node_ip_address(), environment)
+
+    def _open(self, seat: Seat) -> None:
+        if self._courier is None and self._parcel.files:
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            self._courier = cast(Any, Courier).options(num_cpus=0, scheduling_strategy=here).remote(self._parcel)
+        seat.news = seat.actor.open.remote(self._config, self._plan, self._parcel, self._courier)
+        seat.waited = 0.0
+
+    def _hear(self, seat: Seat) -> None:
+        """A worker has arrived, or opened, or will not."""
+        try:
+            said = ray.get(seat.news)
+        except RayTaskError as error:
+            if not isinstance(error.cause, DistmetaError):
+                raise
+            self._refuse(seat, error.cause)
+        except LOST as error:
+            if self._deciding is seat:
+                self._deciding = None
+            self.lose(seat, "workers_lost", reason(error))
+            self._open_arrived()
+        else:
+            seat.news = None
+            if isinstance(said, Opened):
+                self._admit(seat, said)
+            else:
+                seat.node = said
+                self._open_arrived()
+
+    def _open_arrived(self) -> None:
+        """Open those who wait for it; without a plan, only the one who decides it."""
+        for seat in self.seats:
+            if seat.node and not seat.ready and seat.news is None and (self._plan or self._deciding is None):
+                if self._plan is None:
+                    self._deciding = seat
+                self._open(seat)
+
+    def _admit(self, seat: Seat, opened: Opened) -> None:
+        """Let a worker in, if it computes as the others do."""
+        if not self.fingerprint:
+            self.fingerprint = opened.fingerprint
+        elif opened.fingerprint != self.fingerprint and not self._config.cluster.allow_mixed:
+            differing = ClusterError(
+                f"workers differ in what decides rounding: {self.fingerprint} and {opened.fingerprint}. Results would "
+                "depend on which worker computes what; use alike workers, or set cluster.allow_mixed=true to give "
+                "that up"
+            )
+            self._refuse(seat, differing)
+            return
+        self._openings.append(seat.waited)
+        seat.ready, seat.waited = True, 0.0
+        if self._plan is None:
+            self._plan = opened.plan
+            self._open_arrived()
+
+    def _refuse(self, seat: Seat, error: DistmetaError) -> None:
+        """One that joins a run that goes on does not end it by being of no use; its node is left alone."""
+        if len(self.ready) < self._needed:
+            raise error from None
+        log.warning("a worker that joined cannot be used, and its node is left alone: %s", error)
+        self._cluster.turned_away.add(seat.node)
+        self._dismiss(seat)
+
+    def _dismiss(self, seat: Seat) -> None:
+        ray.kill(seat.actor)
+        self.seats.remove(seat)
+        if seat.ready:
+            self.retired.append(seat.done)
+        self._left(seat)
+
+    # The cluster --------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """See which nodes have come, gone, or are about to go."""
+        changes = self._cluster.look()
+        for address in changes.joined:
+            self._faults["nodes_joined"] += 1
+            log.info("node %s has joined", address)
+        for address in changes.lost:
+            self._faults["nodes_lost"] += 1
+            log.warning("node %s is lost", address)
+        for node, seconds in self._cluster.draining().items():
+            for seat in [seat for seat in self.seats if seat.node == node]:
+                self._drain(seat, seconds)
+        self._hire()
+        self._looked = time.monotonic()
+
+    def _drain(self, seat: Seat, seconds: float) -> None:
+        if not seat.leaving:
+            log.info("the node of worker %d is about to leave: the worker gets no more work", seat.number)
+        seat.leaving = True
+        if not seat.held or seconds < HURRY:
+            self._faults["workers_drained"] += 1
+            self._dismiss(seat)
+
+    def _say(self) -> None:
+        """Whom the run waits for, once it has waited for a while."""
+        now, ready = time.monotonic(), len(self.ready)
+        if ready >= self._needed:
+            self._well, self._say_at = now, SAY_AFTER
+        elif now - self._well > self._say_at:
+            self._say_at += SAY_AGAIN
+            starting = sum(bool(seat.node) for seat in self.seats) - ready
+            log.warning(
+                "waiting for workers: %d of at least %d are ready, %d are starting (they may be compiling); the "
+                "cluster has %s. Nodes that join are used",
+                ready,
+                self._needed,
+                starting,
+                self._cluster.describe(),
+            )
+
+
+def reason(error: Exception) -> str:
+    """Why a worker is gone, in one line."""
+    if "No module named 'distmeta'" in str(error):
+        return "its host cannot import distmeta; install the same version there, or use distmeta submit"
+    return first_line(error)

@@ -1,0 +1,91 @@
+"""What runs in a Ray actor: a worker, and the courier that hands the driver's files to other hosts."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from distmeta.config import Config
+from distmeta.plan import Plan
+from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
+from distmeta.transports.parcel import Parcel, unpack
+from distmeta.worker import Worker
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a worker says when it is ready.
+
+    Attributes:
+        fingerprint: what decides its rounding.
+        plan: how it computes.
+    """
+
+    fingerprint: dict[str, Any]
+    plan: Plan
+
+
+@ray.remote
+class RayWorker:
+    """A :class:`~distmeta.worker.Worker` behind Ray. Vectors travel as NumPy arrays, which Ray reads without a copy."""
+
+    def __init__(self, driver: str, environment: Mapping[str, str]) -> None:
+        self._at_home = ray.util.get_node_ip_address() == driver
+        if self._at_home:  # elsewhere the driver's folders mean nothing
+            os.environ.update(environment)
+        self._worker: Worker
+
+    def arrive(self) -> str:
+        """The node that this worker has come to."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def open(self, config: Config, plan: Plan | None, parcel: Parcel, courier: Any) -> Opened:
+        """Open data and model; decide the plan where there is none yet."""
+        if not self._at_home:
+            config = unpack(parcel, config, lambda *place: ray.get(courier.read.remote(*place)))
+        self._worker = Worker(config)
+        plan = plan or self._worker.probe()
+        self._worker.follow(plan)
+        return Opened(self._worker.fingerprint(), plan)
+
+    def prefetch(self, shards: Sequence[Shard]) -> None:
+        """Begin to sample these shards."""
+        self._worker.prefetch(shards)
+
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
+    def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
+        """The sum's small fields, and its vector."""
+        total = self._worker.gradient(MetaState(step, view(vector)), shards)
+        return replace(total, vector=torch.empty(0)), total.vector.numpy()
+
+    def evaluate(self, step: int, vector: np.ndarray, shard: Shard, details: bool) -> TaskMetrics:
+        """A shard's measurements."""
+        return self._worker.evaluate(MetaState(step, view(vector)), shard, details=details)
+
+
+@ray.remote
+class Courier:
+    """Reads the driver's files, on its host, for workers elsewhere."""
+
+    def __init__(self, parcel: Parcel) -> None:
+        self._parcel = parcel
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """A part of one of the parcel's files."""
+        with self._parcel.files[name].path.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+
+def view(array: np.ndarray) -> torch.Tensor:
+    """A tensor on the array's memory. What Ray hands out is read-only, and nothing here writes into it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return torch.from_numpy(array)
