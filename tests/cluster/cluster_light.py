@@ -1,4 +1,4 @@
-"""Several Ray nodes on this machine's own address: no root needed, but they share files and a network.
+"""Several Ray nodes on this machine's own address: no root needed, but files and network are shared.
 
 :class:`LightCluster` runs this file as a program, because Ray's ``Cluster`` wants a main thread and settings of its own.
 """

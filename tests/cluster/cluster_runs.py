@@ -110,9 +110,10 @@ class Run:
         return parameters(self.folder, steps)
 
 
-def on_cluster(workers: str = "auto") -> list[str]:
-    """The settings of a run on the hosts' cluster."""
-    return [f"cluster.address={Hosts.cluster}", f"cluster.workers={workers}"]
+def on_cluster(workers: str = "auto", address: str = Hosts.cluster) -> list[str]:
+    """The settings of a run on a cluster, the hosts' unless another is named."""
+    patient = "cluster.hang_seconds=300"  # a busy machine makes slow workers; here none of them hangs
+    return [f"cluster.address={address}", f"cluster.workers={workers}", patient]
 
 
 def decided(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

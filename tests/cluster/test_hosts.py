@@ -38,7 +38,8 @@ def test_same_bits_on_hosts(hosts: Hosts, reference: Callable[..., Reference]) -
     assert decided(run.lines()) == decided(expected.lines)
     assert result["meta_test"] == expected.result["meta_test"]
     assert len(result["workers"]["shards_each"]) == result["workers"]["count"] == sum(CPUS.values())
-    assert min(result["workers"]["shards_each"]) > 0
+    assert sum(result["workers"]["shards_each"]) == sum(expected.result["workers"]["shards_each"])
+    assert sum(shards > 0 for shards in result["workers"]["shards_each"]) > 1
 
 
 def test_same_bits_on_one_host(hosts: Hosts, reference: Callable[..., Reference]) -> None:
@@ -72,7 +73,7 @@ def test_data_of_the_driver_reach_every_host_once(hosts: Hosts, omniglot: Path, 
         assert str(stores(hosts[2])[0].name) in Path(f"/proc/{worker}/maps").read_text()
     result = run.end()
     assert_same(run.parameters(30), parameters(tmp_path / "expected", 30))
-    assert min(result["workers"]["shards_each"]) > 0
+    assert result["workers"]["count"] == sum(CPUS.values())
     assert [len(stores(host)) for host in hosts] == [1, 1, 1]
     assert len({hashlib.sha256(stores(host)[0].read_bytes()).hexdigest() for host in hosts}) == 1
 
@@ -106,7 +107,9 @@ def test_network_of_the_driver(hosts: Hosts, tmp_path: Path, monkeypatch: pytest
     train(tmp_path / "expected", base, *settings(base))
     result = run.end()
     assert_same(run.parameters(STEPS), parameters(tmp_path / "expected"))
-    assert min(result["workers"]["shards_each"]) > 0
+    assert result["workers"]["count"] == 3
+    found = {host.number: {file.name for file in (host.folder / "cache").rglob("own_*.py")} for host in hosts}
+    assert found == {1: set(), 2: {"own_network.py", "own_parts.py"}, 3: {"own_network.py", "own_parts.py"}}
 
 
 # Hosts that fail, come and go -------------------------------------------------------------------------------------

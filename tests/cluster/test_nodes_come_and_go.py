@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from cluster_light import LightCluster
-from cluster_runs import LONG, Reference, Run
+from cluster_runs import LONG, Reference, Run, on_cluster
 from integration_helpers import SINUSOID, STEPS, assert_same
 
 pytestmark = pytest.mark.timeout(900)
@@ -24,8 +24,8 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightCluster]:
 
 
 def test_waits_for_room_and_asks_for_it(light: LightCluster, reference: Callable[..., Reference]) -> None:
-    run = Run(light, "waits", SINUSOID, f"cluster.address={light.address}", "cluster.workers={min: 2, max: 4}")
-    run.program.until(lambda: run.program.err, lambda said: "cluster.workers" in said and "waiting" in said)
+    run = Run(light, "waits", SINUSOID, *on_cluster("{min: 2, max: 4}", light.address))
+    run.program.until(lambda: run.program.err, lambda said: "waiting for workers: 1 of at least 2" in said)
     run.program.until(light.requested, lambda bundles: bundles == 4 * [{"CPU": 1.0}])
     assert run.step() == 0
     node = light.add(2)
@@ -38,15 +38,7 @@ def test_waits_for_room_and_asks_for_it(light: LightCluster, reference: Callable
 
 def test_announced_end_of_a_node(light: LightCluster, reference: Callable[..., Reference]) -> None:
     node = light.add(2)
-    run = Run(
-        light,
-        "drained",
-        SINUSOID,
-        f"cluster.address={light.address}",
-        "cluster.workers=auto",
-        f"run.steps={LONG}",
-        paced=True,
-    )
+    run = Run(light, "drained", SINUSOID, *on_cluster("auto", light.address), f"run.steps={LONG}", paced=True)
     run.reach_workers(3)
     run.advance()
     light.drain(node, seconds=60)
