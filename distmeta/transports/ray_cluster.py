@@ -9,7 +9,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +57,8 @@ def connect(config: Config) -> bool:
         if address is None:
             _start_private(_cores(config), quiet)
         else:
-            _knock(address)
-            ray.init(address=address, **quiet)
+            with _loopback() if _only_on_loopback(address) else nullcontext():
+                ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"at {address}" if address else "on this machine"
         raise ClusterError(
@@ -76,18 +77,27 @@ def _address(config: Config) -> str | None:
 
 
 def _start_private(cores: int, quiet: Mapping[str, Any]) -> None:
-    """Start Ray on this machine's loopback address alone.
+    """Start Ray on this machine's loopback address alone, whatever else runs here.
 
     Out of others' reach it needs no token, and leaves none behind in the user's home for later clusters to trip over.
-    Ray binds to loopback only where it believes that the platform has no clusters (as on macOS); on Linux it replaces
-    127.0.0.1 by the machine's own address.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    with _loopback():
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray use the loopback address.
+
+    It does so only where it believes that the platform has no clusters (as on macOS); on Linux it replaces 127.0.0.1 by
+    the machine's own address.
+    """
     before = ray_constants.ENABLE_RAY_CLUSTER
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        ray.init(num_cpus=cores, include_dashboard=False, **quiet)
+        yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
@@ -100,11 +110,28 @@ def _cores(config: Config) -> int:
     return max(len(os.sched_getaffinity(0)), math.ceil(count * config.cluster.cpus_per_worker))
 
 
-def _knock(address: str) -> None:
-    """Fail at once where nothing listens; Ray itself would try for a long time."""
+def _only_on_loopback(address: str) -> bool:
+    """Whether a cluster listens at this address, which is loopback, and not at the machine's own address.
+
+    Raises:
+        OSError: nothing listens there; Ray itself would try for a long time.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address not in ("auto", "local") and host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    host = host.strip("[]")
+    if address in ("auto", "local") or not host or not port.isdigit():
+        return False
+    _knock(host, int(port))
+    if host not in ("localhost", "::1") and not host.startswith("127."):
+        return False
+    try:
+        _knock(ray.util.get_node_ip_address(), int(port))
+    except OSError:
+        return True
+    return False
+
+
+def _knock(host: str, port: int) -> None:
+    socket.create_connection((host, port), timeout=5).close()
 
 
 @dataclass(frozen=True)
