@@ -1,6 +1,6 @@
 """Several Ray nodes on this machine's own address: no root needed, but files and network are shared.
 
-:class:`LightCluster` runs this file as a program, because Ray's ``Cluster`` wants a main thread and settings of its own.
+:class:`LightCluster` runs this file as a program, as Ray's ``Cluster`` wants a main thread and settings of its own.
 """
 
 from __future__ import annotations
