@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 PORT = 6379
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds to wait for anything; a busy machine may need many."""
 
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount")
