@@ -30,7 +30,11 @@ from distmeta.learner import Learner
 from distmeta.plan import Plan
 from distmeta.records import MetaGradient, Shard
 from distmeta.transports import Kind
-from distmeta.transports.ray_actors import DEPTH, RayTransport, connect
+from distmeta.transports.board import DEPTH
+from distmeta.transports.ray_actors import RayTransport
+from distmeta.transports.ray_cluster import connect
+from distmeta.transports.ray_crew import Crew
+from distmeta.transports.ray_worker import Opened
 from distmeta.tree import Node, Sum, add, cover, share
 
 SETTINGS = {
@@ -51,9 +55,13 @@ SUMS = {False: "of shards", True: "of subtrees"}
 class SimulatedWorker:
     """Answers as a worker does, at once and with ones."""
 
-    def open(self, config: Config, plan: Plan | None) -> tuple[dict[str, Any], Plan | None]:
+    def arrive(self) -> str:
+        """The node that it is on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def open(self, *_: Any) -> Opened:
         """Nothing to open."""
-        return {}, plan
+        return Opened({"device": "none"}, Plan())
 
     def __init__(self) -> None:
         self._ones = np.ones(0, np.float32)
@@ -69,23 +77,37 @@ class SimulatedWorker:
         return MetaGradient(torch.empty(0), sum(shard.count for shard in shards), {"loss": 0.0}), self._ones
 
 
+class SimulatedCrew(Crew):
+    """Simulated workers; counts the seconds that the learner waits for them."""
+
+    waited = 0.0
+
+    def start(self) -> Any:
+        """One simulated worker."""
+        return cast(Any, SimulatedWorker).options(num_cpus=self.need["CPU"]).remote()
+
+    def wait(self, work: list[Any], seconds: float) -> list[Any]:
+        """Wait as a run does, and count it."""
+        began = time.perf_counter()
+        ready = super().wait(work, seconds)
+        self.waited += time.perf_counter() - began
+        return ready
+
+
 class SimulatedTransport(RayTransport):
-    """A run's transport over simulated workers; counts vectors, and the seconds that the learner waits for them."""
+    """A run's transport over simulated workers; counts vectors."""
+
+    crew_of = SimulatedCrew
 
     def __init__(self, config: Config) -> None:
         self.tree = True
-        self.waited = 0.0
         self.vectors = 0
         super().__init__(config, None, lambda: None)
 
-    def _start(self) -> Any:
-        return cast(Any, SimulatedWorker).options(num_cpus=self._config.cluster.cpus_per_worker).remote()
-
-    def _wait(self, refs: list[Any], what: str) -> list[Any]:
-        began = time.perf_counter()
-        ready = super()._wait(refs, what)
-        self.waited += time.perf_counter() - began
-        return ready
+    @property
+    def waited(self) -> float:
+        """Seconds that the learner has waited for vectors."""
+        return cast(SimulatedCrew, self.crew).waited
 
     def _cut(self, kind: Kind, count: int) -> list[Node]:
         nodes = super()._cut(kind, count) if self.tree else cover(count, 0)
@@ -127,7 +149,7 @@ def measure(transport: SimulatedTransport, megabytes: float, workers: int, shard
     while len(taken) < WARM_UP + steps or time.perf_counter() < until:
         if len(taken) == WARM_UP:
             until = time.perf_counter() + 1
-        transport.waited = 0.0
+        waited = transport.waited
         began = time.perf_counter()
         total = Sum[MetaGradient](shards, add)
         for node, part in transport.run("gradient", learner.state(), cut("train", 0, batch, TASKS_PER_SHARD)):
@@ -135,7 +157,7 @@ def measure(transport: SimulatedTransport, megabytes: float, workers: int, shard
             del part
         learner.apply(total.result())
         del total
-        taken.append((time.perf_counter() - began, transport.waited))
+        taken.append((time.perf_counter() - began, transport.waited - waited))
     seconds, waited = sorted(taken[WARM_UP:])[(len(taken) - WARM_UP) // 2]
     busy = seconds - waited
     moved = megabytes * (1 + transport.vectors)

@@ -1,10 +1,8 @@
-"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``data build``, ``list``."""
+"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``data build``, ``list``; jobs have their own file."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -15,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 import distmeta
+from distmeta import cli_jobs
+from distmeta.cli_common import Overrides
+from distmeta.cli_common import errors as _errors
 from distmeta.config import dump_config, load_config
 from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
-from distmeta.errors import DistmetaError, Interrupted
 from distmeta.interrupts import interruptible
 from distmeta.rundir import to_json
 
@@ -29,11 +29,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Prepare task data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's; later ones win."),
-]
+app.add_typer(cli_jobs.app)
 
 
 class Room(str, Enum):
@@ -42,20 +38,6 @@ class Room(str, Enum):
     tasks = "tasks"
     models = "models"
     algorithms = "algorithms"
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """One clear message and an exit code for what users can cause; tracebacks are for bugs."""
-    try:
-        yield
-    except DistmetaError as error:
-        word = "" if isinstance(error, Interrupted) else "error: "
-        print(f"{word}{error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise typer.Exit(130) from None
 
 
 def _version(wanted: bool) -> None:

@@ -31,6 +31,14 @@ class TaskError(DistmetaError):
     """The model's code raised an exception on the same tasks wherever they were computed."""
 
 
+class JobError(DistmetaError):
+    """A job did not succeed; the exit code is the job's own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class NonFiniteError(DistmetaError):
     """A loss or meta-gradient was not finite, and ``outer.on_nonfinite`` is ``stop``."""
 

@@ -138,7 +138,7 @@ class _Session:
             log.info("%s", note)
         self.learner = Learner(config.outer, config.run.steps, self._blueprint.initial_meta())
         self._best: dict[str, Any] | None = None
-        self._counters = {"workers_lost": 0, "shards_redone": 0, "steps_skipped": 0}
+        self._counters = {"steps_skipped": 0}
         self._seconds = 0.0
         self._saved_step: int | None = None
         self._settled = True
@@ -275,7 +275,7 @@ class _Session:
 
     def _faults(self) -> dict[str, int]:
         own = self._transport.faults
-        return {name: before + own.get(name, 0) for name, before in self._counters.items()}
+        return {name: self._counters.get(name, 0) + own.get(name, 0) for name in {**self._counters, **own}}
 
     def _save(self) -> None:
         meta, run = self.learner.meta(), self._config.run

@@ -64,7 +64,7 @@ def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs
         ConfigError: the factory cannot be imported, cannot be called with these settings, fails, or gives no
             ``nn.Module``.
     """
-    with _importable(os.getcwd()):
+    with importable(os.getcwd()):
         factory = _import(options.kind)
         arguments = _arguments(factory, options, {"input_shape": input_shape, "outputs": outputs})
         try:
@@ -90,7 +90,7 @@ def sources(kind: str) -> dict[str, bytes]:
 
     Nothing where the module is installed, as it then is wherever distmeta is.
     """
-    with _importable(os.getcwd()):
+    with importable(os.getcwd()):
         _import(kind)
     name = split(kind)[0].partition(".")[0]
     file = getattr(sys.modules[name], "__file__", None)
@@ -101,7 +101,9 @@ def sources(kind: str) -> dict[str, bytes]:
     if "site-packages" in folder.parts:
         return {}
     loaded = {Path(found).resolve() for module in list(sys.modules.values()) if (found := _source(module))}
-    beside = [path for path in loaded if path.is_relative_to(folder) and "site-packages" not in path.parts]
+    ours = Path(__file__).resolve().parents[1]  # in a job it lies beside the user's modules
+    beside = [path for path in loaded if path.is_relative_to(folder) and not path.is_relative_to(ours)]
+    beside = [path for path in beside if "site-packages" not in path.parts]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(beside)}
 
 
@@ -162,7 +164,7 @@ def _listing(arguments: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _importable(folder: str) -> Iterator[None]:
+def importable(folder: str) -> Iterator[None]:
     """The folder's modules can be imported, as by ``python -m`` but not by an installed command."""
     if folder in sys.path or "" in sys.path:
         yield

@@ -32,6 +32,9 @@ SLACK = 0.1
 HUNG = 10.0
 """Times the longest seen after which a desk is given up, if ``cluster.hang_seconds`` have passed too."""
 
+COLD = 6.0
+"""Times ``cluster.hang_seconds`` that a desk may take at least for work that it does for the first time."""
+
 UNKNOWN = 1800.0
 """Seconds after which a desk is given up whose work nobody has finished before: it may be compiling."""
 
@@ -130,7 +133,8 @@ class Pace:
     def limit(self, desk: Desk) -> float:
         """Seconds after which what this desk is at will not come any more."""
         seen, times = self._seen(desk)
-        return max(self._least, HUNG * times * max(seen)) if seen else UNKNOWN
+        least = self._least * (1 if desk.held[0].kind in desk.known else COLD)
+        return max(least, HUNG * times * max(seen)) if seen else UNKNOWN
 
     def _seen(self, desk: Desk) -> tuple[deque[float], int]:
         piece = desk.held[0]

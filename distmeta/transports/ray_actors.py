@@ -71,11 +71,16 @@ class RayTransport:
     A worker that dies, hangs or fails is replaced and its pieces are computed elsewhere; workers come and go with their
     nodes. The tree makes the result the same to the bit.
 
+    Attributes:
+        crew: the workers, of the class ``crew_of``.
+
     Raises:
         ClusterError: no cluster at the address, too few resources, workers of different hardware, workers that keep
             dying.
         TaskError: the model's code fails on the same tasks wherever they are computed.
     """
+
+    crew_of = Crew
 
     def __init__(self, config: Config, plan: Plan | None, check: Check) -> None:
         self.faults = dict.fromkeys(FAULTS, 0)
@@ -85,17 +90,17 @@ class RayTransport:
         self._state: tuple[int, Any] = (0, None)
         self._bytes = 0  # of the meta-parameters; known from the first step on
         keep_freed_memory()  # here too, for the sums
-        self._crew = Crew(config, plan, check, self.faults, self._left)
+        self.crew = self.crew_of(config, plan, check, self.faults, self._left)
 
     @property
     def plan(self) -> Plan:
         """How the workers compute."""
-        return self._crew.plan
+        return self.crew.plan
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What decides the workers' rounding."""
-        return self._crew.fingerprint
+        return self.crew.fingerprint
 
     def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
         """Records as they come; a gradient piece is an aligned subtree of shards, summed by its worker."""
@@ -104,11 +109,11 @@ class RayTransport:
         nodes = self._cut(kind, len(shards))
         pieces = [Piece(kind, node, [shards[leaf] for leaf in node.leaves(len(shards))]) for node in nodes]
         self._board = Board(pieces, self._pace, self.faults)
-        self._crew.resume()
+        self.crew.resume()
         while self._board.unanswered:
-            for seat, piece in self._board.assign(self._crew.seats):
+            for seat, piece in self._board.assign(self.crew.seats):
                 self._send(seat, piece)
-            there = self._crew.wait(list(self._sent), self._moment())
+            there = self.crew.wait(list(self._sent), self._moment())
             for ref in there:
                 if ref in self._sent and (part := self._receive(ref)) is not None:
                     yield part
@@ -118,7 +123,7 @@ class RayTransport:
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Ask each worker to sample the shards that it will be handed first."""
         firsts = [shards[node.leaves(len(shards))[0]] for node in self._cut("gradient", len(shards))]
-        seats = [seat for seat in self._crew.ready if not self._pace.late(seat)]
+        seats = [seat for seat in self.crew.ready if not self._pace.late(seat)]
         for place, seat in enumerate(seats):
             mine = firsts[place :: len(seats)][:DEPTH]
             if mine:
@@ -126,18 +131,18 @@ class RayTransport:
 
     def workers(self) -> Workers:
         """Workers at work now, and shards done by each that ever was."""
-        shards_each = [*self._crew.retired, *(seat.done for seat in self._crew.seats if seat.ready)]
-        return Workers(len(self._crew.ready), shards_each)
+        shards_each = [*self.crew.retired, *(seat.done for seat in self.crew.seats if seat.ready)]
+        return Workers(len(self.crew.ready), shards_each)
 
     def close(self) -> None:
         """End the workers, and Ray if it was started here."""
-        self._crew.close()
+        self.crew.close()
 
     # Work ---------------------------------------------------------------------------------------------------------
 
     def _cut(self, kind: Kind, count: int) -> list[Node]:
         """Subtrees: a big model's as large as can be, others' as large as leaves every worker enough to balance."""
-        workers = max(1, len(self._crew.ready))
+        workers = max(1, len(self.crew.ready))
         if kind != "gradient":
             return cover(count, 0)
         if self._bytes >= BIG:
@@ -155,7 +160,7 @@ class RayTransport:
 
     def _tend(self, there: list[Any]) -> None:
         try:
-            self._crew.tend(there)
+            self.crew.tend(there)
         except ConfigError as error:
             for piece in self._board.open():  # what made a worker fail may keep its successor from opening
                 if piece.trace:
@@ -164,7 +169,7 @@ class RayTransport:
 
     def _moment(self) -> float:
         """How long to wait at most: not long where somebody could help those who are late."""
-        return SOON if any(not seat.held for seat in self._crew.ready) else POLL
+        return SOON if any(not seat.held for seat in self.crew.ready) else POLL
 
     def _receive(self, ref: Any) -> Part | None:
         """A record, if it is the first answer to its piece."""
@@ -181,10 +186,10 @@ class RayTransport:
             return None
         except LOST as error:
             self._blame(sent.seat, reason(error))
-            self._crew.lose(sent.seat, "workers_lost", reason(error))
+            self.crew.lose(sent.seat, "workers_lost", reason(error))
             return None
         del self._sent[ref]
-        self._crew.finished(sent.seat)
+        self.crew.finished(sent.seat)
         counts = self._board.answer(sent.seat, sent.piece)
         return (sent.piece.node, record) if counts else None
 
@@ -192,8 +197,10 @@ class RayTransport:
 
     def _left(self, seat: Seat) -> None:
         """A worker is gone: what it held is for others."""
+        if not seat.held:
+            return
         self._sent = {ref: sent for ref, sent in self._sent.items() if sent.seat is not seat}
-        self._board.give_back(seat, self._crew.seats)
+        self._board.give_back(seat, self.crew.seats)
 
     def _failed(self, seat: Seat, piece: Piece, error: RayTaskError) -> None:
         """The model's code has raised: the worker tries again, then another worker does."""
@@ -215,16 +222,16 @@ class RayTransport:
         given_up = [number for number, times in piece.failures.items() if times >= TRIES]
         if len(given_up) >= EVERYWHERE:
             raise _everywhere(piece, f"each of {len(given_up)} workers") from error.cause
-        self._crew.lose(seat, "workers_failed", f"{TRIES} exceptions at {piece.tasks}")
+        self.crew.lose(seat, "workers_failed", f"{TRIES} exceptions at {piece.tasks}")
 
     def _give_up_hung(self, there: Sequence[Any]) -> None:
         """Replace workers that are silent for longer than their work can take."""
         answered = {self._sent[ref].seat.number for ref in there if ref in self._sent}
-        for seat in [seat for seat in self._crew.ready if seat.held and seat.number not in answered]:
+        for seat in [seat for seat in self.crew.ready if seat.held and seat.number not in answered]:
             if seat.waited > self._pace.limit(seat):
                 why = f"no answer for {seat.waited:.0f} s"
                 self._blame(seat, why)
-                self._crew.lose(seat, "workers_hung", why)
+                self.crew.lose(seat, "workers_hung", why)
 
     def _blame(self, seat: Seat, why: str) -> None:
         """A worker died or hung: perhaps what it was at is the reason."""

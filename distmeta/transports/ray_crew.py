@@ -125,6 +125,11 @@ class Crew:
             raise
 
     @property
+    def need(self) -> dict[str, float]:
+        """Resources of a worker."""
+        return self._cluster.need
+
+    @property
     def plan(self) -> Plan:
         """How all of them compute."""
         assert self._plan is not None, "the first worker decides before the crew is there"
@@ -202,15 +207,20 @@ class Crew:
         wanted = self._cluster.wanted
         while len(self.seats) < wanted:
             self._hired += 1
-            actor = self._start()
+            actor = self.start()
             self.seats.append(Seat(self._hired, actor=actor, news=actor.arrive.remote()))
         for seat in [seat for seat in reversed(self.seats) if not seat.node][: max(0, len(self.seats) - wanted)]:
             self._dismiss(seat)
 
-    def _start(self) -> Any:
+    def start(self) -> Any:
+        """A new worker's actor, wherever Ray finds room for it."""
         environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
-        need = self._cluster.need
-        options = {"num_cpus": need["CPU"], "num_gpus": need["GPU"], "max_restarts": 0, **self._cluster.placement()}
+        options = {
+            "num_cpus": self.need["CPU"],
+            "num_gpus": self.need["GPU"],
+            "max_restarts": 0,
+            **self._cluster.placement(),
+        }
         return cast(Any, RayWorker).options(**options).remote(ray.util.get_node_ip_address(), environment)
 
     def _open(self, seat: Seat) -> None:

@@ -1,0 +1,31 @@
+"""What all commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from distmeta.errors import DistmetaError, Interrupted
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's; later ones win."),
+]
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """One clear message and an exit code for what users can cause; tracebacks are for bugs."""
+    try:
+        yield
+    except DistmetaError as error:
+        word = "" if isinstance(error, Interrupted) else "error: "
+        print(f"{word}{error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None

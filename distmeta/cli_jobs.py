@@ -1,0 +1,151 @@
+"""The commands for jobs on a Ray cluster: ``distmeta submit``, ``jobs``, ``logs``, ``stop``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from distmeta.cli_common import Overrides, errors
+from distmeta.display import consoles
+from distmeta.packing import Request, prepare
+
+if TYPE_CHECKING:  # it brings Ray
+    from distmeta.submit import Cluster, JobDetails
+
+app = typer.Typer()
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The cluster's dashboard (default: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS, else http://127.0.0.1:8265).",
+    ),
+]
+Name = Annotated[str, typer.Argument(help="The job's name.")]
+
+
+class Command(str, Enum):
+    """What a job can do: the rows of :data:`distmeta.packing.COMMANDS`."""
+
+    train = "train"
+    evaluate = "evaluate"
+
+
+@app.command()
+def submit(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="CONFIG", help="YAML configuration file; to evaluate, a run directory or checkpoint."),
+    ],
+    overrides: Overrides = None,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option(help="Show the job's log until it ends, and exit with its code.")] = True,
+    name: Annotated[
+        str | None, typer.Option(help="The job's name (default: the configuration's and the time).")
+    ] = None,
+    command: Annotated[Command, typer.Option(help="What the job does.")] = Command.train,
+    run_dir: Annotated[
+        str | None,
+        typer.Option(help="Absolute path on the cluster's head, or URI (default: ~/distmeta-runs/NAME there)."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that lies in the run directory.")] = False,
+    module: Annotated[
+        list[str] | None,
+        typer.Option(help="A module of your own to send along; that of model.kind is. May be repeated."),
+    ] = None,
+) -> None:
+    """Send a run to a Ray cluster as a job, with this package, the configuration and your own modules."""
+    with errors():
+        request = Request(source, tuple(overrides or ()), name, run_dir, resume, tuple(module or ()))
+        job = prepare(command.value, request)
+        cluster = _cluster(address)
+        for note in (*job.notes, *cluster.submit(job)):
+            _say(note)
+        _say(f"job {job.name} is sent to {cluster.address}")
+        if command.value == "train":
+            _say(f"run directory, on the cluster: {job.run_dir}")
+        if follow:
+            cluster.follow(job.name, _write)
+            return
+        _say(f"{cluster.hint('logs', job.name)} follows it, {cluster.hint('stop', job.name)} ends it")
+    print(job.name)
+
+
+@app.command()
+def jobs(address: Address = None) -> None:
+    """List the jobs of a cluster."""
+    out, _ = consoles()
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("job", overflow="fold")  # with its command below, so that all fits 80 columns
+    for column in ("status", "started", "took"):
+        table.add_column(column, no_wrap=True)
+    with errors():
+        for job in _cluster(address).jobs():
+            table.add_row(Text(_story(job)), str(job.status), _started(job), _took(job))
+    out.print(table)
+
+
+@app.command()
+def logs(
+    name: Name,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option(help="Go on until the job ends, and exit with its code.")] = True,
+) -> None:
+    """Show a job's log from its beginning."""
+    with errors():
+        cluster = _cluster(address)
+        if follow:
+            cluster.follow(name, _write)
+        else:
+            _write(cluster.log(name))
+
+
+@app.command()
+def stop(name: Name, address: Address = None) -> None:
+    """Let a job checkpoint and end; waits until it has."""
+    with errors():
+        cluster = _cluster(address)
+        if (job := cluster.find(name)).status.is_terminal():
+            _say(f"job {name} has ended already: {job.status}")
+            return
+        _say(f"stopping job {name}")
+        job = cluster.stop(name)
+    _say(f"job {name} has ended: {job.status}")
+
+
+def _cluster(address: str | None) -> Cluster:
+    from distmeta.submit import Cluster
+
+    return Cluster(address)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _started(job: JobDetails) -> str:
+    return f"{datetime.fromtimestamp(job.start_time / 1000):%m-%d %H:%M}" if job.start_time else ""
+
+
+def _took(job: JobDetails) -> str:
+    if not job.start_time:
+        return ""
+    return str(timedelta(seconds=round((job.end_time or 1000 * time.time()) / 1000 - job.start_time / 1000)))
+
+
+def _story(job: JobDetails) -> str:
+    """A job's name, its command, and of a failed one the last thing it said."""
+    lines = (job.message or "").splitlines() if str(job.status) == "FAILED" else []
+    return "\n  ".join([job.submission_id or "", job.entrypoint.removeprefix("python -m distmeta "), *lines[-1:]])

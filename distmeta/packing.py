@@ -1,0 +1,194 @@
+"""What a job takes along to a cluster: its command, its configuration, this package and the user's own modules."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sysconfig
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import distmeta
+from distmeta.config import Config, dump_config, load_config
+from distmeta.errors import ConfigError
+from distmeta.models.user import PREFIX, importable, split
+
+CONFIG = "config.yaml"
+RUNS = "~/distmeta-runs"
+"""Where runs of jobs lie by default; the head expands it, since a job's own folder is deleted after the job."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; ``source`` is a configuration file, or a run or checkpoint on the cluster."""
+
+    source: str
+    overrides: tuple[str, ...] = ()
+    name: str | None = None
+    run_dir: str | None = None
+    resume: bool = False
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is sent: ``arguments`` of distmeta, the configuration's text, names of modules, and notes for the user."""
+
+    name: str
+    arguments: list[str]
+    modules: list[str]
+    run_dir: str
+    config: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def prepare(command: str, request: Request) -> Job:
+    """Check a request, and say what is to be sent; nothing is sent yet.
+
+    Args:
+        command: a row of :data:`COMMANDS`.
+        request: what the user asks for.
+
+    Raises:
+        ConfigError: the configuration, the name or a path is wrong, or a module cannot be found.
+
+    >>> prepare("evaluate", Request("s3://bucket/runs/first", ("evaluation.tasks=1000",), name="test")).arguments
+    ['evaluate', 's3://bucket/runs/first', 'cluster.workers=auto', 'evaluation.tasks=1000', 'cluster.address=null']
+    """
+    if request.name is not None and not _NAME.fullmatch(request.name):
+        raise ConfigError(
+            f"--name {request.name}: expected letters, digits, '.', '_' and '-', the first one a letter or digit"
+        )
+    job = COMMANDS[command](request)
+    for module in job.modules:
+        find_module(module)
+    return job
+
+
+def _train(request: Request) -> Job:
+    config = load_config(request.source, request.overrides)
+    if request.resume and request.run_dir is None and request.name is None:
+        raise ConfigError("--resume: name the directory of the run to continue, --run-dir RUN_DIR on the cluster")
+    name = request.name or _stamped(config.name)
+    run_dir = request.run_dir or f"{config.run.dir if _is_anchored(config.run.dir) else RUNS}/{name}"
+    _check_place("--run-dir", run_dir)
+    modules, kind = list(request.modules), config.model.kind
+    if kind.startswith(PREFIX):
+        modules.append(split(kind)[0])
+    config, notes = _for_a_job(config)
+    arguments = ["train", CONFIG, "--run-dir", run_dir, *(["--resume"] if request.resume else [])]
+    return Job(name, arguments, modules, run_dir, dump_config(config), notes)
+
+
+def _for_a_job(config: Config) -> tuple[Config, tuple[str, ...]]:
+    """The configuration with workers on the job's own cluster, and what was changed."""
+    cluster, notes = config.cluster, []
+    if "workers" not in cluster.model_fields_set:
+        cluster = cluster.model_copy(update={"workers": "auto"})
+        notes.append("cluster.workers is not set: using auto, a worker on every GPU or core of the cluster")
+    if cluster.address is not None:
+        notes.append(f"cluster.address = {cluster.address} is left out: a job runs on the cluster that it is sent to")
+        cluster = cluster.model_copy(update={"address": None})
+    root = getattr(config.tasks, "root", None)
+    if root is not None and "://" not in root:
+        notes.append(f"tasks.root = {root} is taken for a folder on the cluster's head")
+    return config.model_copy(update={"cluster": cluster}), tuple(notes)
+
+
+def _evaluate(request: Request) -> Job:
+    if request.run_dir is not None or request.resume:
+        raise ConfigError(
+            "--run-dir and --resume are for --command train; to evaluate, name the run as RUN_OR_CHECKPOINT"
+        )
+    _check_place("RUN_OR_CHECKPOINT", request.source)
+    # The run's own configuration says where it was trained; later overrides win.
+    arguments = ["evaluate", request.source, "cluster.workers=auto", *request.overrides, "cluster.address=null"]
+    return Job(request.name or _stamped("evaluate"), arguments, list(request.modules), request.source)
+
+
+COMMANDS: dict[str, Callable[[Request], Job]] = {"train": _train, "evaluate": _evaluate}
+"""What a job can do; each row checks a request and makes a job of it."""
+
+
+def _stamped(name: str) -> str:
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _is_anchored(location: str) -> bool:
+    """Whether a place is the same wherever one looks from: a URI, an absolute path, or one in the home folder."""
+    return "://" in location or location.startswith(("/", "~"))
+
+
+def _check_place(what: str, location: str) -> None:
+    if not _is_anchored(location):
+        raise ConfigError(
+            f"{what} = {location}: a relative path means nothing to a job, whose own folder is deleted after it; give "
+            "an absolute path on the cluster's head, '~/...' in quotes, or a URI"
+        )
+
+
+# Files ------------------------------------------------------------------------------------------------------------
+
+
+def pack(job: Job, folder: Path) -> list[str]:
+    """Fill a job's working directory; gives what to tell the user.
+
+    It comes first on the import path of the job and of its workers, so that they run this very package, whatever is
+    installed on the cluster.
+    """
+    shutil.copytree(Path(distmeta.__file__).parent, folder / "distmeta", ignore=_LEFT_OUT)
+    record = folder / f"distmeta-{distmeta.__version__}.dist-info"
+    record.mkdir()  # for the version that checkpoints name
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: distmeta\nVersion: {distmeta.__version__}\n")
+    if job.config is not None:
+        (folder / CONFIG).write_text(job.config, encoding="utf-8")
+    return [note for module in job.modules for note in _pack_module(module, folder)]
+
+
+def find_module(name: str) -> ModuleSpec:
+    """A module's top-level package or file, looked for as :mod:`distmeta.models.user` does.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    top = name.partition(".")[0]
+    with importable(os.getcwd()):
+        try:
+            spec = importlib.util.find_spec(top)
+        except (ImportError, ValueError):
+            spec = None
+    if spec is None:
+        raise ConfigError(
+            f"there is no module {top} to send along; it should be a file or package in the current directory, or "
+            "installed"
+        )
+    return spec
+
+
+def _pack_module(name: str, folder: Path) -> Iterable[str]:
+    spec = find_module(name)
+    places = [Path(place) for place in spec.submodule_search_locations or [spec.origin or ""]]
+    if spec.name == "distmeta":
+        return
+    if all(_is_installed(place) for place in places):
+        yield f"{spec.name} is installed here, and not sent: the cluster has to have it installed too"
+        return
+    for place in places:
+        if place.is_dir():
+            shutil.copytree(place, folder / spec.name, ignore=_LEFT_OUT, dirs_exist_ok=True)
+        else:
+            shutil.copy(place, folder)
+    yield f"{spec.name} is sent along from {places[0]}"
+
+
+def _is_installed(place: Path) -> bool:
+    libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")}
+    return not place.is_absolute() or any(place.is_relative_to(library) for library in libraries)

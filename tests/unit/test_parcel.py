@@ -1,0 +1,87 @@
+"""What another host gets of the driver's: each file once, checked by its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from distmeta import load_config
+from distmeta.cache import cache_dir
+from distmeta.errors import DataError
+from distmeta.transports import parcel as parcels
+from distmeta.transports.parcel import Content, Parcel, pack, unpack
+
+STORE = "omniglot-28.arrow"
+BASE = {"tasks": {"kind": "omniglot", "root": "/nowhere"}, "model": {"kind": "conv4"}, "algorithm": {"name": "maml"}}
+
+
+@pytest.fixture(autouse=True)
+def _other_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTMETA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(parcels, "CHUNK", 1000)
+
+
+class Driver:
+    """Holds a file and counts what is read of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = bytes(range(256)) * 20
+        path = folder / "store"
+        path.write_bytes(self.data)
+        content = Content(path, len(self.data), hashlib.sha256(self.data).hexdigest())
+        self.parcel = Parcel({STORE: content})
+        self.reads = 0
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        self.reads += 1
+        return self.data[offset : offset + length]
+
+
+def test_a_file_arrives_once(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    config = load_config(BASE)
+    first = unpack(driver.parcel, config, driver.read)
+    assert driver.reads == 6
+    root = Path(getattr(first.tasks, "root", ""))
+    assert (root / STORE).read_bytes() == driver.data
+    assert root.is_relative_to(cache_dir())
+    assert unpack(driver.parcel, config, driver.read) == first
+    assert driver.reads == 6
+    assert config.tasks.model_dump()["root"] == "/nowhere"
+
+
+def test_a_file_that_arrives_otherwise_is_refused_and_not_kept(tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    whole = driver.data
+    driver.data = whole[:-1] + b"?"
+    with pytest.raises(DataError, match=r"omniglot-28.arrow did not arrive as it is on the driver's host"):
+        unpack(driver.parcel, load_config(BASE), driver.read)
+    driver.data = whole
+    moved = unpack(driver.parcel, load_config(BASE), driver.read)
+    assert Path(getattr(moved.tasks, "root", ""), STORE).read_bytes() == whole
+
+
+def test_a_users_module_comes_with_what_it_imports_from_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parcel_parts").mkdir()
+    (tmp_path / "parcel_parts" / "__init__.py").write_text("")
+    (tmp_path / "parcel_parts" / "heads.py").write_text("from torch import nn\nHead = nn.Linear\n")
+    (tmp_path / "parcel_model.py").write_text(
+        "from parcel_parts.heads import Head\ndef make(outputs): return Head(1, outputs)\n"
+    )
+    (tmp_path / "unrelated.py").write_text("raise SystemExit\n")
+    monkeypatch.chdir(tmp_path)
+    config = load_config({"tasks": {"kind": "sinusoid"}, "algorithm": {"name": "maml"}}, MODULE)
+    sent = pack(config)
+    assert sorted(sent.modules) == ["parcel_model.py", "parcel_parts/__init__.py", "parcel_parts/heads.py"]
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert unpack(sent, config, lambda *_: b"") == config
+    assert Path(sys.path[0]).is_relative_to(cache_dir())
+    assert (Path(sys.path[0]) / "parcel_parts" / "heads.py").read_text().endswith("Head = nn.Linear\n")
+
+
+MODULE = ["model={kind: 'module:parcel_model.make'}"]
