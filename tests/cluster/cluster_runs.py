@@ -96,9 +96,9 @@ class Run:
         """Wait until it has done some more steps."""
         self.reach(self.step() + steps)
 
-    def reach_workers(self, count: int) -> None:
-        """Wait until it logs that it has so many workers."""
-        self.program.until(self.lines, lambda lines: bool(lines) and lines[-1]["workers"] == count)
+    def reach_value(self, name: str, value: int) -> dict[str, Any]:
+        """Wait until it logs this value, for example of ``workers``; gives the step's line."""
+        return self.program.until(self.lines, lambda lines: bool(lines) and lines[-1][name] == value)[-1]
 
     def end(self) -> dict[str, Any]:
         """Its result, once it has ended well."""

@@ -57,7 +57,7 @@ def test_same_bits_on_one_host(hosts: Hosts, reference: Callable[..., Reference]
 
 
 def stores(host: Host) -> list[Path]:
-    return sorted((host.folder / "cache").rglob("*.arrow"))
+    return sorted((host.folder / "cache").rglob("omniglot*.arrow"))
 
 
 def test_data_of_the_driver_reach_every_host_once(hosts: Hosts, omniglot: Path, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_data_of_the_driver_reach_every_host_once(hosts: Hosts, omniglot: Path, 
     sharing = hosts[2].workers()
     assert len(sharing) == 2
     for worker in sharing:
-        assert str(stores(hosts[2])[0].name) in Path(f"/proc/{worker}/maps").read_text()
+        assert stores(hosts[2])[0].name in Path(f"/proc/{worker}/maps").read_text()
     result = run.end()
     assert_same(run.parameters(30), parameters(tmp_path / "expected", 30))
     assert result["workers"]["count"] == sum(CPUS.values())
@@ -120,7 +120,7 @@ def test_host_is_killed(hosts: Hosts, reference: Callable[..., Reference]) -> No
     run = Run(hosts[1], "killed", SINUSOID, *on_cluster(), f"run.steps={LONG}", paced=True)
     run.reach(3)
     hosts.kill(3)
-    run.reach_workers(3)
+    run.reach_value("workers", 3)
     run.advance()
     result = run.end()
     assert_same(run.parameters(LONG), reference("sinusoid", LONG).parameters)
@@ -134,10 +134,10 @@ def test_host_is_cut_off_and_comes_back(hosts: Hosts, reference: Callable[..., R
     run = Run(hosts[1], "cut", SINUSOID, *on_cluster(), f"run.steps={LONG}", paced=True)
     run.reach(3)
     hosts[3].cut()
-    run.reach_workers(3)
+    run.reach_value("workers", 3)
     run.advance()
     hosts[3].restore()
-    run.reach_workers(4)
+    run.reach_value("workers", 4)
     run.advance()
     result = run.end()
     assert_same(run.parameters(LONG), reference("sinusoid", LONG).parameters)
@@ -158,11 +158,11 @@ def test_hosts_join_and_leave(hosts: Hosts, reference: Callable[..., Reference])
     hosts.start(3, CPUS[3])
     hosts.settle()
     joined = time.monotonic()
-    run.reach_workers(4)
+    run.reach_value("workers", 4)
     print(f"workers of new nodes were at work {time.monotonic() - joined:.1f} s after the nodes were there")
     run.advance()
     hosts.kill(2)
-    run.reach_workers(2)
+    run.reach_value("workers", 2)
     run.advance()
     result = run.end()
     assert_same(run.parameters(LONG), reference("sinusoid", LONG).parameters)
