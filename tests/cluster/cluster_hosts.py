@@ -25,35 +25,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).resolve().parent
+from cluster_programs import HERE, PATIENCE, RAY, REPOSITORY, Done, Running, python_path, wait_for
+
 PORT = 6379
-PATIENCE = 300.0
-"""Seconds to wait for anything; a busy machine may need many."""
-
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount")
 NAMESPACES = ("unshare", "--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
-
-RAY = {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_SCHEDULER_EVENTS": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_worker_niceness": "0",  # else workers starve where the machine has other work
-    # A host that is silent for some seconds is dead; with Ray's own settings that takes a minute.
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-}
-"""The environment of Ray in these tests."""
 
 BOOT = """
 exec 2> "$OWN/boot.log"
@@ -78,8 +59,6 @@ done
 """
 """What process 1 of a host runs: mounts, then Ray, again whenever it ends."""
 
-Seen = TypeVar("Seen")
-
 
 def refusal() -> str | None:
     """Why there can be no hosts on this machine; None where there can."""
@@ -91,88 +70,6 @@ def refusal() -> str | None:
     trial = [*NAMESPACES, "sh", "-c", "ip link add trial type bridge && mount -t tmpfs tmpfs /mnt && hostname trial"]
     done = subprocess.run(trial, capture_output=True, text=True, check=False)
     return f"this machine refuses namespaces: {done.stderr.strip()}" if done.returncode else None
-
-
-def python_path() -> str:
-    """What makes this checkout, and the programs beside this file, importable in other processes."""
-    return os.pathsep.join(filter(None, [str(REPOSITORY), str(HERE), os.environ.get("PYTHONPATH")]))
-
-
-def wait_for(look: Callable[[], Seen], good: Callable[[Seen], bool], patience: float = PATIENCE) -> Seen:
-    """What is seen as soon as it is good.
-
-    Raises:
-        TimeoutError: it is not in time; says what was seen last.
-    """
-    end = time.monotonic() + patience
-    while not good(seen := look()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"after {patience:g} s there still was {seen!r}")
-        time.sleep(0.05)
-    return seen
-
-
-@dataclass(frozen=True)
-class Done:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-    def succeeded(self) -> Done:
-        assert self.code == 0, self.out + self.err
-        return self
-
-
-class Running:
-    """A program that runs on a host; what it prints goes to files, so that nobody has to read along."""
-
-    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
-        self._process = process
-        self._out, self._err = out, err
-
-    @classmethod
-    def start(cls, command: Sequence[str | Path], files: Path, folder: Path, environment: Mapping[str, str]) -> Running:
-        """Start a program in a folder; ``files`` with ``.out`` and ``.err`` added is where its output goes."""
-        out, err = (files.with_name(f"{files.name}.{kind}") for kind in ("out", "err"))
-        with open(out, "wb") as to_out, open(err, "wb") as to_err:
-            process = subprocess.Popen(
-                [str(part) for part in command],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=to_out,
-                stderr=to_err,
-            )
-        return cls(process, out, err)
-
-    @property
-    def err(self) -> str:
-        """What it has said so far on stderr."""
-        return self._err.read_text()
-
-    def ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def until(self, look: Callable[[], Seen], good: Callable[[Seen], bool], patience: float = PATIENCE) -> Seen:
-        """As :func:`wait_for`, but fails as soon as the program has ended without it."""
-
-        def seen_or_ended() -> tuple[bool, Seen]:
-            ended = self.ended()  # asked first, else its last deeds could be missed
-            return ended, look()
-
-        _, seen = wait_for(seen_or_ended, lambda pair: pair[0] or good(pair[1]), patience)
-        assert good(seen), f"it ended with {seen!r}\n{self._out.read_text()}{self.err}"
-        return seen
-
-    def end(self, patience: float = PATIENCE) -> Done:
-        """Wait for its end."""
-        try:
-            code = self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError(f"it still runs\n{self._out.read_text()}{self.err}") from None
-        return Done(code, self._out.read_text(), self.err)
 
 
 class Host:
@@ -192,6 +89,7 @@ class Host:
             env={**self.environment, **environment},
             stdin=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # unshare complains of the signal that kills it
+            start_new_session=True,  # Ctrl-C is for this process, which then ends the host
         )
         self._init = wait_for(lambda: _children(self._process.pid), bool)[0]
         self._plug_in()
@@ -296,7 +194,9 @@ class Hosts:
         self.root.mkdir(parents=True, exist_ok=True)
         self._hosts: dict[int, Host] = {}
         self._eye: subprocess.Popen[str] | None = None
-        self._switch = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"])
+        self._switch = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"], start_new_session=True
+        )
         own = os.readlink("/proc/self/ns/net")
         wait_for(lambda: _namespace(self._switch.pid, "net"), lambda seen: seen not in (own, None))
         self.switch("ip", "link", "add", "br0", "type", "bridge")
@@ -358,8 +258,10 @@ class Hosts:
     def _ask(self, *question: object) -> Any:
         if self._eye is None:
             program = [sys.executable, str(HERE / "cluster_eye.py"), self.cluster]
-            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            self._eye = subprocess.Popen([*self[1].entrance(), *program], env=self[1].environment, **pipes)
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self._eye = subprocess.Popen(
+                [*self[1].entrance(), *program], env=self[1].environment, text=True, start_new_session=True, **pipes
+            )
         assert self._eye.stdin is not None
         assert self._eye.stdout is not None
         print(json.dumps(question), file=self._eye.stdin, flush=True)
@@ -438,6 +340,7 @@ def main() -> None:
         print(f"On a host: distmeta train CONFIG cluster.address={hosts.cluster}\nCtrl-C ends them all.", flush=True)
         with suppress(KeyboardInterrupt):
             signal.pause()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience would leave the folder behind
 
 
 if __name__ == "__main__":

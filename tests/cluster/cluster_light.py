@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster_eye import drain, nodes, requested
-from cluster_hosts import RAY, Running, python_path
+from cluster_programs import RAY, Running, python_path
 
 
 class LightCluster:
@@ -41,6 +41,7 @@ class LightCluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self.address: str = self._ask("address")
 

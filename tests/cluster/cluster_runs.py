@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
-from cluster_hosts import HERE, Done, Hosts, Running
+from cluster_hosts import Hosts
+from cluster_programs import HERE, Done, Running
 from integration_helpers import GLYPHS, SINUSOID, logged, parameters, result_of
 from torch import Tensor
 
