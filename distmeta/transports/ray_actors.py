@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -237,8 +237,6 @@ class RayTransport:
                 f"{piece.deaths} workers died one after the other at {piece.tasks}; the last one: {why}. Look for a "
                 "lack of memory, or a crash or endless loop in the model's code, with cluster.workers=0"
             )
-        self._name = config.name
-        self._reporter: Reporter | None = None
 
 
 def _everywhere(piece: Piece, where: str) -> TaskError:
