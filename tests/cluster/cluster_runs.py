@@ -86,8 +86,7 @@ class Run:
         return []
 
     def step(self) -> int:
-        lines = self.lines()
-        return lines[-1]["step"] if lines else 0
+        return int(self.last().get("step", 0))
 
     def reach(self, step: int) -> None:
         """Wait until this step is logged."""
@@ -97,9 +96,14 @@ class Run:
         """Wait until it has done some more steps."""
         self.reach(self.step() + steps)
 
+    def last(self) -> dict[str, Any]:
+        """The step that was logged last."""
+        lines = self.lines()
+        return lines[-1] if lines else {}
+
     def reach_value(self, name: str, value: int) -> dict[str, Any]:
         """Wait until it logs this value, for example of ``workers``; gives the step's line."""
-        return self.program.until(self.lines, lambda lines: bool(lines) and lines[-1][name] == value)[-1]
+        return self.program.until(self.last, lambda line: line.get(name) == value)
 
     def end(self) -> dict[str, Any]:
         """Its result, once it has ended well."""

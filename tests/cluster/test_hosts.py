@@ -142,7 +142,7 @@ def test_hosts_join_and_one_is_killed(hosts: Hosts, reference: Callable[..., Ref
     keep(hosts, 1)
     run = Run(hosts[1], "elastic", SINUSOID, *on_cluster(), f"run.steps={LONG}", paced=True)
     run.reach(2)
-    assert run.lines()[-1]["workers"] == 1
+    assert run.last()["workers"] == 1
     hosts.start(2, CPUS[2])
     hosts.start(3, CPUS[3])
     hosts.settle()
