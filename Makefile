@@ -31,6 +31,7 @@ bench: setup
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/scaling.py --sizes 0.5 50
+	$(BIN)/python benchmarks/faults.py
 
 clean:
 	rm -rf .venv build *.egg-info

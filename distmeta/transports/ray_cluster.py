@@ -199,6 +199,14 @@ class Cluster:
         lost = [node["NodeManagerAddress"] for name, node in gone.items() if name not in self._drained]
         return Changes(joined, lost)
 
+    def holds(self, node: str) -> bool:
+        """Whether a node was there at the last look."""
+        return node in self._nodes
+
+    def announced(self, node: str) -> bool:
+        """Whether a node had said that it would leave."""
+        return node in self._drained
+
     def draining(self) -> dict[str, float]:
         """Nodes that are about to leave, and the seconds that they have left (infinite where nobody said)."""
         deadlines: dict[str, int] = cluster_state.get_draining_nodes()

@@ -306,6 +306,10 @@ class Crew:
         for node, seconds in self._cluster.draining().items():
             for seat in [seat for seat in self.seats if seat.node == node]:
                 self._drain(seat, seconds)
+        for seat in [
+            seat for seat in self.seats if seat.ready and not seat.held and not self._cluster.holds(seat.node)
+        ]:
+            self._miss(seat)
         self._hire()
         self._looked = time.monotonic()
 
@@ -316,6 +320,13 @@ class Crew:
         if not seat.held or seconds < HURRY:
             self._faults["workers_drained"] += 1
             self._dismiss(seat)
+
+    def _miss(self, seat: Seat) -> None:
+        """A worker without work, which could tell of its end, went with its node."""
+        if seat.leaving or self._cluster.announced(seat.node):
+            self._drain(seat, 0.0)
+        else:
+            self.lose(seat, "workers_lost", "its node is gone")
 
     def _say(self) -> None:
         """Whom the run waits for, once it has waited for a while."""

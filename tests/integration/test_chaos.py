@@ -20,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 STEPS = 260
 EVENTS = 21
 WORKERS = 3
-EVERY = 8
+SHARDS = 3
+EVERY = 7
 """Steps from one event to the next, at least."""
 
 
@@ -28,10 +29,12 @@ def settings(folder: Path) -> tuple[str, ...]:
     return (
         f"model={{kind: 'module:integration_models.Chaotic', folder: '{folder}'}}",
         f"run.steps={STEPS}",
+        "algorithm.name=fomaml",
+        f"run.meta_batch={2 * SHARDS}",
         "run.checkpoint_every=0",
         "run.validate_every=130",
         "engine.compile=none",
-        "cluster.hang_seconds=3",
+        "cluster.hang_seconds=2",
     )
 
 
@@ -75,7 +78,7 @@ def test_killed_stopped_and_raising_workers(tmp_path: Path) -> None:
         events = sum(chaos.done.values())
         if record.step >= next_event and events < EVENTS and chaos.strike():
             next_event = record.step + EVERY
-        time.sleep(0.02 if events < EVENTS else 0)
+        time.sleep(0.02)  # a pause in which workers start, and which is not held against them
         if record.step == STEPS:
             break
     result = drain(steps)
@@ -88,6 +91,7 @@ def test_killed_stopped_and_raising_workers(tmp_path: Path) -> None:
         "shards_failed": chaos.done["raise"],
         "workers_failed": 0,
     }
+    assert result["faults"]["shards_redone"] <= EVENTS * SHARDS, "an event costs one step's work at most"
     assert logged(run)[-1]["faults/workers_hung"] == chaos.done["stop"]
     assert list(orders.glob("raise-*")) == []
 
