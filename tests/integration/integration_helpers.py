@@ -38,7 +38,14 @@ RUN = {
     "checkpoint_every": 3,
     "log_every": 1,
 }
-SHARES = tuple(f"share/{name}" for name in ("compute", "data", "aggregation", "waiting"))  # of a logged line
+TIMED = (
+    "seconds",
+    "tasks_per_second",
+    "workers",
+    *(f"share/{name}" for name in ("compute", "data", "aggregation", "waiting")),
+    "faults/shards_duplicated",  # a worker was late
+)
+"""What time decides, of a logged line."""
 EVALUATION = {"tasks": 10, "validation_tasks": 4}
 
 GLYPHS: dict[str, Any] = {
@@ -121,6 +128,11 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 def logged_steps(folder: Path) -> list[int]:
     return [line["step"] for line in logged(folder)]
+
+
+def untimed(folder: Path) -> list[dict[str, Any]]:
+    """The logged lines without what time decides."""
+    return [{key: value for key, value in line.items() if key not in TIMED} for line in logged(folder)]
 
 
 def result_of(folder: Path) -> dict[str, Any]:
