@@ -25,6 +25,8 @@ QUIET = {
 # Two processes on two cores: what a test does not say about threads should be one thread. Before torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Ray's workers would starve beside the other process.
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 ARCHIVES = ("images_background.zip", "images_evaluation.zip")
 

@@ -201,14 +201,14 @@ class RayTransport:
         """The model's code has raised: the worker tries again, then another worker does."""
         seat.held.remove(piece)
         seat.waited = 0.0
-        if not self._board.is_open(piece):
-            return
         self.faults["shards_failed"] += len(piece.shards)
         piece.failures[seat.number] += 1
         tries = piece.failures[seat.number]
         log.warning(
             "worker %d failed at %s (%s; %d of %d tries)", seat.number, piece.tasks, _cause(error), tries, TRIES
         )
+        if not self._board.is_open(piece):  # another worker was faster
+            return
         piece.trace = str(error).strip()
         hold(seat, piece)
         if tries < TRIES:

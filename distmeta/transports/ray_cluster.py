@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 from ray._private.state import state as cluster_state
 from ray.autoscaler.sdk import request_resources
 
@@ -59,6 +60,7 @@ def connect(config: Config) -> bool:
         else:
             with _loopback() if _only_on_loopback(address) else nullcontext():
                 ray.init(address=address, **quiet)
+        _hush()
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"at {address}" if address else "on this machine"
         raise ClusterError(
@@ -70,6 +72,15 @@ def connect(config: Config) -> bool:
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
     return True
+
+
+def _hush() -> None:
+    """Keep what Ray says of lost workers off standard output, where results are printed; the transport tells it once.
+
+    Ray has no switch for it: its thread that prints what the cluster reports ends here.
+    """
+    ray_worker.global_worker.threads_stopped.set()
+    ray_worker.global_worker.gcs_error_subscriber.close()
 
 
 def _address(config: Config) -> str | None:
