@@ -142,6 +142,13 @@ REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
     (SINUSOID, ["outer.momentum=0.9"], r"outer\.momentum is a setting of optimizer sgd, not of adam"),
     (SINUSOID, ["seed=-1"], r"seed: .*got -1"),
     (SINUSOID, ["name=../x"], r"name: .*got '\.\./x'"),
+    (
+        SINUSOID,
+        ["cluster.workers={min: 3, max: 2}"],
+        r"cluster\.workers\.min = 3 is more than cluster\.workers\.max = 2",
+    ),
+    (SINUSOID, ["cluster.workers={min: 1}"], r"cluster\.workers\.max: this setting is required"),
+    (SINUSOID, ["cluster.hang_seconds=0"], r"cluster\.hang_seconds: .*greater than 0"),
     (SINUSOID, ["cluster.workers=some"], r"cluster\.workers: .*got 'some'"),
     (SINUSOID, ["run=3"], r"run: expected a section with settings of its own, got 3"),
     # Kinds and names.
