@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test test-all lint bench clean
 
 setup: .venv/.ready
 
@@ -17,6 +17,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2
+
+test-all: setup
+	$(BIN)/python -m pytest --numprocesses 2 -m ''
 
 lint: setup
 	$(BIN)/ruff check .

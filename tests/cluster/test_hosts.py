@@ -31,6 +31,7 @@ def keep(hosts: Hosts, *numbers: int) -> None:
     hosts.keep({number: CPUS[number] for number in numbers})
 
 
+@pytest.mark.slow
 def test_same_bits_on_hosts(hosts: Hosts, reference: Callable[..., Reference]) -> None:
     keep(hosts, 1, 2, 3)
     run = Run(hosts[1], "spread", GLYPHS, *on_cluster(ALL))
@@ -44,6 +45,7 @@ def test_same_bits_on_hosts(hosts: Hosts, reference: Callable[..., Reference]) -
     assert sum(shards > 0 for shards in result["workers"]["shards_each"]) > 1
 
 
+@pytest.mark.slow
 def test_same_bits_on_one_host(hosts: Hosts, reference: Callable[..., Reference]) -> None:
     """Ray of a run's own, on a host that has a cluster's Ray too."""
     keep(hosts, 1, 2, 3)
@@ -62,6 +64,7 @@ def stores(host: Host) -> list[Path]:
     return sorted((host.folder / "cache").rglob("omniglot*.arrow"))
 
 
+@pytest.mark.slow
 def test_data_of_the_driver_reach_every_host_once(hosts: Hosts, omniglot: Path, tmp_path: Path) -> None:
     keep(hosts, 1, 2, 3)
     shutil.copytree(omniglot, hosts[1].folder / "data")
@@ -117,6 +120,7 @@ def test_network_of_the_driver(hosts: Hosts, tmp_path: Path, monkeypatch: pytest
 # Hosts that fail, come and go -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_host_is_cut_off_and_comes_back(hosts: Hosts, reference: Callable[..., Reference]) -> None:
     keep(hosts, 1, 2, 3)
     run = Run(hosts[1], "cut", SINUSOID, *on_cluster(), f"run.steps={LONG}", paced=True)

@@ -35,6 +35,7 @@ def test_waits_for_room_and_asks_for_it(light: LightCluster, reference: Callable
     assert light.requested() == []
 
 
+@pytest.mark.slow
 def test_announced_end_of_a_node(light: LightCluster, reference: Callable[..., Reference]) -> None:
     node = light.add(1)
     run = Run(light, "drained", SINUSOID, *on_cluster("auto", light.address), f"run.steps={LONG}", paced=True)

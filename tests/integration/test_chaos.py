@@ -17,22 +17,20 @@ import distmeta
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-STEPS = 260
-EVENTS = 21
 WORKERS = 3
 SHARDS = 3
 EVERY = 7
 """Steps from one event to the next, at least."""
 
 
-def settings(folder: Path) -> tuple[str, ...]:
+def settings(folder: Path, steps: int) -> tuple[str, ...]:
     return (
         f"model={{kind: 'module:integration_models.Chaotic', folder: '{folder}'}}",
-        f"run.steps={STEPS}",
+        f"run.steps={steps}",
         "algorithm.name=fomaml",
         f"run.meta_batch={2 * SHARDS}",
         "run.checkpoint_every=0",
-        "run.validate_every=130",
+        f"run.validate_every={steps // 2}",
         "engine.compile=none",
         "cluster.hang_seconds=2",
     )
@@ -66,38 +64,35 @@ class Chaos:
         return self._folder / f"worker-{pid}"
 
 
-def test_killed_stopped_and_raising_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [6, pytest.param(21, marks=pytest.mark.slow)])
+def test_killed_stopped_and_raising_workers(count: int, tmp_path: Path) -> None:
     assert poll(ray_workers, lambda found: not found, 10) == []
+    length = 60 + 10 * count  # with enough steps after the last event for it to be noticed
     quiet, orders, run = tmp_path / "quiet", tmp_path / "orders", tmp_path / "run"
     quiet.mkdir(), orders.mkdir()
-    undisturbed = train(tmp_path / "undisturbed", GLYPHS, *settings(quiet))
+    undisturbed = train(tmp_path / "undisturbed", GLYPHS, *settings(quiet, length))
     chaos = Chaos(orders)
-    steps = distmeta.train(configure(GLYPHS, *settings(orders), f"cluster.workers={WORKERS}"), run)
+    steps = distmeta.train(configure(GLYPHS, *settings(orders, length), f"cluster.workers={WORKERS}"), run)
     next_event = 3
     for record in steps:
-        events = sum(chaos.done.values())
-        if record.step >= next_event and events < EVENTS and chaos.strike():
+        if record.step >= next_event and chaos.done.total() < count and chaos.strike():
             next_event = record.step + EVERY
         time.sleep(0.02)  # a pause in which workers start, and which is not held against them
-        if record.step == STEPS:
+        if record.step == length:
             break
     result = drain(steps)
-    assert_same(parameters(run, STEPS), parameters_of(tmp_path / "undisturbed"))
+    assert_same(parameters(run, length), parameters(tmp_path / "undisturbed", length))
     assert result["meta_test"] == undisturbed["meta_test"]
-    assert sum(chaos.done.values()) == EVENTS
+    assert chaos.done.total() == count
     assert counted(result) == {
         "workers_lost": chaos.done["kill"],
         "workers_hung": chaos.done["stop"],
         "shards_failed": chaos.done["raise"],
         "workers_failed": 0,
     }
-    assert result["faults"]["shards_redone"] <= EVENTS * SHARDS, "an event costs one step's work at most"
+    assert result["faults"]["shards_redone"] <= count * SHARDS, "an event costs one step's work at most"
     assert logged(run)[-1]["faults/workers_hung"] == chaos.done["stop"]
     assert list(orders.glob("raise-*")) == []
-
-
-def parameters_of(run: Path) -> dict[str, Any]:
-    return parameters(run, STEPS)
 
 
 def counted(result: dict[str, Any]) -> dict[str, int]:

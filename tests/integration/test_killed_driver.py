@@ -89,11 +89,12 @@ def being_written(run: Path, process: BaseProcess) -> bool:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_killed_drivers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(len(WORKERS), marks=pytest.mark.slow)])
+def test_killed_drivers(kills: int, tmp_path: Path) -> None:
     chance = random.Random(0)
     run, whole = tmp_path / "run", tmp_path / "whole"
     hit_a_write = resumed = 0
-    for sitting, workers in enumerate(WORKERS):
+    for sitting, workers in enumerate(WORKERS[:kills]):
         begun = newest(run)
         with driver(run, workers) as process:
             wait_for(process, lambda begun=begun: newest(run) > begun)
@@ -108,7 +109,7 @@ def test_killed_drivers(tmp_path: Path) -> None:
         assert logged_steps(run)[: left.step] == list(range(1, left.step + 1))
         assert left.counters["driver_restarts"] == resumed
         resumed += 1
-    assert hit_a_write >= 3
+    assert hit_a_write >= 3 * kills // 10
 
     rarely = "run.checkpoint_every=0"  # from here on: it is quicker
     train(run, BIG, rarely, resume=True)
@@ -116,6 +117,6 @@ def test_killed_drivers(tmp_path: Path) -> None:
     assert_same(parameters(run, STEPS), parameters(whole, STEPS))
     assert logged_steps(run) == list(range(1, STEPS + 1))
     found, expected = result_of(run), result_of(whole)
-    assert found["faults"]["driver_restarts"] == resumed == len(WORKERS)
+    assert found["faults"]["driver_restarts"] == resumed == kills
     for key in ("meta_test", "best_validation", "checkpoint", "steps", "tasks"):
         assert found[key] == expected[key]
