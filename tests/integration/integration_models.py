@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -77,7 +78,7 @@ class Chaotic(nn.Module):
     """A small convolutional network that tells which processes compute with it, and raises once for each order.
 
     ``folder`` gets a file ``worker-PID`` from each process that has computed tasks; a file ``raise-N`` in it makes one
-    call fail, and goes away.
+    call fail, and goes away; while there is a file ``slow``, every call takes a moment.
     """
 
     def __init__(self, outputs: int, folder: str) -> None:
@@ -94,5 +95,7 @@ class Chaotic(nn.Module):
                 with suppress(FileNotFoundError):  # another process was faster
                     order.unlink()
                     raise LookupError(f"as {order.name} says")
+            if (self._folder / "slow").exists():
+                time.sleep(0.1)
         outputs: Tensor = self.layers(x)
         return outputs
