@@ -35,7 +35,7 @@ from distmeta.sweep_trial import Place, TrialRun
 from distmeta.sweep_view import Row, View
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check
-from distmeta.transports.ray_cluster import connect, may_hold
+from distmeta.transports.ray_cluster import ROUNDING, connect, may_hold
 from distmeta.transports.ray_crew import SHARED_ENVIRONMENT
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "2",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # models of the user's own are imported from the working directory
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints even where it should be silent
 }
 """Tune's own ways and chatter."""
 
@@ -64,7 +65,9 @@ QUIET = {
 class SweepTrial(tune.Trainable):  # type: ignore[misc]
     """What Tune runs in a trial's process; a step of it goes to the next validation."""
 
-    def setup(self, config: Mapping[str, Any], sweep: Sweep, trials: str, host: str, environment: dict[str, str]) -> None:
+    def setup(
+        self, config: Mapping[str, Any], sweep: Sweep, trials: str, host: str, environment: dict[str, str]
+    ) -> None:
         """Open the trial, as far as it had come."""
         if ray.util.get_node_ip_address() == host:
             os.environ.update(environment)
@@ -111,7 +114,7 @@ def run_sweep(
     view: View | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run a sweep to its end; see :func:`distmeta.tune`."""
+    """Run a sweep to its end; see :func:`distmeta.tune.tune`."""
     home = Storage.at(run_dir if run_dir is not None else f"{sweep.config.run.dir}/{sweep.options.name}")
     begun = _prepare(home, sweep, resume)
     if begun and (results := read_results(home)) is not None:
@@ -174,17 +177,24 @@ def _bundles(sweep: Sweep) -> list[dict[str, float]]:
 def _check_room(sweep: Sweep) -> None:
     """Refuse trials that neither the cluster nor its autoscaler can ever hold."""
     resources = sweep.options.resources
-    count, there = max(1, resources.workers), may_hold()
-    rooms = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for kind, each in (("CPU", resources.cpus), ("GPU", resources.gpus)):
-        total, largest = there.get(kind, 0.0), max((room.get(kind, 0.0) for room in rooms), default=0.0)
-        fits = sum(int(room.get(kind, 0.0) / each + 1e-6) for room in rooms) if each else count
-        if fits < count and total < count * each or (each > largest and total == sum(r.get(kind, 0.0) for r in rooms)):
-            raise ClusterError(
-                f"a trial asks for {count} x {each:g} = {count * each:g} {kind} (resources of the sweep), and the "
-                f"cluster has {total:g} {kind}, at most {largest:g} on one host; ask for fewer workers, or for less in "
-                "resources.cpus and resources.gpus"
-            )
+    count = max(1, resources.workers)
+    need = {kind: each for kind, each in (("CPU", resources.cpus), ("GPU", resources.gpus)) if each}
+    here, nodes = ray.util.get_node_ip_address(), [node for node in ray.nodes() if node["Alive"]]
+    rooms = [node["Resources"] for node in nodes if resources.workers or node["NodeManagerAddress"] == here]
+    if sum(min(int(room.get(kind, 0) / each + ROUNDING) for kind, each in need.items()) for room in rooms) >= count:
+        return
+    there = {kind: sum(room.get(kind, 0) for room in rooms) for kind in need}
+    most = may_hold()
+    grows = any(most.get(kind, 0) > there[kind] for kind in need) and resources.workers
+    if grows and all(most.get(kind, 0) + ROUNDING >= count * each for kind, each in need.items()):
+        return
+    asked = " and ".join(f"{count} x {each:g} {kind}" for kind, each in need.items())
+    has = " and ".join(f"{number:g} {kind}" for kind, number in there.items())
+    whose = "the cluster has" if resources.workers else "this host, where trials without workers compute, has"
+    raise ClusterError(
+        f"a trial asks for {asked}, and {whose} {has}; set fewer resources.workers, or less in resources.cpus and "
+        "resources.gpus"
+    )
 
 
 # Tune -------------------------------------------------------------------------------------------------------------
@@ -290,14 +300,10 @@ def _scheduler(sweep: Sweep) -> TrialScheduler:
     options, run = sweep.options.scheduler, sweep.config.run
     grace = (options.grace if isinstance(options, (Asha, Median)) else None) or max(run.validate_every, run.steps // 9)
     if isinstance(options, Asha):
-        return ASHAScheduler(
-            time_attr="step", max_t=run.steps, grace_period=grace, reduction_factor=options.reduction
-        )
+        return ASHAScheduler(time_attr="step", max_t=run.steps, grace_period=grace, reduction_factor=options.reduction)
     if isinstance(options, Hyperband):  # its brackets count validations
         validations = -(-run.steps // run.validate_every)
-        return HyperBandScheduler(
-            time_attr="training_iteration", max_t=validations, reduction_factor=options.reduction
-        )
+        return HyperBandScheduler(time_attr="training_iteration", max_t=validations, reduction_factor=options.reduction)
     if isinstance(options, Median):
         return MedianStoppingRule(time_attr="step", grace_period=grace)
     if isinstance(options, Pbt):

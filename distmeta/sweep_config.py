@@ -246,7 +246,7 @@ def _check_scheduler(options: SweepOptions, config: Config) -> list[str]:
         if scheduler.interval >= steps:
             problems.append(f"scheduler.interval = {scheduler.interval}: expected less than run.steps = {steps}")
         if options.searcher != "random":
-            problems.append(f"searcher: population-based training draws its own values: expected random")
+            problems.append("searcher: population-based training draws its own values: expected random")
         if (options.trials or TRIALS) < 2:
             problems.append("trials: a population takes at least 2")
         for key, domain in options.space.items():
@@ -358,9 +358,7 @@ def _points(options: SweepOptions) -> tuple[Values, ...]:
                 found.append(values)
         return tuple(found)
     chance, grid = random.Random(options.seed), _grid(options.space)
-    return tuple(
-        _drawn(options.space, chance, grid[number % len(grid)]) for number in range(options.trials or TRIALS)
-    )
+    return tuple(_drawn(options.space, chance, grid[number % len(grid)]) for number in range(options.trials or TRIALS))
 
 
 def _drawn(space: Mapping[str, Domain], chance: random.Random, given: Values) -> Values:

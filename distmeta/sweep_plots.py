@@ -147,14 +147,17 @@ def _curves(axes: Axes, sweep: Sweep, results: Sequence[TrialResult]) -> None:
         mark = {"finished": "o", "stopped": "s"}.get(each.status, "x")
         axes.plot(steps[-1:], values[-1:], marker=mark, markersize=5, color=line.get_color())
     finite = [
-        value for each in results for point in each.points.values() if math.isfinite(value := point.metrics[sweep.metric])
+        value
+        for each in results
+        for point in each.points.values()
+        if math.isfinite(value := point.metrics[sweep.metric])
     ]
     if sweep.mode == "min" and finite and min(finite) > 0:
         axes.set_yscale("log")
     axes.set(
         xlabel="meta-steps",
         ylabel=f"validation {sweep.metric}",
-        title="● finished   ■ stopped   × diverged or failed   (bold: the best)",
+        title="● finished   ■ stopped   x diverged or failed   (bold: the best)",
     )
 
 

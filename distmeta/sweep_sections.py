@@ -27,7 +27,7 @@ class Domain(Section):
     randint: tuple[int, int] | None = None
     choice: tuple[Any, ...] | None = None
     grid: tuple[Any, ...] | None = None
-    when: dict[str, Any] = {}
+    when: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Domain:
@@ -77,7 +77,7 @@ class Domain(Section):
     def clip(self, value: float) -> float:
         """A value of a continuous domain, within its bounds and with four digits."""
         low, high = self.values
-        return min(max(float(f"{value:.4g}"), low), high)
+        return float(min(max(float(f"{value:.4g}"), low), high))
 
     def active(self, values: Mapping[str, Any]) -> bool:
         """Whether a key with this domain is set beside these values of other keys."""
@@ -175,7 +175,7 @@ class SweepOptions(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "sweep"
     base: str | dict[str, Any]
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     space: Annotated[dict[str, Domain], Field(min_length=1)]
     metric: str | None = None
     mode: Literal["max", "min"] | None = None

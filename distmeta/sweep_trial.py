@@ -130,6 +130,8 @@ class TrialRun:
         self._home = trials.child(name)
         if not self._home.exists(TRIAL):
             self._home.write_bytes(TRIAL, to_json({"values": values}).encode())
+        self.step = 0
+        self._runs: dict[int, Generator[StepRecord, None, dict[str, Any]]] = {}
         self._open(read_parts(self._home), 0)
 
     def next(self) -> tuple[int, dict[str, float] | None]:
@@ -176,7 +178,6 @@ class TrialRun:
         self._part, self._number = parts[-1], len(parts) - 1
         self.step = max(step, self._part.origin.step if self._part.origin else 0)
         self._known = {seed: read_validations(self._part.run(seed)) for seed in self._sweep.seeds}
-        self._runs: dict[int, Generator[StepRecord, None, dict[str, Any]]] = {}
 
     def _reach(self, seed: int, step: int) -> dict[str, float]:
         """What a run's validation at this step measured, which may have been before the trial was restarted."""
