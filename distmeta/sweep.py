@@ -260,8 +260,10 @@ def _tuner(sweep: Sweep, home: Storage, trainable: Any, watch: Watch) -> tune.Tu
     if sweep.points is not None:
         space["values"] = tune.grid_search(list(sweep.points))
     else:
+        import optuna
         from ray.tune.search.optuna import OptunaSearch
 
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         suggest = functools.partial(_suggest, sweep.options.space)
         searcher = OptunaSearch(space=suggest, metric="score", mode=sweep.mode, seed=sweep.options.seed)
     return tune.Tuner(

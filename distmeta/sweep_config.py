@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from distmeta.config import Config, choose, describe, load_config, parse_override, put, read_mapping, suggest
 from distmeta.errors import ConfigError
 from distmeta.objectives import OBJECTIVES
-from distmeta.sweep_sections import SCHEDULERS, Asha, Domain, Hyperband, Median, Pbt, SweepOptions
+from distmeta.sections import Section
+from distmeta.sweep_sections import SCHEDULERS, Asha, Domain, Hyperband, Median, Pbt, Resources, SweepOptions
 from distmeta.tasks import TASKS
 
 Values = dict[str, Any]
@@ -114,16 +115,15 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     (2, 'mse', 'min')
     """
     values = read_mapping(source)
-    settings: Values = dict(values.get("settings") or {})
+    settings: Values = {}
     for override in overrides:
         key, value = parse_override(override)
         if key.partition(".")[0] in SweepOptions.model_fields:
             put(values, key, value)
         else:
             settings[key] = value
-    if settings:
-        values["settings"] = settings
     options = _options(values)
+    options = options.model_copy(update={"settings": {**options.settings, **settings}})
     folder = Path() if isinstance(source, Mapping) else Path(source).parent
     base = _base(options, folder)
     config = load_config(base)
@@ -178,22 +178,15 @@ def _options(values: dict[str, Any]) -> SweepOptions:
     resolved = {key: value for key, value in values.items() if key in SweepOptions.model_fields}
     space = resolved.get("space")
     if isinstance(space, Mapping):
-        resolved["space"] = {}
-        for key, domain in space.items():
-            if not isinstance(domain, Mapping):
-                problems.append(f"space.{key}: expected a kind of values, for example {{choice: [1, 3]}}, got {domain}")
-                continue
-            try:
-                resolved["space"][key] = Domain.model_validate(domain)
-            except ValidationError as error:
-                problems += describe(error, f"space.{key}", Domain)
-    if (scheduler := resolved.get("scheduler")) is not None:
-        section = {"kind": scheduler} if isinstance(scheduler, str) else scheduler
-        kind = section.get("kind") if isinstance(section, Mapping) else scheduler
+        resolved["space"] = {key: _part(Domain, domain, f"space.{key}", problems) for key, domain in space.items()}
+    if "resources" in resolved:
+        resolved["resources"] = _part(Resources, resolved["resources"], "resources", problems)
+    if "scheduler" in resolved:
+        said = resolved["scheduler"]
+        section = said if isinstance(said, Mapping) else {"kind": said}
         try:
-            resolved["scheduler"] = choose(SCHEDULERS, kind, "scheduler.kind").model_validate(section)
-        except ValidationError as error:
-            problems += describe(error, "scheduler", SCHEDULERS[str(kind)])
+            model = choose(SCHEDULERS, section.get("kind"), "scheduler.kind")
+            resolved["scheduler"] = _part(model, section, "scheduler", problems)
         except ValueError as error:
             problems.append(str(error))
     if not problems:
@@ -202,6 +195,18 @@ def _options(values: dict[str, Any]) -> SweepOptions:
         except ValidationError as error:
             problems = describe(error)
     raise _refusal(problems)
+
+
+def _part(model: type[Section], value: Any, key: str, problems: list[str]) -> Section | None:
+    """A section, checked by its own class; what is wrong with it is added to the problems."""
+    if not isinstance(value, Mapping):
+        problems.append(f"{key}: expected settings of its own, {', '.join(model.model_fields)}; got {value!r}")
+        return None
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problems += describe(error, key, model)
+        return None
 
 
 def _base(options: SweepOptions, folder: Path) -> dict[str, Any]:
