@@ -25,7 +25,7 @@ from ray.tune.schedulers import (
 )
 
 from distmeta.config import Config
-from distmeta.errors import ClusterError, StorageError
+from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep, Values, check_resume, dump_sweep, perturb
@@ -125,7 +125,10 @@ def run_sweep(
         _check_room(sweep)
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        names = _search(sweep, home, begun, Watch(sweep, view, check))
+        try:
+            names = _search(sweep, home, begun, Watch(sweep, view, check))
+        except Interrupted as error:
+            raise Interrupted(f"{error}; the trials are saved in {home.location}, go on with --resume") from None
         trials = home.child(TRIALS)
         found = ranked(sweep, [read_trial(sweep, trials, name, failure) for name, failure in names.items()])
         best = best_checkpoint(sweep, trials, _check_best(found))
