@@ -248,9 +248,9 @@ def _search(sweep: Sweep, home: Storage, begun: bool, watch: Watch) -> dict[str,
         ),
         tune.PlacementGroupFactory(_bundles(sweep), strategy="PACK"),
     )
-    state = home.child(STATE).uri
-    if begun and tune.Tuner.can_restore(state):
-        tuner = tune.Tuner.restore(state, trainable, resume_errored=True)
+    state = home.child(STATE)
+    if begun and any(name.startswith("experiment_state") for name in state.list()):
+        tuner = tune.Tuner.restore(state.uri, trainable, resume_errored=True)
     else:
         tuner = _tuner(sweep, home, trainable, watch)
     grid = tuner.fit()

@@ -33,7 +33,7 @@ RATES = ("algorithm.inner_lr", "outer.lr", "outer.lr_meta", "outer.clip_norm", "
 
 _FIXED = ("name", "seed", "evaluation", "cluster", "run.steps", "run.dir", "run.keep", "run.device", "run.threads")
 _EVERY = ("run.validate_every", "run.checkpoint_every", "run.log_every")
-_MAY_CHANGE = ("resources", "concurrency")
+_MAY_CHANGE = "resources"
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,13 @@ def dump_sweep(sweep: Sweep) -> str:
 def check_resume(old: str, new: str) -> None:
     """Refuse to resume a sweep with settings that would make it another one.
 
-    ``resources`` and ``concurrency`` may change.
+    ``resources`` may change.
 
     Raises:
         ConfigError: naming the settings that differ.
     """
     before, after = yaml.safe_load(old), yaml.safe_load(new)
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in _MAY_CHANGE]
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != _MAY_CHANGE]
     if keys:
         lines = [f"{key}: was {before.get(key)}, is {after.get(key)}" for key in keys]
         raise ConfigError(

@@ -107,7 +107,7 @@ def test_dump_is_read_again() -> None:
 
 
 def test_resume_keeps_the_settings() -> None:
-    check_resume(dump_sweep(sweep()), dump_sweep(sweep("concurrency=1", "resources.cpus=2")))
+    check_resume(dump_sweep(sweep()), dump_sweep(sweep("resources.cpus=2")))
     with pytest.raises(ConfigError, match=r"trials: was 4, is 5"):
         check_resume(dump_sweep(sweep()), dump_sweep(sweep("trials=5")))
 

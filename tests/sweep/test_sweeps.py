@@ -174,7 +174,7 @@ def test_killed_driver(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.join()
-    results = distmeta.tune(written(), overrides, folder, resume=True)
+    results = distmeta.tune(written(), [*overrides, "resources.cpus=1"], folder, resume=True)
     assert [trial["status"] for trial in results["trials"]] == ["finished"] * 4
     assert scores(results) == undisturbed_scores(tmp_path / "whole", overrides)
     assert len(scores(results)) == 4
