@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from distmeta.cli_common import Overrides, errors
-from distmeta.display import Display, consoles, messages, meta_test_table
+from distmeta.display import consoles, messages, meta_test_table
 from distmeta.interrupts import interruptible
 
 app = typer.Typer()
@@ -35,9 +35,9 @@ def tune(
     with errors(), messages(err), interruptible() as check:
         loaded = load_sweep(sweep, overrides or ())
         location = run_dir or f"{loaded.config.run.dir}/{loaded.options.name}"
-        with SweepDisplay(err, loaded) as view, Display(err, 0, 1) as display:
+        with SweepDisplay(err, loaded) as view:
             results = distmeta.tune(
-                loaded, run_dir=location, resume=resume, address=address, check=check, view=view, progress=display.test
+                loaded, run_dir=location, resume=resume, address=address, check=check, view=view, progress=view.test
             )
         out.print(ranking(results))
         out.print(meta_test_table(results["best"]["meta_test"]))

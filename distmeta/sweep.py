@@ -116,13 +116,14 @@ def run_sweep(
 ) -> dict[str, Any]:
     """Run a sweep to its end; see :func:`distmeta.tune.tune`."""
     home = Storage.at(run_dir if run_dir is not None else f"{sweep.config.run.dir}/{sweep.options.name}")
-    begun = _prepare(home, sweep, resume)
+    begun = _check_home(home, sweep, resume)
     if begun and (results := read_results(home)) is not None:
         log.info("%s is finished: nothing to do", home.location)
         return results
     prepare_family(sweep.config)
     with _connected(sweep.config, address):
         _check_room(sweep)
+        home.write_bytes(SWEEP, dump_sweep(sweep).encode())
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         try:
@@ -136,20 +137,18 @@ def run_sweep(
         return write_results(home, sweep, found, best.location, measured)
 
 
-def _prepare(home: Storage, sweep: Sweep, resume: bool) -> bool:
-    """Begin the sweep's folder, or see that it may be gone on with; whether there is something to go on with."""
-    text = dump_sweep(sweep)
-    if home.exists(SWEEP):
-        if not resume:
-            raise StorageError(
-                f"{home.location} already holds a sweep; continue it with --resume or name another --run-dir"
-            )
-        check_resume(home.read_bytes(SWEEP).decode(), text)
-    elif resume:
-        log.info("no sweep in %s: starting one", home.location)
-    begun = home.exists(SWEEP)
-    home.write_bytes(SWEEP, text.encode())
-    return begun
+def _check_home(home: Storage, sweep: Sweep, resume: bool) -> bool:
+    """Whether the folder holds a sweep to go on with; refuses one that may not be."""
+    if not home.exists(SWEEP):
+        if resume:
+            log.info("no sweep in %s: starting one", home.location)
+        return False
+    if not resume:
+        raise StorageError(
+            f"{home.location} already holds a sweep; continue it with --resume or name another --run-dir"
+        )
+    check_resume(home.read_bytes(SWEEP).decode(), dump_sweep(sweep))
+    return True
 
 
 @contextmanager

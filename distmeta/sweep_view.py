@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from distmeta.display import clock
+from distmeta.display import Display, clock
 from distmeta.sweep_config import Sweep
 
 ROWS = 12
@@ -58,6 +58,7 @@ class SweepDisplay:
     def __init__(self, console: Console, sweep: Sweep) -> None:
         self._console, self._sweep = console, sweep
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._test: Display | None = None
         self._told: set[str] = set()
         self._began = self._drawn = time.monotonic()
         self._before: int | None = None
@@ -68,8 +69,19 @@ class SweepDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._test:
+            self._test.__exit__()
         if self._live:
             self._live.stop()
+
+    def test(self, done: int, total: int) -> None:
+        """Show the advance of the meta-test at the end, in place of the table: a terminal has room for one."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+        if self._test is None:
+            self._test = Display(self._console, 0, 1).__enter__()
+        self._test.test(done, total)
 
     def show(self, rows: Sequence[Row]) -> None:
         """Tell of the trials that have ended; in a terminal draw all of them."""
