@@ -26,8 +26,12 @@ LATER = 60  # steps of a sweep that is disturbed
 HALF = ("resources.cpus=2",)  # two trials at a time on the four CPUs of the tests' Ray
 
 
-def descendants(prefix: bytes) -> list[int]:
-    """Process ids of the Ray processes of this kind that this process has started."""
+WORKER = (b"ray::RayWorker",)
+TRIAL = (b"ray::SweepTrial", b"ray::ResourceTrainable")  # idle, and at work
+
+
+def descendants(titles: tuple[bytes, ...]) -> list[int]:
+    """Process ids of the Ray processes with these titles that this process has started."""
     parents: dict[int, int] = {}
     names: dict[int, bytes] = {}
     for path in Path("/proc").iterdir():
@@ -40,7 +44,7 @@ def descendants(prefix: bytes) -> list[int]:
     mine = {os.getpid()}
     while found := {pid for pid, parent in parents.items() if parent in mine} - mine:
         mine |= found
-    return sorted(pid for pid in mine if names.get(pid, b"").startswith(prefix))
+    return sorted(pid for pid in mine if names.get(pid, b"").startswith(titles))
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +119,12 @@ class Killer:
     """Kills one worker, then one trial's process, of a sweep that it watches."""
 
     def __init__(self) -> None:
-        self.killed: list[bytes] = []
+        self.killed: list[tuple[bytes, ...]] = []
         self.at_once = 0
 
     def show(self, rows: Sequence[Row]) -> None:
         self.at_once = max(self.at_once, sum(row.status == "RUNNING" for row in rows))
-        for kind in (b"ray::RayWorker", b"ray::SweepTrial"):
+        for kind in (WORKER, TRIAL):
             if kind not in self.killed and any(EVERY <= row.step < LATER for row in rows if row.status == "RUNNING"):
                 found = descendants(kind)
                 if found:
