@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from distmeta.config import Config, choose, describe, load_config, parse_override, put, read_mapping, suggest
 from distmeta.errors import ConfigError
 from distmeta.objectives import OBJECTIVES
+from distmeta.rundir import differences
 from distmeta.sections import Section
 from distmeta.sweep_sections import SCHEDULERS, Asha, Domain, Hyperband, Median, Pbt, Resources, SweepOptions
 from distmeta.tasks import TASKS
@@ -33,7 +34,7 @@ RATES = ("algorithm.inner_lr", "outer.lr", "outer.lr_meta", "outer.clip_norm", "
 
 _FIXED = ("name", "seed", "evaluation", "cluster", "run.steps", "run.dir", "run.keep", "run.device", "run.threads")
 _EVERY = ("run.validate_every", "run.checkpoint_every", "run.log_every")
-_MAY_CHANGE = "resources"
+_MAY_CHANGE = ("resources.", "base.cluster.")
 
 
 @dataclass(frozen=True)
@@ -149,15 +150,14 @@ def dump_sweep(sweep: Sweep) -> str:
 def check_resume(old: str, new: str) -> None:
     """Refuse to resume a sweep with settings that would make it another one.
 
-    ``resources`` may change.
+    ``resources`` and the base's ``cluster`` may change.
 
     Raises:
         ConfigError: naming the settings that differ.
     """
-    before, after = yaml.safe_load(old), yaml.safe_load(new)
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != _MAY_CHANGE]
-    if keys:
-        lines = [f"{key}: was {before.get(key)}, is {after.get(key)}" for key in keys]
+    changes = differences(yaml.safe_load(old), yaml.safe_load(new))
+    lines = [change for key, change in changes.items() if not key.startswith(_MAY_CHANGE)]
+    if lines:
         raise ConfigError(
             "a resumed sweep must keep its settings, but these differ:\n  "
             + "\n  ".join(lines)

@@ -108,8 +108,11 @@ def test_dump_is_read_again() -> None:
 
 def test_resume_keeps_the_settings() -> None:
     check_resume(dump_sweep(sweep()), dump_sweep(sweep("resources.cpus=2")))
-    with pytest.raises(ConfigError, match=r"trials: was 4, is 5"):
-        check_resume(dump_sweep(sweep()), dump_sweep(sweep("trials=5")))
+    changed = dump_sweep(sweep("trials=5", "run.meta_batch=8", "cluster.hang_seconds=20"))
+    with pytest.raises(
+        ConfigError, match=r"differ:\n  base\.run\.meta_batch: was 4, is 8\n  trials: was 4, is 5\nstart"
+    ):
+        check_resume(dump_sweep(sweep()), changed)
 
 
 def test_perturbed_rates_stay_in_the_space() -> None:

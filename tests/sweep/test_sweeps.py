@@ -78,7 +78,7 @@ def test_finished_and_taken(undisturbed: tuple[Path, dict[str, Any]]) -> None:
     assert distmeta.tune(written(), UNDISTURBED, folder, resume=True) == results
     with pytest.raises(StorageError, match="already holds a sweep"):
         distmeta.tune(written(), ["repeats=2"], folder)
-    with pytest.raises(ConfigError, match="repeats: was 2, is None"):
+    with pytest.raises(ConfigError, match="repeats: was 2, is absent"):
         distmeta.tune(written(), [], folder, resume=True)
 
 
