@@ -9,6 +9,7 @@ from distmeta.errors import DistmetaError
 from distmeta.evaluate import evaluate
 from distmeta.meta_learner import AdaptedModel, MetaLearner, load
 from distmeta.train import train
+from distmeta.tune import tune
 
 try:
     __version__ = version("distmeta")
@@ -25,4 +26,5 @@ __all__ = [
     "load",
     "load_config",
     "train",
+    "tune",
 ]

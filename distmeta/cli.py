@@ -1,4 +1,4 @@
-"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``data build``, ``list``; jobs have their own file."""
+"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``data build``, ``list``; jobs and sweeps elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import distmeta
-from distmeta import cli_jobs
+from distmeta import cli_jobs, cli_tune
 from distmeta.cli_common import Overrides
 from distmeta.cli_common import errors as _errors
 from distmeta.config import dump_config, load_config
@@ -30,6 +30,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Prepare task data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(cli_jobs.app)
+app.add_typer(cli_tune.app)
 
 
 class Room(str, Enum):

@@ -37,13 +37,16 @@ class Command(str, Enum):
 
     train = "train"
     evaluate = "evaluate"
+    tune = "tune"
 
 
 @app.command()
 def submit(
     source: Annotated[
         str,
-        typer.Argument(metavar="CONFIG", help="YAML configuration file; to evaluate, a run directory or checkpoint."),
+        typer.Argument(
+            metavar="CONFIG", help="YAML configuration or sweep file; to evaluate, a run directory or checkpoint."
+        ),
     ],
     overrides: Overrides = None,
     address: Address = None,
@@ -70,7 +73,7 @@ def submit(
         for note in (*job.notes, *cluster.submit(job)):
             _say(note)
         _say(f"job {job.name} is sent to {cluster.address}")
-        if command.value == "train":
+        if command is not Command.evaluate:
             _say(f"run directory, on the cluster: {job.run_dir}")
         if follow:
             cluster.follow(job.name, _write)

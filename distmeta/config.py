@@ -58,7 +58,10 @@ __all__ = [
     "describe",
     "dump_config",
     "load_config",
+    "parse_override",
     "parse_yaml",
+    "put",
+    "read_mapping",
     "suggest",
 ]
 
@@ -139,9 +142,9 @@ def load_config(source: str | Path | Mapping[str, Any] | None = None, overrides:
     >>> config.run.steps, config.algorithm.inner_lr
     (5, 0.02)
     """
-    values = _read(source)
+    values = read_mapping(source)
     for override in overrides:
-        _apply(values, override)
+        put(values, *parse_override(override))
     problems: list[str] = []
     resolved: dict[str, Any] = {}
     for key, value in values.items():
@@ -254,7 +257,12 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
     return values
 
 
-def _read(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+def read_mapping(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The content of a YAML file, or a copy of a mapping; nothing is checked yet.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no mapping.
+    """
     if source is None:
         return {}
     if isinstance(source, Mapping):
@@ -271,19 +279,34 @@ def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def parse_override(override: str) -> tuple[str, Any]:
+    """The dotted key and the YAML value of a ``key=value`` pair.
+
+    >>> parse_override("outer.lr=1e-3")
+    ('outer.lr', 0.001)
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r} is not of the form key=value, for example run.steps=1000")
     try:
-        value = yaml.load(text, _Loader)
+        return key.strip(), yaml.load(text, _Loader)
     except yaml.YAMLError:
         raise ConfigError(f"override {override!r}: {text!r} is not a valid YAML value") from None
-    *parents, last = key.strip().split(".")
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at a dotted key; sections that are missing are made.
+
+    >>> values = {"run": {"steps": 5}}
+    >>> put(values, "run.keep", 1)
+    >>> values
+    {'run': {'steps': 5, 'keep': 1}}
+    """
+    *parents, last = key.split(".")
     section = values
     for parent in parents:
         child = section.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a single value, it has no setting {last!r}")
+            raise ConfigError(f"override '{key}={value}': {parent} is a single value, it has no setting {last!r}")
         section = child
     section[last] = value

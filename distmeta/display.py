@@ -121,7 +121,7 @@ class Display:
             self._bar.below = team
             self._advance("meta-training", record.step, self._steps, shown)
         elif record.step % self._every == 0 or record.step == self._steps:
-            left = _clock(seconds / self._seen * (self._steps - record.step))
+            left = clock(seconds / self._seen * (self._steps - record.step))
             changed = f"  {team}" if team != self._team else ""
             self._team = team
             self._print(f"step {record.step}/{self._steps}  {shown}{changed}  {left} left")
@@ -178,7 +178,12 @@ def fault_words(faults: Mapping[str, int]) -> list[str]:
     return words
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as people read them.
+
+    >>> clock(75), clock(3675)
+    ('1:15', '1:01:15')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -252,7 +257,7 @@ def plan_table(measured: Sequence[Measured], best: Measured, config: Config) -> 
 def result_lines(result: Mapping[str, Any], location: str) -> list[str]:
     """What a run did, in a few lines."""
     lines = [
-        f"{result['tasks']:,} tasks in {result['steps']:,} meta-steps, {_clock(result['seconds'])} of training, "
+        f"{result['tasks']:,} tasks in {result['steps']:,} meta-steps, {clock(result['seconds'])} of training, "
         f"{result['tasks_per_second']:.0f} tasks/s, {_counted(result['workers']['count'], 'workers')}",
         f"run directory: {location} (tested {result['checkpoint']})",
     ]

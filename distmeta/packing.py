@@ -17,6 +17,7 @@ import distmeta
 from distmeta.config import Config, dump_config, load_config
 from distmeta.errors import ConfigError
 from distmeta.models.user import PREFIX, importable, split
+from distmeta.sweep_config import dump_sweep, load_sweep
 
 CONFIG = "config.yaml"
 RUNS = "~/distmeta-runs"
@@ -75,17 +76,40 @@ def prepare(command: str, request: Request) -> Job:
 
 def _train(request: Request) -> Job:
     config = load_config(request.source, request.overrides)
-    if request.resume and request.run_dir is None and request.name is None:
-        raise ConfigError("--resume: name the directory of the run to continue, --run-dir RUN_DIR on the cluster")
-    name = request.name or _stamped(config.name)
-    run_dir = request.run_dir or f"{config.run.dir if _is_anchored(config.run.dir) else RUNS}/{name}"
-    _check_place("--run-dir", run_dir)
+    name, run_dir = _place(request, config.name, config)
     modules, kind = list(request.modules), config.model.kind
     if kind.startswith(PREFIX):
         modules.append(split(kind)[0])
     config, notes = _for_a_job(config)
     arguments = ["train", CONFIG, "--run-dir", run_dir, *(["--resume"] if request.resume else [])]
     return Job(name, arguments, modules, run_dir, dump_config(config), notes)
+
+
+def _place(request: Request, name: str, config: Config) -> tuple[str, str]:
+    """The job's name, and where its files go."""
+    if request.resume and request.run_dir is None and request.name is None:
+        raise ConfigError("--resume: name the directory of the run to continue, --run-dir RUN_DIR on the cluster")
+    name = request.name or _stamped(name)
+    run_dir = request.run_dir or f"{config.run.dir if _is_anchored(config.run.dir) else RUNS}/{name}"
+    _check_place("--run-dir", run_dir)
+    return name, run_dir
+
+
+def _tune(request: Request) -> Job:
+    sweep = load_sweep(request.source, (*request.overrides, "cluster.address=null"))
+    config = sweep.config
+    name, run_dir = _place(request, sweep.options.name, config)
+    kinds = {config.model.kind, *(values.get("model.kind", config.model.kind) for values in sweep.points or ())}
+    modules = [*request.modules, *(split(kind)[0] for kind in sorted(kinds) if kind.startswith(PREFIX))]
+    arguments = ["tune", CONFIG, "--run-dir", run_dir, *(["--resume"] if request.resume else [])]
+    return Job(name, arguments, modules, run_dir, dump_sweep(sweep), tuple(_data_notes(config)))
+
+
+def _data_notes(config: Config) -> list[str]:
+    root = getattr(config.tasks, "root", None)
+    if root is None or "://" in root:
+        return []
+    return [f"tasks.root = {root} is taken for a folder on the cluster's head"]
 
 
 def _for_a_job(config: Config) -> tuple[Config, tuple[str, ...]]:
@@ -97,10 +121,7 @@ def _for_a_job(config: Config) -> tuple[Config, tuple[str, ...]]:
     if cluster.address is not None:
         notes.append(f"cluster.address = {cluster.address} is left out: a job runs on the cluster that it is sent to")
         cluster = cluster.model_copy(update={"address": None})
-    root = getattr(config.tasks, "root", None)
-    if root is not None and "://" not in root:
-        notes.append(f"tasks.root = {root} is taken for a folder on the cluster's head")
-    return config.model_copy(update={"cluster": cluster}), tuple(notes)
+    return config.model_copy(update={"cluster": cluster}), (*notes, *_data_notes(config))
 
 
 def _evaluate(request: Request) -> Job:
@@ -114,7 +135,7 @@ def _evaluate(request: Request) -> Job:
     return Job(request.name or _stamped("evaluate"), arguments, list(request.modules), request.source)
 
 
-COMMANDS: dict[str, Callable[[Request], Job]] = {"train": _train, "evaluate": _evaluate}
+COMMANDS: dict[str, Callable[[Request], Job]] = {"train": _train, "evaluate": _evaluate, "tune": _tune}
 """What a job can do; each row checks a request and makes a job of it."""
 
 

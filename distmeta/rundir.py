@@ -128,22 +128,32 @@ def check_resume(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
       seed: was 1, is 2
     start a new run in another --run-dir, or leave these as they were
     """
-    before, after = dict(_flatten(old)), dict(_flatten(new))
-    schedule = before.get("outer.schedule")
+    schedule = dict(_flatten(old)).get("outer.schedule")
     fixed = {"run.steps"} if schedule in _NEED_STEPS else set()
     problems = []
-    for key in [*before, *(key for key in after if key not in before)]:
-        was, now = before.get(key, _ABSENT), after.get(key, _ABSENT)
-        allowed = key.startswith("cluster.") or key in _MAY_CHANGE - fixed
-        if was != now and not allowed:
-            why = f" (outer.schedule = {schedule} depends on it)" if key in fixed else ""
-            problems.append(f"{key}: was {_show(was)}, is {_show(now)}{why}")
+    for key, change in differences(old, new).items():
+        if not key.startswith("cluster.") and key not in _MAY_CHANGE - fixed:
+            problems.append(change + (f" (outer.schedule = {schedule} depends on it)" if key in fixed else ""))
     if problems:
         raise ConfigError(
             "a resumed run must keep its settings, but these differ:\n  "
             + "\n  ".join(problems)
             + "\nstart a new run in another --run-dir, or leave these as they were"
         )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """The dotted keys of settings that differ, each with both values in words.
+
+    >>> differences({"run": {"steps": 5}}, {"run": {"steps": 9}})
+    {'run.steps': 'run.steps: was 5, is 9'}
+    """
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return {
+        key: f"{key}: was {_show(was)}, is {_show(now)}"
+        for key in [*before, *(key for key in after if key not in before)]
+        if (was := before.get(key, _ABSENT)) != (now := after.get(key, _ABSENT))
+    }
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

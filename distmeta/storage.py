@@ -104,6 +104,11 @@ class Storage:
         return _printable(self._uri)
 
     @property
+    def uri(self) -> str:
+        """The path or URI as :meth:`at` takes it, also in another process; it may hold a password."""
+        return self._uri
+
+    @property
     def local(self) -> Path | None:
         """The folder's path where it is on a local file system."""
         return Path(self._path) if isinstance(self._filesystem, pyarrow.fs.LocalFileSystem) else None

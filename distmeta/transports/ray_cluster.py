@@ -260,11 +260,11 @@ class Cluster:
         """GPUs of a worker: as configured, else one where the cluster has or may get any and the device may be one."""
         if config.cluster.gpus_per_worker is not None:
             return config.cluster.gpus_per_worker
-        return 1.0 if config.run.device != "cpu" and _may_hold().get("GPU") else 0.0
+        return 1.0 if config.run.device != "cpu" and may_hold().get("GPU") else 0.0
 
     def _check_room(self, count: int) -> None:
         """Refuse a number that neither the cluster nor its autoscaler can reach."""
-        there = _may_hold()
+        there = may_hold()
         short = [kind for kind, each in self.need.items() if count * each > there.get(kind, 0) + ROUNDING]
         if short:
             asked = ", ".join(f"{count * self.need[kind]:g} {kind}" for kind in short)
@@ -277,7 +277,7 @@ class Cluster:
             )
 
 
-def _may_hold() -> dict[str, float]:
+def may_hold() -> dict[str, float]:
     """Resources that the cluster has, or that its autoscaler may bring it to."""
     total = dict(ray.cluster_resources())
     for kind, most in (cluster_state.get_max_resources_from_cluster_config() or {}).items():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from job_helpers import Head, finish, invoke, result_of, running_head, write_config
 
 pytestmark = pytest.mark.timeout(600)
@@ -103,6 +104,21 @@ def test_failing_job(head: Head, tmp_path: Path) -> None:
     head.invoke("submit", config, "--name", "fails").refused("a job fails", "--name")
     head.invoke("logs", "other").refused("no job other", "fails")
     head.invoke("stop", "other").refused("no job other", "fails")
+
+
+def test_sweep(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base configuration and the user's module come along; trials have workers on the cluster."""
+    write_package(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path, model={"kind": "module:mine.nets.network"})
+    sweep = {"base": "sinusoid.yaml", "space": {"outer.lr": {"choice": [0.01, 0.001]}}, "searcher": "grid"}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"name": "rates", **sweep, "resources": {"workers": 1}}))
+    options = ["run.validate_every=1", "--name", "sweep", "--command", "tune"]
+    done = head.invoke("submit", tmp_path / "sweep.yaml", *options).succeeded()
+    assert "2 of 2 trials done" in done.out
+    assert "meta-test" in done.out
+    best = head.runs("sweep") / "best.yaml"
+    assert yaml.safe_load(best.read_text())["model"]["kind"] == "module:mine.nets.network"
 
 
 def test_nobody_there() -> None:

@@ -1,0 +1,50 @@
+"""The command ``distmeta tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distmeta.cli_common import Overrides, errors
+from distmeta.display import consoles, messages, meta_test_table
+from distmeta.interrupts import interruptible
+
+app = typer.Typer()
+
+
+@app.command()
+def tune(
+    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="YAML sweep file.")],
+    overrides: Overrides = None,
+    run_dir: Annotated[str | None, typer.Option(help="Where the sweep's files go [default: run.dir/name].")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the sweep that lies in the run directory.")
+    ] = False,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A running Ray cluster [default: this machine alone].")
+    ] = None,
+) -> None:
+    """Search settings over whole runs with Ray Tune, and meta-test the best."""
+    import distmeta
+    from distmeta.sweep_config import load_sweep
+    from distmeta.sweep_view import SweepDisplay, ranking, told
+
+    out, err = consoles()
+    with errors(), messages(err), interruptible() as check:
+        loaded = load_sweep(sweep, overrides or ())
+        location = run_dir or f"{loaded.config.run.dir}/{loaded.options.name}"
+        with SweepDisplay(err, loaded) as view:
+            results = distmeta.tune(
+                loaded, run_dir=location, resume=resume, address=address, check=check, view=view, progress=view.test
+            )
+        out.print(ranking(results))
+        out.print(meta_test_table(results["best"]["meta_test"]))
+        best = results["best"]
+        lines = (
+            f"best: trial {best['trial']}, {told(best['values'])}",
+            f"run directory: {location} (tested {best['checkpoint']})",
+        )
+        for line in lines:
+            out.print(line, markup=False, highlight=False, soft_wrap=True)

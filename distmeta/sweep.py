@@ -1,0 +1,355 @@
+"""Sweeps: Ray Tune searches the settings of whole distributed runs."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ray
+from ray import tune
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+
+from distmeta.config import Config
+from distmeta.errors import ClusterError, Interrupted, StorageError
+from distmeta.evaluate import Progress, evaluate
+from distmeta.storage import Storage
+from distmeta.sweep_config import Sweep, Values, check_resume, dump_sweep, perturb
+from distmeta.sweep_results import TRIALS, TrialResult, best_checkpoint, ranked, read_results, read_trial, write_results
+from distmeta.sweep_sections import Asha, Domain, Hyperband, Median, Pbt, SweepOptions
+from distmeta.sweep_trial import Place, TrialRun
+from distmeta.sweep_view import Row, View
+from distmeta.tasks import prepare_family
+from distmeta.transports import Check
+from distmeta.transports.ray_cluster import ROUNDING, connect, may_hold
+from distmeta.transports.ray_crew import SHARED_ENVIRONMENT
+
+log = logging.getLogger(__name__)
+
+SWEEP = "sweep.yaml"
+STATE = "tune"
+"""Ray Tune's own folder in a sweep's."""
+
+RESTARTS = 3
+"""Times that a trial whose process died is started again."""
+
+WORST = 1e30
+"""Score, for Tune, of what is not finite."""
+
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's own folder has all of it
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "2",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # models of the user's own are imported from the working directory
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints even where it should be silent
+}
+"""Tune's own ways and chatter."""
+
+
+class SweepTrial(tune.Trainable):  # type: ignore[misc]
+    """What Tune runs in a trial's process; a step of it goes to the next validation."""
+
+    def setup(
+        self, config: Mapping[str, Any], sweep: Sweep, trials: str, host: str, environment: dict[str, str]
+    ) -> None:
+        """Open the trial, as far as it had come."""
+        if ray.util.get_node_ip_address() == host:
+            os.environ.update(environment)
+        self._sweep, self._trials = sweep, trials
+        self._run = TrialRun(sweep, Storage.at(trials), self.trial_id, config["values"])
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        """Use this process for another trial: its imports take seconds."""
+        self._run.close()
+        self._run = TrialRun(self._sweep, Storage.at(self._trials), self.trial_id, new_config["values"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Go on to the next validation, and report it."""
+        step, metrics = self._run.next()
+        score = metrics[self._sweep.metric] if metrics else math.nan
+        ended = step == self._sweep.config.run.steps or (metrics is None and not self._sweep.population)
+        return {"step": step, "score": _finite(score, self._sweep.mode), "measured": score, "done": ended}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Where the trial is; what it is lies in its own folder."""
+        return asdict(self._run.place)
+
+    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from a moment of this trial or of another one."""
+        self._run.go_on(Place(**checkpoint), self.config["values"])
+
+    def cleanup(self) -> None:
+        """End the runs and their workers."""
+        self._run.close()
+
+
+def _finite(score: float, mode: str) -> float:
+    return score if math.isfinite(score) else -WORST if mode == "max" else WORST
+
+
+def run_sweep(
+    sweep: Sweep,
+    run_dir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    check: Check = lambda: None,
+    view: View | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a sweep to its end; see :func:`distmeta.tune.tune`."""
+    home = Storage.at(run_dir if run_dir is not None else f"{sweep.config.run.dir}/{sweep.options.name}")
+    begun = _check_home(home, sweep, resume)
+    if begun and (results := read_results(home)) is not None:
+        log.info("%s is finished: nothing to do", home.location)
+        return results
+    prepare_family(sweep.config)
+    with _connected(sweep.config, address):
+        _check_room(sweep)
+        home.write_bytes(SWEEP, dump_sweep(sweep).encode())
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        try:
+            names = _search(sweep, home, begun, Watch(sweep, view, check))
+        except Interrupted as error:
+            raise Interrupted(f"{error}; the trials are saved in {home.location}, go on with --resume") from None
+        trials = home.child(TRIALS)
+        found = ranked(sweep, [read_trial(sweep, trials, name, failure) for name, failure in names.items()])
+        best = best_checkpoint(sweep, trials, _check_best(found))
+        measured = evaluate(best.uri, check=check, progress=progress)
+        return write_results(home, sweep, found, best.location, measured)
+
+
+def _check_home(home: Storage, sweep: Sweep, resume: bool) -> bool:
+    """Whether the folder holds a sweep to go on with; refuses one that may not be."""
+    if not home.exists(SWEEP):
+        if resume:
+            log.info("no sweep in %s: starting one", home.location)
+        return False
+    if not resume:
+        raise StorageError(
+            f"{home.location} already holds a sweep; continue it with --resume or name another --run-dir"
+        )
+    check_resume(home.read_bytes(SWEEP).decode(), dump_sweep(sweep))
+    return True
+
+
+@contextmanager
+def _connected(config: Config, address: str | None) -> Iterator[None]:
+    """Ray for a sweep: at an address, or on this machine with as many CPUs as it has."""
+    cluster = config.cluster.model_copy(
+        update={"workers": 1, "cpus_per_worker": 1.0, "address": address or config.cluster.address}
+    )
+    mine = connect(config.model_copy(update={"cluster": cluster}))
+    try:
+        yield
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+# Resources --------------------------------------------------------------------------------------------------------
+
+
+def _bundles(sweep: Sweep) -> list[dict[str, float]]:
+    """What a trial takes: its own process, on this host with the sweep's folder and data, and its workers."""
+    resources = sweep.options.resources
+    here = {f"node:{ray.util.get_node_ip_address()}": 0.001}
+    each = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}
+    return [{**here, **each}] if resources.workers == 0 else [here, *[each] * resources.workers]
+
+
+def _check_room(sweep: Sweep) -> None:
+    """Refuse trials that neither the cluster nor its autoscaler can ever hold."""
+    resources = sweep.options.resources
+    count = max(1, resources.workers)
+    need = {kind: each for kind, each in (("CPU", resources.cpus), ("GPU", resources.gpus)) if each}
+    here, nodes = ray.util.get_node_ip_address(), [node for node in ray.nodes() if node["Alive"]]
+    rooms = [node["Resources"] for node in nodes if resources.workers or node["NodeManagerAddress"] == here]
+    if sum(min(int(room.get(kind, 0) / each + ROUNDING) for kind, each in need.items()) for room in rooms) >= count:
+        return
+    there = {kind: sum(room.get(kind, 0) for room in rooms) for kind in need}
+    most = may_hold()
+    grows = any(most.get(kind, 0) > there[kind] for kind in need) and resources.workers
+    if grows and all(most.get(kind, 0) + ROUNDING >= count * each for kind, each in need.items()):
+        return
+    asked = " and ".join(f"{count} x {each:g} {kind}" for kind, each in need.items())
+    has = " and ".join(f"{number:g} {kind}" for kind, number in there.items())
+    whose = "the cluster has" if resources.workers else "this host, where trials without workers compute, has"
+    raise ClusterError(
+        f"a trial asks for {asked}, and {whose} {has}; set fewer resources.workers, or less in resources.cpus and "
+        "resources.gpus"
+    )
+
+
+# Tune -------------------------------------------------------------------------------------------------------------
+
+
+class Watch(tune.Callback):  # type: ignore[misc]
+    """Shows Tune's trials as they go, and lets Ctrl-C end them.
+
+    Tune keeps its callbacks in a file of the sweep; what comes back from there is the one of this process.
+    """
+
+    current: ClassVar[Watch | None] = None
+
+    def __init__(self, sweep: Sweep, view: View | None, check: Check) -> None:
+        self._sweep, self._view, self._check = sweep, view, check
+        Watch.current = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_watch, ())
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called after everything that Tune does."""
+        self._check()
+        if self._view is not None:
+            self._view.show([self._row(trial) for trial in trials])
+
+    def _row(self, trial: Any) -> Row:
+        best = trial.metric_analysis.get("score", {}).get(self._sweep.mode)
+        known = best is not None and abs(best) < WORST
+        values = trial.config.get("values", {})
+        return Row(trial.trial_id, values, trial.status, trial.last_result.get("step", 0), best if known else None)
+
+
+def _watch() -> Watch | None:
+    return Watch.current
+
+
+def _search(sweep: Sweep, home: Storage, begun: bool, watch: Watch) -> dict[str, str]:
+    """Run all trials; gives their names, and what ended those that failed."""
+    environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            SweepTrial,
+            sweep=sweep,
+            trials=home.child(TRIALS).uri,
+            host=ray.util.get_node_ip_address(),
+            environment=environment,
+        ),
+        tune.PlacementGroupFactory(_bundles(sweep), strategy="PACK"),
+    )
+    state = home.child(STATE)
+    if begun and any(name.startswith("experiment_state") for name in state.list()):
+        tuner = tune.Tuner.restore(state.uri, trainable, resume_errored=True)
+    else:
+        tuner = _tuner(sweep, home, trainable, watch)
+    grid = tuner.fit()
+    return {Path(result.path).name: _last_line(result.error) if result.error else "" for result in grid}
+
+
+def _tuner(sweep: Sweep, home: Storage, trainable: Any, watch: Watch) -> tune.Tuner:
+    space: dict[str, Any] = {}
+    searcher = None
+    if sweep.points is not None:
+        space["values"] = tune.grid_search(list(sweep.points))
+    else:
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        suggest = functools.partial(_suggest, sweep.options.space)
+        searcher = OptunaSearch(space=suggest, metric="score", mode=sweep.mode, seed=sweep.options.seed)
+    return tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric="score",
+            mode=sweep.mode,
+            search_alg=searcher,
+            scheduler=_scheduler(sweep),
+            num_samples=1 if sweep.points is not None else sweep.trials,
+            max_concurrent_trials=sweep.options.concurrency,
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name=STATE,
+            storage_path=home.uri,
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            # Small files that say where a trial is. In a population any of them may be gone on from.
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=1, checkpoint_at_end=False, num_to_keep=None if sweep.population else 2
+            ),
+            callbacks=[watch],
+            verbose=0,
+        ),
+    )
+
+
+def _name(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+def _scheduler(sweep: Sweep) -> TrialScheduler:
+    options, run = sweep.options.scheduler, sweep.config.run
+    grace = (options.grace if isinstance(options, (Asha, Median)) else None) or max(run.validate_every, run.steps // 9)
+    if isinstance(options, Asha):
+        return ASHAScheduler(time_attr="step", max_t=run.steps, grace_period=grace, reduction_factor=options.reduction)
+    if isinstance(options, Hyperband):  # its brackets count validations
+        validations = -(-run.steps // run.validate_every)
+        return HyperBandScheduler(time_attr="training_iteration", max_t=validations, reduction_factor=options.reduction)
+    if isinstance(options, Median):
+        return MedianStoppingRule(time_attr="step", grace_period=grace)
+    if isinstance(options, Pbt):
+        return PopulationBasedTraining(
+            time_attr="step",
+            perturbation_interval=options.interval,
+            quantile_fraction=options.quantile,
+            custom_explore_fn=functools.partial(_explore, sweep.options),
+            log_config=False,
+        )
+    return FIFOScheduler()
+
+
+def _explore(options: SweepOptions, config: dict[str, Any]) -> dict[str, Any]:
+    return {"values": perturb(config["values"], options, random.Random())}
+
+
+def _suggest(space: Mapping[str, Domain], trial: Any) -> dict[str, Any]:
+    """A trial's values as Optuna has them; Tune takes ``values/KEY`` apart again."""
+    values: Values = {}
+    for key, domain in space.items():
+        if not domain.active(values):
+            continue
+        name = f"values/{key}"
+        if domain.listed:  # by their places, since Optuna takes no lists for values
+            values[key] = domain.values[trial.suggest_categorical(name, list(range(len(domain.values))))]
+        elif domain.kind == "randint":
+            values[key] = trial.suggest_int(name, *domain.values)
+        else:
+            values[key] = trial.suggest_float(name, *domain.values, log=domain.kind == "loguniform")
+    return {f"values/{key}": value for key, value in values.items()}
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of a trial's traceback, which says what was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _check_best(results: Sequence[TrialResult]) -> TrialResult:
+    """The best trial, where any has a score."""
+    if results and not math.isnan(results[0].score):
+        return results[0]
+    problems = dict.fromkeys(each.problem for each in results if each.problem)
+    raise ClusterError("no trial of the sweep has a score: " + ("; ".join(problems) or "none was validated"))

@@ -1,0 +1,167 @@
+"""Plots of a sweep, as PNG images."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distmeta.sweep_config import Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from distmeta.sweep_results import TrialResult
+
+SIZE = (7.0, 5.0)
+"""Inches."""
+
+INNER, OUTER = "algorithm.inner_lr", "outer.lr"
+
+
+def plots(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, bytes]:
+    """PNG images by file name.
+
+    ``rates.png``: the space's first two numeric keys, the inner and the outer rate where they are in it, coloured by
+    score. ``curves.png``: what validations measured, with a mark where a trial ended. ``importance.png``: see
+    :func:`importance`.
+    """
+    images = {"curves.png": _image(lambda axes: _curves(axes, sweep, results))}
+    scored = [each for each in results if math.isfinite(each.score)]
+    shares = importance(sweep, scored)
+    if shares:
+        images["importance.png"] = _image(lambda axes: _importance(axes, sweep, shares))
+    pair = _pair(sweep)
+    if pair and scored:
+        images["rates.png"] = _image(lambda axes: _rates(axes, sweep, scored, *pair))
+    return images
+
+
+def importance(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, float]:
+    """The share of the scores' variance, as ranks, that each key explains by itself, between 0 and 1.
+
+    For numbers it is the squared rank correlation (Spearman's), for listed values the variance between their groups
+    over the whole. A key that matters only together with another one, or both ways from an optimum, shows little.
+
+    Args:
+        sweep: the sweep.
+        results: trials with a score; with fewer than three there is nothing to tell.
+    """
+    shares: dict[str, float] = {}
+    for key, domain in sweep.options.space.items():
+        having = [each for each in results if key in each.values]
+        if len(having) < 3:
+            continue
+        scores = _ranks([each.score for each in having])
+        if domain.listed:
+            shares[key] = _between([str(each.values[key]) for each in having], scores)
+        else:
+            shares[key] = _correlation(_ranks([each.values[key] for each in having]), scores) ** 2
+    return shares
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks, equal values sharing their mean."""
+    _, inverse, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    if one.std() == 0 or other.std() == 0:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _between(groups: Sequence[str], scores: np.ndarray) -> float:
+    total = float(((scores - scores.mean()) ** 2).sum())
+    labels = np.asarray(groups)
+    parts = [scores[labels == label] for label in set(groups)]
+    explained = sum(len(part) * float(part.mean() - scores.mean()) ** 2 for part in parts)
+    return explained / total if total else 0.0
+
+
+def _pair(sweep: Sweep) -> tuple[str, str] | None:
+    numeric = [
+        key
+        for key, domain in sweep.options.space.items()
+        if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in domain.values)
+    ]
+    if INNER in numeric and OUTER in numeric:
+        return INNER, OUTER
+    return (numeric[0], numeric[1]) if len(numeric) > 1 else None
+
+
+def _image(draw: Any) -> bytes:
+    """Draws on one pair of axes; without pyplot, which keeps figures and asks for a display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    draw(figure.add_subplot())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _rates(axes: Axes, sweep: Sweep, results: Sequence[TrialResult], across: str, up: str) -> None:
+    both = [each for each in results if across in each.values and up in each.values]
+    colours = "viridis" if sweep.mode == "max" else "viridis_r"
+    points = axes.scatter(
+        [each.values[across] for each in both],
+        [each.values[up] for each in both],
+        c=[each.score for each in both],
+        cmap=colours,
+        norm=_norm([each.score for each in both], sweep.mode),
+        s=60,
+        edgecolors="black",
+        linewidths=0.5,
+    )
+    best = both[0]
+    axes.scatter([best.values[across]], [best.values[up]], marker="*", s=260, facecolors="none", edgecolors="red")
+    for key, scale in ((across, axes.set_xscale), (up, axes.set_yscale)):
+        if sweep.options.space[key].kind == "loguniform":
+            scale("log")
+    axes.set(xlabel=across, ylabel=up, title=f"{sweep.options.name}: best validation {sweep.metric} (star: the best)")
+    axes.figure.colorbar(points, ax=axes, label=sweep.metric)
+
+
+def _norm(scores: Sequence[float], mode: str) -> Any:
+    """Colours for the better half and what is as far again on its other side; what is worse has the last colour."""
+    from matplotlib.colors import Normalize
+
+    middle, best = float(np.median(scores)), max(scores) if mode == "max" else min(scores)
+    low, high = sorted((best, middle + (middle - best)))
+    return Normalize(low, high, clip=True)
+
+
+def _curves(axes: Axes, sweep: Sweep, results: Sequence[TrialResult]) -> None:
+    for place, each in enumerate(results):
+        steps = sorted(each.points)
+        values = [each.points[step].metrics[sweep.metric] for step in steps]
+        if not steps:
+            continue
+        first = place == 0
+        (line,) = axes.plot(steps, values, linewidth=2.2 if first else 0.9, zorder=3 if first else 2)
+        mark = {"finished": "o", "stopped": "s"}.get(each.status, "x")
+        axes.plot(steps[-1:], values[-1:], marker=mark, markersize=5, color=line.get_color())
+    finite = [
+        value
+        for each in results
+        for point in each.points.values()
+        if math.isfinite(value := point.metrics[sweep.metric])
+    ]
+    if sweep.mode == "min" and finite and min(finite) > 0:
+        axes.set_yscale("log")
+    axes.set(
+        xlabel="meta-steps",
+        ylabel=f"validation {sweep.metric}",
+        title="● finished   ■ stopped   x diverged or failed   (bold: the best)",
+    )
+
+
+def _importance(axes: Axes, sweep: Sweep, shares: dict[str, float]) -> None:
+    keys = sorted(shares, key=lambda key: shares[key])
+    axes.barh(keys, [shares[key] for key in keys])
+    axes.set(xlim=(0, 1), xlabel=f"share of the variance of {sweep.metric} (ranks) that each key explains by itself")

@@ -1,0 +1,195 @@
+"""What a sweep found: read from its trials' folders, ranked, and written as tables, ``best.yaml`` and plots."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from distmeta.config import dump_config
+from distmeta.errors import StorageError
+from distmeta.rundir import CHECKPOINTS, to_json
+from distmeta.storage import Storage
+from distmeta.sweep_config import Sweep, Values
+from distmeta.sweep_trial import Part, Place, diverged, mean, read_parts, read_validations
+
+RESULTS = "results.json"
+BEST = "best.yaml"
+SCHEDULE = "schedule.yaml"
+TRIALS = "trials"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A validation of a trial: the mean over its runs, and where its checkpoint is."""
+
+    metrics: Mapping[str, float]
+    place: Place
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What became of a trial.
+
+    Attributes:
+        name: of its folder.
+        values: the values of the space's keys, those that it ended with.
+        status: ``finished`` all steps, ``stopped`` by the scheduler, ``diverged``, or ``failed``.
+        points: its validations by step, with those of the trials that it went on from.
+        score: its best one; NaN where there is none.
+        step: of the score.
+        steps: meta-steps done.
+        problem: why it diverged or failed.
+        rates: the values from each step on; one entry but in population-based training.
+    """
+
+    name: str
+    values: Values
+    status: str
+    points: Mapping[int, Point]
+    score: float
+    step: int
+    steps: int
+    problem: str
+    rates: list[tuple[int, Values]]
+
+
+def read_trial(sweep: Sweep, trials: Storage, name: str, failure: str) -> TrialResult:
+    """A trial's result, from its folder; ``failure`` is what ended it, or empty."""
+    parts = read_parts(trials.child(name))
+    if not parts:
+        return TrialResult(name, {}, "failed", {}, math.nan, 0, 0, failure, [])
+    points, rates = _history(sweep, trials, name, parts, len(parts) - 1)
+    scores = {step: score for step, point in points.items() if math.isfinite(score := point.metrics[sweep.metric])}
+    pick = max if sweep.mode == "max" else min
+    step = pick(scores, key=lambda each: scores[each]) if scores else 0  # the first of equal ones
+    done, why = max(points, default=0), diverged(parts[-1])
+    status = "failed" if failure else "diverged" if why else "finished" if done == sweep.config.run.steps else "stopped"
+    score = scores[step] if scores else math.nan
+    return TrialResult(name, parts[-1].values, status, points, score, step, done, failure or why or "", rates)
+
+
+def _history(
+    sweep: Sweep, trials: Storage, name: str, parts: Sequence[Part], number: int
+) -> tuple[dict[int, Point], list[tuple[int, Values]]]:
+    """Validations and values up to a part's end, through all trials that it goes back to."""
+    part = parts[number]
+    points: dict[int, Point] = {}
+    rates: list[tuple[int, Values]] = []
+    first = 0
+    if part.origin is not None:
+        other = part.origin
+        before, rates = _history(sweep, trials, other.trial, read_parts(trials.child(other.trial)), other.part)
+        first = other.step
+        points = {step: point for step, point in before.items() if step <= first}
+    measured = [read_validations(part.run(seed)) for seed in sweep.seeds]
+    for step in sorted(set.intersection(*(set(each) for each in measured))):
+        if step > first:
+            points[step] = Point(mean([each[step] for each in measured]), Place(name, number, step))
+    return points, [*(each for each in rates if each[0] < first), (first, part.values)]
+
+
+def ranked(sweep: Sweep, results: Sequence[TrialResult]) -> list[TrialResult]:
+    """The best first; those without a score last."""
+    sign = -1 if sweep.mode == "max" else 1
+    return sorted(results, key=lambda each: (math.isnan(each.score), sign * each.score, each.name))
+
+
+def best_checkpoint(sweep: Sweep, trials: Storage, best: TrialResult) -> Storage:
+    """The checkpoint of the best score, of the trial's first run; that run where the checkpoint was not kept."""
+    place = best.points[best.step].place
+    run = read_parts(trials.child(place.trial))[place.part].run(sweep.seeds[0]).storage
+    name = f"step-{place.step:08d}"
+    return run.child(CHECKPOINTS, name) if run.child(CHECKPOINTS).exists(name) else run
+
+
+def write_results(
+    home: Storage, sweep: Sweep, results: Sequence[TrialResult], checkpoint: str, meta_test: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write all files of a sweep's end; gives the content of ``results.json``.
+
+    Args:
+        home: the sweep's folder.
+        sweep: the sweep.
+        results: ranked.
+        checkpoint: the best one.
+        meta_test: what it reached.
+    """
+    from distmeta.sweep_plots import plots
+
+    best = results[0]
+    for name, image in plots(sweep, results).items():
+        home.write_bytes(name, image)
+    _write_tables(home, sweep, results)
+    if sweep.population:
+        schedule = [{"from_step": step, "values": values} for step, values in best.rates]
+        told = {"trial": best.name, "checkpoint": checkpoint, sweep.metric: best.score, "rates": schedule}
+        home.write_bytes(SCHEDULE, yaml.safe_dump(told, sort_keys=False).encode())
+    else:
+        home.write_bytes(BEST, dump_config(sweep.best_config(best.values)).encode())
+    summary = {
+        "name": sweep.options.name,
+        "metric": sweep.metric,
+        "mode": sweep.mode,
+        "best": {
+            "trial": best.name,
+            "values": best.values,
+            "score": best.score,
+            "step": best.step,
+            "checkpoint": checkpoint,
+            "meta_test": meta_test,
+        },
+        "trials": [
+            {key: getattr(each, key) for key in ("name", "status", "score", "step", "steps", "values", "problem")}
+            for each in results
+        ],
+    }
+    home.write_bytes(RESULTS, (to_json(summary, indent=2) + "\n").encode())  # the last one: with it a sweep has ended
+    return summary
+
+
+def read_results(home: Storage) -> dict[str, Any] | None:
+    """The content of ``results.json``; ``None`` where the sweep has not ended."""
+    if not home.exists(RESULTS):
+        return None
+    try:
+        return dict(json.loads(home.read_bytes(RESULTS)))
+    except (ValueError, TypeError) as error:
+        location = home.child(RESULTS).location
+        raise StorageError(f"{location} is damaged: {error}; delete it and write it anew with --resume") from error
+
+
+def _write_tables(home: Storage, sweep: Sweep, results: Sequence[TrialResult]) -> None:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    columns: dict[str, list[Any]] = {
+        "rank": list(range(1, len(results) + 1)),
+        "trial": [each.name for each in results],
+        "status": [each.status for each in results],
+        sweep.metric: [None if math.isnan(each.score) else each.score for each in results],
+        "step": [each.step for each in results],
+        "steps": [each.steps for each in results],
+        **{key: _column([each.values.get(key) for each in results]) for key in sweep.options.space},
+        "problem": [each.problem for each in results],
+    }
+    table = pa.table(columns)
+    for name, write in (("trials.parquet", pa.parquet.write_table), ("trials.csv", pa.csv.write_csv)):
+        buffer = io.BytesIO()
+        write(table, buffer)
+        home.write_bytes(name, buffer.getvalue())
+
+
+def _column(values: list[Any]) -> list[Any]:
+    """Values of one type: numbers as they are, all else as JSON text."""
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in known):
+        whole = all(isinstance(value, int) for value in known)
+        return [value if value is None or whole else float(value) for value in values]
+    return [None if value is None else value if isinstance(value, str) else json.dumps(value) for value in values]

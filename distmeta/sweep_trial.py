@@ -1,0 +1,216 @@
+"""One trial of a sweep: the runs of its seeds side by side, from validation to validation. Knows nothing of Ray.
+
+A trial's folder is the truth about it: whatever restarts it finds there what was measured, and goes on from its runs'
+checkpoints. In population-based training a trial that goes on from another one gets a new part, a subfolder with an
+``origin.json``; its runs begin with the other one's checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distmeta import checkpoint
+from distmeta.config import dump_config
+from distmeta.errors import NonFiniteError
+from distmeta.metrics import METRICS
+from distmeta.records import StepRecord
+from distmeta.rundir import CHECKPOINTS, RunDirectory, to_json
+from distmeta.storage import Storage
+from distmeta.sweep_config import Sweep, Values
+from distmeta.train import train
+
+TRIAL = "trial.json"
+ORIGIN = "origin.json"
+DIVERGED = "diverged.json"
+
+_VALIDATION = "validation/"
+
+Measured = dict[int, dict[str, float]]
+"""Validation metrics by step."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A moment of a trial.
+
+    Attributes:
+        trial: its name.
+        part: which of its parts.
+        step: meta-steps done.
+    """
+
+    trial: str
+    part: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a trial with one set of values.
+
+    Attributes:
+        values: the values of the space's keys.
+        origin: the moment of another trial that it went on from; ``None`` where it starts at step 0.
+        home: its folder.
+    """
+
+    values: Values
+    origin: Place | None
+    home: Storage
+
+    def run(self, seed: int) -> RunDirectory:
+        """The directory of one of its runs."""
+        return RunDirectory(self.home.child(f"seed-{seed}"))
+
+
+def read_parts(trial: Storage) -> list[Part]:
+    """All parts of a trial, the latest last; a part that was only begun when its trial died does not count."""
+    if not trial.exists(TRIAL):
+        return []
+    parts = [Part(json.loads(trial.read_bytes(TRIAL))["values"], None, trial)]
+    while trial.exists(_part(len(parts))) and trial.child(_part(len(parts))).exists(ORIGIN):
+        home = trial.child(_part(len(parts)))
+        origin = json.loads(home.read_bytes(ORIGIN))
+        values = origin.pop("values")
+        parts.append(Part(values, Place(**origin), home))
+    return parts
+
+
+def read_validations(run: RunDirectory) -> Measured:
+    """What a run's validations measured, by step; what was not finite is NaN."""
+    if not run.storage.exists(METRICS):
+        return {}
+    found: Measured = {}
+    for line in run.storage.read_bytes(METRICS).splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # the torn last line of a process that was killed
+            continue
+        metrics = {name: value for name, value in record.items() if name.startswith(_VALIDATION)}
+        if metrics:
+            found[record["step"]] = {
+                name.removeprefix(_VALIDATION): math.nan if value is None else value for name, value in metrics.items()
+            }
+    return found
+
+
+def diverged(part: Part) -> str | None:
+    """How a part has diverged, if it has: in the words of the run."""
+    return str(json.loads(part.home.read_bytes(DIVERGED))["message"]) if part.home.exists(DIVERGED) else None
+
+
+def mean(measured: list[dict[str, float]]) -> dict[str, float]:
+    """The mean over runs of each metric.
+
+    >>> mean([{"mse": 1.0}, {"mse": 2.0}])
+    {'mse': 1.5}
+    """
+    return {name: math.fsum(each[name] for each in measured) / len(measured) for name in measured[0]}
+
+
+class TrialRun:
+    """Drives the runs of one trial.
+
+    Args:
+        sweep: the sweep.
+        trials: the folder of all its trials.
+        name: this trial's.
+        values: its values of the space's keys.
+
+    Attributes:
+        step: meta-steps that were told, by :meth:`next`.
+    """
+
+    def __init__(self, sweep: Sweep, trials: Storage, name: str, values: Values) -> None:
+        self._sweep, self._trials, self._name = sweep, trials, name
+        self._home = trials.child(name)
+        if not self._home.exists(TRIAL):
+            self._home.write_bytes(TRIAL, to_json({"values": values}).encode())
+        self.step = 0
+        self._runs: dict[int, Generator[StepRecord, None, dict[str, Any]]] = {}
+        self._open(read_parts(self._home), 0)
+
+    def next(self) -> tuple[int, dict[str, float] | None]:
+        """Go on to the next validation.
+
+        Returns:
+            Its step, and the mean over the runs of what it measured; ``None`` where a run has diverged by then.
+        """
+        run = self._sweep.config.run
+        self.step = min(self.step - self.step % run.validate_every + run.validate_every, run.steps)
+        if diverged(self._part) is not None:
+            return self.step, None
+        try:
+            return self.step, mean([self._reach(seed, self.step) for seed in self._sweep.seeds])
+        except NonFiniteError as error:
+            self._part.home.write_bytes(DIVERGED, to_json({"step": self.step, "message": str(error)}).encode())
+            return self.step, None
+
+    @property
+    def place(self) -> Place:
+        """Where it is, for :meth:`go_on`."""
+        return Place(self._name, self._number, self.step)
+
+    def go_on(self, place: Place, values: Values) -> None:
+        """Continue from a moment of this trial, or from one of another trial with other values.
+
+        Args:
+            place: the moment; there are checkpoints of it.
+            values: what to continue with; of this trial's own moments, what it had.
+        """
+        self.close()
+        parts = read_parts(self._home)
+        if place.trial != self._name and (parts[-1].origin, parts[-1].values) != (place, values):
+            parts.append(self._branch(place, values, len(parts)))
+        self._open(parts, place.step)
+
+    def close(self) -> None:
+        """End the runs, which checkpoint and give back their workers."""
+        runs, self._runs = self._runs, {}
+        for run in runs.values():
+            run.close()
+
+    def _open(self, parts: list[Part], step: int) -> None:
+        self._part, self._number = parts[-1], len(parts) - 1
+        self.step = max(step, self._part.origin.step if self._part.origin else 0)
+        self._known = {seed: read_validations(self._part.run(seed)) for seed in self._sweep.seeds}
+
+    def _reach(self, seed: int, step: int) -> dict[str, float]:
+        """What a run's validation at this step measured, which may have been before the trial was restarted."""
+        known = self._known[seed]
+        while step not in known:
+            if seed not in self._runs:
+                config = self._sweep.trial_config(self._part.values, seed)
+                self._runs[seed] = train(config, self._part.run(seed).storage.uri, resume=True)
+            record = next(self._runs[seed])
+            if record.validation is not None:
+                known[record.step] = dict(record.validation)
+            if record.step == self._sweep.config.run.steps:
+                self._runs.pop(seed).close()  # it is checkpointed; only the sweep's best is meta-tested
+        return known[step]
+
+    def _branch(self, place: Place, values: Values, number: int) -> Part:
+        """A new part whose runs begin with the checkpoints of another trial, under these values."""
+        donor = read_parts(self._trials.child(place.trial))[place.part]
+        home = self._home.child(_part(number))
+        self._home.delete(_part(number))  # what is there was left by one that died here
+        part = Part(values, place, home)
+        for seed in self._sweep.seeds:
+            config = self._sweep.trial_config(values, seed)
+            source = donor.run(seed).storage.child(CHECKPOINTS, f"step-{place.step:08d}")
+            # Which validation was the best stands in the donor's folder, with its checkpoint.
+            snapshot = replace(checkpoint.load(source), config=config.model_dump(mode="json"), best=None)
+            run = part.run(seed)
+            run.write_config(dump_config(config))
+            checkpoint.save(run.storage, snapshot)
+        origin: Mapping[str, Any] = {**place.__dict__, "values": values}
+        home.write_bytes(ORIGIN, to_json(origin).encode())
+        return part
+
+
+def _part(number: int) -> str:
+    return f"part-{number:03d}"

@@ -1,0 +1,164 @@
+"""What a person sees of a sweep: a table of trials in a terminal, plain lines elsewhere, the ranking at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from distmeta.display import Display, clock
+from distmeta.sweep_config import Sweep
+
+ROWS = 12
+"""Trials that a table shows while a sweep runs, and those of the ranking in a terminal."""
+
+MOMENT = 1.0
+"""Seconds between pictures."""
+
+ENDED = ("TERMINATED", "ERROR")
+"""Tune's words for trials that have ended."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial as it is now.
+
+    Attributes:
+        name: the trial's.
+        values: of the space's keys.
+        status: in Tune's words.
+        step: meta-steps done.
+        score: the best so far; ``None`` before there is one.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    status: str
+    step: int
+    score: float | None
+
+
+class View(Protocol):
+    """Is shown all trials, often."""
+
+    def show(self, rows: Sequence[Row]) -> None:
+        """All trials that there are by now."""
+        ...
+
+
+class SweepDisplay:
+    """Shows a sweep as it goes: trials, the best so far, progress, and the time left at most."""
+
+    def __init__(self, console: Console, sweep: Sweep) -> None:
+        self._console, self._sweep = console, sweep
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._test: Display | None = None
+        self._told: set[str] = set()
+        self._began = self._drawn = time.monotonic()
+        self._before: int | None = None
+
+    def __enter__(self) -> SweepDisplay:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._test:
+            self._test.__exit__()
+        if self._live:
+            self._live.stop()
+
+    def test(self, done: int, total: int) -> None:
+        """Show the advance of the meta-test at the end, in place of the table: a terminal has room for one."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+        if self._test is None:
+            self._test = Display(self._console, 0, 1).__enter__()
+        self._test.test(done, total)
+
+    def show(self, rows: Sequence[Row]) -> None:
+        """Tell of the trials that have ended; in a terminal draw all of them."""
+        if self._before is None:  # what an earlier sitting has done is not in the rate
+            self._before = sum(row.step for row in rows)
+        if self._live:
+            if time.monotonic() - self._drawn > MOMENT:
+                self._drawn = time.monotonic()
+                self._live.update(self._table(rows), refresh=True)
+            return
+        for row in rows:
+            if row.status in ENDED and row.name not in self._told:
+                self._told.add(row.name)
+                self._console.print(self._line(row, rows), markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, row: Row, rows: Sequence[Row]) -> str:
+        score = "no score" if row.score is None else f"{self._sweep.metric} {row.score:.4g}"
+        steps = f"step {row.step}/{self._sweep.config.run.steps}"
+        failed = "  failed" if row.status == "ERROR" else ""
+        return f"trial {row.name}  {told(row.values)}  {steps}  {score}{failed}; {self._summary(rows)}"
+
+    def _summary(self, rows: Sequence[Row]) -> str:
+        ended = sum(row.status in ENDED for row in rows)
+        best = self._ranked(rows)[:1]
+        leader = f"best {self._sweep.metric} {best[0].score:.4g} ({best[0].name})" if best else "none measured yet"
+        return f"{leader}  {ended} of {self._sweep.trials} trials done  {self._left(rows)}"
+
+    def _left(self, rows: Sequence[Row]) -> str:
+        """The time left if no other trial were stopped early."""
+        done, seconds = sum(row.step for row in rows) - (self._before or 0), time.monotonic() - self._began
+        if done <= 0:
+            return ""
+        steps = self._sweep.config.run.steps
+        open_steps = sum(steps - row.step for row in rows if row.status not in ENDED)
+        rest = open_steps + steps * (self._sweep.trials - len(rows))
+        return f"at most {clock(rest * seconds / done)} left"
+
+    def _ranked(self, rows: Sequence[Row]) -> list[Row]:
+        sign = -1 if self._sweep.mode == "max" else 1
+        return sorted((row for row in rows if row.score is not None), key=lambda row: sign * (row.score or 0.0))
+
+    def _table(self, rows: Sequence[Row]) -> Table:
+        """Those that run, then the best of the others."""
+        at_work = [row for row in rows if row.status == "RUNNING"]
+        others = [row for row in self._ranked(rows) if row.status != "RUNNING"]
+        table = Table(box=SIMPLE_HEAD, caption=self._summary(rows))
+        for column in ("trial", "", *self._sweep.options.space, "steps", self._sweep.metric):
+            table.add_column(column)
+        for row in (at_work + others)[:ROWS]:
+            values = [_short(row.values.get(key)) for key in self._sweep.options.space]
+            score = "" if row.score is None else f"{row.score:.4g}"
+            state = {"TERMINATED": "ended", "ERROR": "failed"}.get(row.status, row.status.lower())
+            table.add_row(row.name, state, *values, str(row.step), score)
+        return table
+
+
+def ranking(results: Mapping[str, Any]) -> Table:
+    """The trials of ``results.json``, the best first."""
+    keys = list(dict.fromkeys(key for trial in results["trials"] for key in trial["values"]))
+    table = Table(title=f"trials by validation {results['metric']}", box=SIMPLE_HEAD)
+    for column in ("trial", "", *keys, "steps", results["metric"]):
+        table.add_column(column)
+    for trial in results["trials"]:
+        score = "" if trial["score"] is None else f"{trial['score']:.4g} at {trial['step']}"
+        values = [_short(trial["values"].get(key)) for key in keys]
+        table.add_row(trial["name"], trial["status"], *values, str(trial["steps"]), score)
+    return table
+
+
+def told(values: Mapping[str, Any]) -> str:
+    """Values in a line.
+
+    >>> told({"outer.lr": 0.00123456, "algorithm.inner_steps": 3})
+    'outer.lr 0.001235, algorithm.inner_steps 3'
+    """
+    return ", ".join(f"{key} {_short(value)}" for key, value in values.items())
+
+
+def _short(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

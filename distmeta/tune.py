@@ -1,0 +1,49 @@
+"""Sweeps from Python; Ray comes with the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distmeta.evaluate import Progress
+from distmeta.sweep_config import Sweep, load_sweep
+from distmeta.sweep_view import View
+from distmeta.transports import Check
+
+
+def tune(
+    sweep: Sweep | str | Path | Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    run_dir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    check: Check = lambda: None,
+    view: View | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Search settings over whole runs, and meta-test the best one.
+
+    Args:
+        sweep: from :func:`~distmeta.sweep_config.load_sweep`, or what that takes.
+        overrides: ``key=value`` changes, for what is not loaded yet.
+        run_dir: where the sweep's files go, a path or a URI; ``run.dir``/``name`` by default.
+        resume: continue the sweep that lies there: trials that have ended are kept, the others go on from their
+            checkpoints. Without a sweep there it starts one, finished it does nothing.
+        address: of a running Ray cluster; without one Ray starts on this machine alone.
+        check: called often; raises when the sweep should end.
+        view: is shown the trials as they go.
+        progress: called as the meta-test at the end advances.
+
+    Returns:
+        The content of ``results.json``: ``best`` (``trial``, ``values``, ``score``, ``step``, ``checkpoint``,
+        ``meta_test``) and all ``trials``, the best first.
+
+    Raises:
+        DistmetaError: see its subclasses; what the trials have done is kept.
+    """
+    from distmeta.sweep import run_sweep
+
+    loaded = sweep if isinstance(sweep, Sweep) else load_sweep(sweep, overrides)
+    return run_sweep(loaded, run_dir, resume=resume, address=address, check=check, view=view, progress=progress)

@@ -1,0 +1,193 @@
+"""Sweep files: what their spaces hold, and that each refusal names the setting before anything starts."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sweep_helpers import BASE, SPACE, STEPS, sweep, written
+
+from distmeta.config import dump_config, load_config
+from distmeta.errors import ConfigError
+from distmeta.sweep_config import check_resume, dump_sweep, load_sweep, perturb
+
+SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
+GLYPHS = {**BASE, "tasks": {"kind": "glyphs", "ways": 2, "shots": 1, "queries": 2}, "model": {"kind": "conv4"}}
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_published_sweeps(file: Path) -> None:
+    loaded = load_sweep(file)
+    assert loaded.trials >= 8
+    for values in loaded.points or ():
+        for key, value in values.items():
+            low, high = loaded.options.space[key].values
+            assert low <= value <= high
+
+
+def test_random_points_follow_the_seed() -> None:
+    assert sweep().points == sweep().points
+    assert sweep().points != sweep("seed=1").points
+    assert sweep().points == (sweep("trials=6").points or ())[:4]
+
+
+def test_a_rate_is_uniform_in_its_logarithm() -> None:
+    points = sweep("trials=400", space={"outer.lr": {"loguniform": [1e-4, 1e-2]}}).points or ()
+    below = sum(values["outer.lr"] < 1e-3 for values in points)
+    assert 150 < below < 250
+
+
+def test_whole_numbers_reach_both_bounds() -> None:
+    points = sweep("trials=60", space={"algorithm.inner_steps": {"randint": [1, 3]}}).points or ()
+    assert {values["algorithm.inner_steps"] for values in points} == {1, 2, 3}
+
+
+def test_grid_of_conditional_keys() -> None:
+    """A key that is not set makes no further trials."""
+    space = {
+        "algorithm.name": {"choice": ["maml", "meta_sgd"]},
+        "outer.lr_meta": {"choice": [0.1, 0.2], "when": {"algorithm.name": "meta_sgd"}},
+    }
+    content = {key: value for key, value in written(space=space, searcher="grid").items() if key != "trials"}
+    assert load_sweep(content).points == (
+        {"algorithm.name": "maml"},
+        {"algorithm.name": "meta_sgd", "outer.lr_meta": 0.1},
+        {"algorithm.name": "meta_sgd", "outer.lr_meta": 0.2},
+    )
+    content["searcher"] = "random"
+    for values in load_sweep(content).points or ():
+        assert ("outer.lr_meta" in values) == (values["algorithm.name"] == "meta_sgd")
+
+
+def test_grid_keys_are_tried_equally_often() -> None:
+    points = sweep(space={**SPACE, "model.hidden": {"grid": [[4], [8]]}}).points or ()
+    assert [values["model.hidden"] for values in points] == [[4], [8], [4], [8]]
+
+
+def test_overrides_change_the_sweep_or_the_base() -> None:
+    loaded = sweep("trials=2", "run.meta_batch=8", "scheduler={kind: asha, grace: 4}")
+    assert loaded.trials == 2
+    assert loaded.config.run.meta_batch == 8
+    assert loaded.options.scheduler.model_dump() == {"kind": "asha", "grace": 4, "reduction": 3}
+
+
+def test_the_base_is_found_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(written(base="base.yaml", settings={"seed": 5})))
+    assert load_sweep(tmp_path / "sweep.yaml").seeds == [5]
+
+
+def test_a_trial_differs_from_the_best_configuration_in_nothing_that_counts() -> None:
+    """What ``best.yaml`` says gives the trial's own bits: only what a resumed run may change differs."""
+    loaded = sweep("resources.workers=2", "repeats=2")
+    values = (loaded.points or ())[0]
+    trial, best = (
+        config.model_dump(exclude={"cluster", "name"})
+        for config in (loaded.trial_config(values, loaded.seeds[0]), loaded.best_config(values))
+    )
+    for key in ("checkpoint_every", "keep"):
+        trial["run"].pop(key)
+        best["run"].pop(key)
+    assert trial == best
+    assert best["outer"]["lr"] == values["outer.lr"]
+    assert loaded.trial_config(values, 0).cluster.cpus_per_worker == 0.5
+
+
+def test_dump_is_read_again() -> None:
+    loaded = sweep("run.meta_batch=8", space={**SPACE, "model.hidden": {"choice": [[4], [8]]}}, scheduler="median")
+    text = dump_sweep(loaded)
+    again = load_sweep(yaml.safe_load(text))
+    assert again.points == loaded.points
+    assert dump_config(again.config) == dump_config(loaded.config)
+    check_resume(text, dump_sweep(sweep("run.meta_batch=8", space=yaml.safe_load(text)["space"], scheduler="median")))
+
+
+def test_resume_keeps_the_settings() -> None:
+    check_resume(dump_sweep(sweep()), dump_sweep(sweep("resources.cpus=2")))
+    changed = dump_sweep(sweep("trials=5", "run.meta_batch=8", "cluster.hang_seconds=20"))
+    with pytest.raises(
+        ConfigError, match=r"differ:\n  base\.run\.meta_batch: was 4, is 8\n  trials: was 4, is 5\nstart"
+    ):
+        check_resume(dump_sweep(sweep()), changed)
+
+
+def test_perturbed_rates_stay_in_the_space() -> None:
+    options = sweep(scheduler={"kind": "pbt", "interval": 4, "resample": 0.0}).options
+    chance = random.Random(0)
+    values = {"algorithm.inner_lr": 0.01, "outer.lr": 1e-2}
+    seen = [perturb(values, options, chance) for _ in range(20)]
+    assert {new["algorithm.inner_lr"] for new in seen} == {0.008, 0.0125}
+    assert {new["outer.lr"] for new in seen} == {0.008, 0.01}
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in written().items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, r"base: this setting is required"),
+        (without("space"), r"space: this setting is required"),
+        (written(space={}), r"space: "),
+        (written(trialz=3), r"trialz: there is no such setting; did you mean 'trials'"),
+        (written(space={"outer.lrr": {"choice": [1]}}), r"space\.outer\.lrr: 1 is refused: .*did you mean 'lr'"),
+        (written(space={"outer.lr": 0.1}), r"space\.outer\.lr: expected settings of its own, loguniform"),
+        (written(space={"outer.lr": {"loguni": [1, 2]}}), r"space\.outer\.lr\.loguni: there is no such setting"),
+        (written(space={"outer.lr": {"choice": [1], "grid": [1]}}), r"exactly one of .* got choice and grid"),
+        (written(space={"outer.lr": {"uniform": [2, 1]}}), r"space\.outer\.lr: uniform: expected .* low < high"),
+        (written(space={"outer.lr": {"loguniform": [0, 1]}}), r"loguniform: expected bounds above 0"),
+        (written(space={"outer.lr": {"uniform": [-1, 1]}}), r"space\.outer\.lr: -1\.0 is refused: outer\.lr"),
+        (written(space={"outer.lr": {"choice": []}}), r"space\.outer\.lr: choice: expected at least one value"),
+        (written(space={"run.steps": {"choice": [5]}}), r"space\.run\.steps: run\.steps is the same for all trials"),
+        (written(space={"evaluation.seed": {"choice": [5]}}), r"evaluation is the same for all trials"),
+        (
+            written(base=GLYPHS, space={"tasks.shots": {"choice": [1, 5]}}),
+            r"tasks\.shots: 5 changes the tasks of validation.*set evaluation\.ways",
+        ),
+        (
+            written(space={"outer.lr": {"choice": [1], "when": {"algorithm.name": "maml"}}}),
+            r"space\.outer\.lr\.when: algorithm\.name is no earlier key of the space",
+        ),
+        (
+            written(
+                space={
+                    "model.hidden": {"choice": [[4]]},
+                    "algorithm.name": {"choice": ["maml", "protonet"]},
+                }
+            ),
+            r"space\.algorithm\.name: 'protonet' is refused: .*needs classes",
+        ),
+        (written(metric="accuracy"), r"metric: expected one of mse, loss"),
+        (written(mode="max"), r"mode: mse is better the lower: expected min"),
+        (written(scheduler="ashaa"), r"scheduler\.kind: .* did you mean 'asha'"),
+        (written(scheduler={"kind": "asha", "gracee": 1}), r"scheduler\.gracee: there is no such setting"),
+        (written(scheduler={"kind": "asha", "grace": STEPS}), r"scheduler\.grace = 12: expected less than run\.steps"),
+        (written(scheduler="pbt"), r"scheduler\.interval: this setting is required"),
+        (
+            written(scheduler={"kind": "pbt", "interval": 4}, space={"algorithm.inner_steps": {"choice": [1, 2]}}),
+            r"space\.algorithm\.inner_steps: population-based training changes rates",
+        ),
+        (written(searcher="grid"), r"the searcher grid takes listed values.*\n.*trials: the searcher grid"),
+        (written(space={"outer.lr": {"grid": [1, 2, 3]}}), r"trials = 4: the keys with grid have 3 combinations"),
+        (written(settings={"run.validate_every": 0}), r"run\.validate_every = 0, run\.steps = 12: trials are compared"),
+        (written(resources={"cpus": 0}), r"resources\.cpus"),
+        (written(base="nowhere.yaml"), r"cannot read the configuration .*nowhere\.yaml"),
+        (written(settings={"outer.lr": -1}), r"outer\.lr: .*greater than or equal to 0"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else re.sub(r"\W+", "-", value)[:40],
+)
+def test_refusals(content: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_sweep(content)
+
+
+def test_best_configuration_loads(tmp_path: Path) -> None:
+    loaded = sweep()
+    values = (loaded.points or ())[1]
+    (tmp_path / "best.yaml").write_text(dump_config(loaded.best_config(values)))
+    assert load_config(tmp_path / "best.yaml").algorithm.model_dump()["inner_lr"] == values["algorithm.inner_lr"]

@@ -1,0 +1,176 @@
+"""Trials without Ray: driven from validation to validation, restarted, and gone on from by others."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from sweep_helpers import EVERY, STEPS, storage, sweep
+
+from distmeta import checkpoint
+from distmeta.rundir import CHECKPOINTS
+from distmeta.storage import Storage
+from distmeta.sweep_config import Sweep, Values
+from distmeta.sweep_plots import importance
+from distmeta.sweep_results import TrialResult, best_checkpoint, ranked, read_trial, write_results
+from distmeta.sweep_trial import Place, TrialRun
+
+PBT = {"kind": "pbt", "interval": EVERY}
+POINTS = range(EVERY, STEPS + 1, EVERY)
+
+
+def points(chosen: Sweep) -> tuple[Values, ...]:
+    assert chosen.points is not None
+    return chosen.points
+
+
+def whole(run: TrialRun) -> list[tuple[int, dict[str, float] | None]]:
+    """All that is left of a trial."""
+    found = []
+    while run.step < STEPS:
+        found.append(run.next())
+    return found
+
+
+def test_restarted_anywhere(tmp_path: Path) -> None:
+    """A trial that dies, here twice, tells each validation once, to the same bits; its runs' mean is what it tells."""
+    chosen = sweep("repeats=2", "run.validate_every=5")  # the last validation comes sooner than the others
+    values = points(chosen)[0]
+    expected = whole(TrialRun(chosen, storage(tmp_path / "whole"), "a", values))
+    assert [step for step, _ in expected] == [5, 10, 12]
+
+    trials = storage(tmp_path / "broken")
+    first = TrialRun(chosen, trials, "a", values)
+    assert first.next() == expected[0]
+    second = TrialRun(chosen, trials, "a", values)  # while the first one's state is only half on the disk
+    second.go_on(first.place, values)
+    assert second.next() == expected[1]
+    second.close()
+    third = TrialRun(chosen, trials, "a", values)  # without having been told where it was
+    assert whole(third) == expected
+
+    alone = [
+        TrialRun(sweep("run.validate_every=5", f"settings={{seed: {n}}}"), storage(tmp_path / str(n)), "a", values)
+        for n in (0, 1)
+    ]
+    singles = [whole(run) for run in alone]
+    for place, (_, metrics) in enumerate(expected):
+        each = [single[place][1] for single in singles]
+        assert metrics is not None
+        assert metrics["mse"] == math.fsum(one["mse"] for one in each if one) / 2
+
+
+def test_exploiting_another_trial(tmp_path: Path) -> None:
+    """The donor's parameters, learned rates and optimizer to the bit, other rates, and then another run."""
+    chosen = sweep(
+        base={**sweep().base, "algorithm": {"name": "meta_sgd", "inner_lr": 0.01}},
+        space={"outer.lr": {"loguniform": [1e-4, 1e-1]}, "outer.lr_meta": {"loguniform": [1e-4, 1e-1]}},
+        scheduler=PBT,
+    )
+    trials, (mine, its, *_) = storage(tmp_path), points(chosen)
+    donor, trial = TrialRun(chosen, trials, "donor", its), TrialRun(chosen, trials, "trial", mine)
+    for run in (donor, trial):
+        run.next()
+        run.next()
+    place, other = donor.place, {**its, "outer.lr": 0.02}
+    trial.go_on(place, other)
+    trial.close()
+
+    def saved(where: str) -> checkpoint.Snapshot:
+        return checkpoint.load(trials.child(*where.split("/"), "seed-0", CHECKPOINTS, "step-00000008"))
+
+    gave, took = saved("donor"), saved("trial/part-001")
+    assert {name.partition("/")[0] for name in gave.meta} == {"model", "rates"}
+    assert all(torch.equal(took.meta[name], gave.meta[name]) for name in gave.meta)
+    for key, state in gave.optimizer["state"].items():
+        for name, value in state.items():
+            assert torch.equal(torch.as_tensor(took.optimizer["state"][key][name]), torch.as_tensor(value))
+    assert took.config["outer"]["lr"] == 0.02
+    assert took.config["outer"]["lr_meta"] == its["outer.lr_meta"]
+
+    again = TrialRun(chosen, trials, "trial", other)  # its process died before its first step
+    again.go_on(place, other)
+    assert again.place == Place("trial", 1, 8)
+    rest, unchanged = whole(again), whole(donor)
+    assert [step for step, _ in rest] == [step for step, _ in unchanged] == [12]
+    assert rest != unchanged  # the other rate counts
+    assert not trials.child("trial").exists("part-002")
+
+    result = read_trial(chosen, trials, "trial", "")
+    assert result.rates == [(0, its), (8, other)]
+    assert [point.place.trial for _, point in sorted(result.points.items())] == ["donor", "donor", "trial"]
+    assert result.status == "finished"
+
+
+def test_the_same_values_continue_as_the_donor_does(tmp_path: Path) -> None:
+    chosen = sweep(scheduler=PBT)
+    trials, (its, mine, *_) = storage(tmp_path), points(chosen)
+    donor, trial = TrialRun(chosen, trials, "donor", its), TrialRun(chosen, trials, "trial", mine)
+    donor.next()
+    trial.next()
+    trial.go_on(donor.place, its)
+    assert whole(trial) == whole(donor)
+
+
+def test_divergence_is_a_result(tmp_path: Path) -> None:
+    chosen = sweep(space={"algorithm.inner_lr": {"choice": [1e30, 0.01]}}, searcher="grid", trials=None)
+    trials = storage(tmp_path)
+    for name, values in zip("ab", points(chosen), strict=True):
+        run = TrialRun(chosen, trials, name, values)
+        told = run.next()
+        run.close()
+        assert told[0] == EVERY
+        assert (told[1] is None) == (name == "a")
+    best, worst = ranked(chosen, [read_trial(chosen, trials, name, "") for name in "ab"])
+    assert (best.name, best.status) == ("b", "stopped")
+    assert (worst.name, worst.status) == ("a", "diverged")
+    assert "algorithm.inner_lr" in worst.problem
+
+
+def test_results(tmp_path: Path) -> None:
+    """The files of the end, from the trials' folders."""
+    import pyarrow.parquet
+
+    chosen = sweep(trials=3)
+    trials = storage(tmp_path)
+    names = {"c": "", "a": "", "b": "OSError: gone", "never": "it could not start"}
+    for name, values in zip("abc", points(chosen), strict=True):
+        run = TrialRun(chosen, trials, name, values)
+        for _ in range(3 if name != "c" else 1):
+            run.next()
+        run.close()
+    found = ranked(chosen, [read_trial(chosen, trials, name, failure) for name, failure in names.items()])
+    assert {each.name: each.status for each in found} == {
+        "a": "finished",
+        "b": "failed",
+        "c": "stopped",
+        "never": "failed",
+    }
+    assert [each.score for each in found[:3]] == sorted(each.score for each in found[:3])
+    best = best_checkpoint(chosen, trials, found[0])
+    assert checkpoint.load(best).step == found[0].step
+    summary = write_results(Storage.at(tmp_path), chosen, found, best.location, {})
+    assert summary["best"]["trial"] == found[0].name
+    for name in ("rates.png", "curves.png", "importance.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    table = pyarrow.parquet.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert [row["trial"] for row in table] == [each.name for each in found]
+    assert table[0]["outer.lr"] == found[0].values["outer.lr"]
+    assert table[3]["mse"] is None
+    assert (tmp_path / "trials.csv").read_text().count("\n") == 5
+
+
+def result(number: int, values: Values, score: float) -> TrialResult:
+    return TrialResult(str(number), values, "finished", {}, score, STEPS, STEPS, "", [])
+
+
+@pytest.mark.parametrize(("key", "share"), [("outer.lr", 1.0), ("algorithm.inner_steps", 0.0)])
+def test_importance(key: str, share: float) -> None:
+    space = {"outer.lr": {"loguniform": [1e-4, 1e-1]}, "algorithm.inner_steps": {"choice": [1, 2]}}
+    found = [
+        result(n, {"outer.lr": rate, "algorithm.inner_steps": steps}, rate**3)
+        for n, (rate, steps) in enumerate([(0.1, 1), (0.2, 2), (0.3, 2), (0.4, 1)])
+    ]
+    assert importance(sweep(space=space), found)[key] == pytest.approx(share)

@@ -1,0 +1,211 @@
+"""Sweeps on a real Ray: to their end, with processes and drivers killed, and refused."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from sweep_helpers import EVERY, STEPS, scores, storage, sweep, trial_names, written
+
+import distmeta
+from distmeta import checkpoint
+from distmeta.errors import ClusterError, ConfigError, StorageError
+from distmeta.rundir import RunDirectory
+from distmeta.sweep_trial import TrialRun, read_parts, read_validations
+from distmeta.sweep_view import Row
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+LATER = 60  # steps of a sweep that is disturbed
+UNDISTURBED = ["repeats=2", "scheduler={kind: median, grace: 11}", "resources.cpus=2"]  # none is stopped
+HALF = ("resources.cpus=2",)  # two trials at a time on the four CPUs of the tests' Ray
+
+
+WORKER = (b"ray::RayWorker",)
+TRIAL = (b"ray::SweepTrial", b"ray::ResourceTrainable")  # idle, and at work
+
+
+def descendants(titles: tuple[bytes, ...]) -> list[int]:
+    """Process ids of the Ray processes with these titles that this process has started."""
+    parents: dict[int, int] = {}
+    names: dict[int, bytes] = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                names[int(path.name)] = (path / "cmdline").read_bytes()
+            except OSError:  # it has ended
+                continue
+    mine = {os.getpid()}
+    while found := {pid for pid, parent in parents.items() if parent in mine} - mine:
+        mine |= found
+    return sorted(pid for pid in mine if names.get(pid, b"").startswith(titles))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
+    return folder, distmeta.tune(written(), UNDISTURBED, folder)
+
+
+def test_a_sweep(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Trials are ranked, and training with ``best.yaml`` gives the best one's validations to the bit."""
+    folder, results = undisturbed
+    assert [trial["status"] for trial in results["trials"]] == ["finished"] * 4
+    ordered = [trial["score"] for trial in results["trials"]]
+    assert ordered == sorted(ordered)
+    best = results["best"]
+    assert best["score"] == ordered[0]
+    assert best["meta_test"]["mse"]["tasks"] == 8
+    assert checkpoint.resolve(best["checkpoint"])[0].step > 0
+
+    config = distmeta.load_config(folder / "best.yaml")
+    for record in distmeta.train(config, tmp_path / "again"):
+        if record.step == STEPS:
+            break
+    trial = read_parts(storage(folder).child(best["trial"]))[0]
+    assert read_validations(RunDirectory(tmp_path / "again")) == read_validations(trial.run(config.seed))
+
+
+def test_finished_and_taken(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    folder, results = undisturbed
+    assert distmeta.tune(written(), UNDISTURBED, folder, resume=True) == results
+    with pytest.raises(StorageError, match="already holds a sweep"):
+        distmeta.tune(written(), ["repeats=2"], folder)
+    with pytest.raises(ConfigError, match="repeats: was 2, is absent"):
+        distmeta.tune(written(), [], folder, resume=True)
+
+
+def test_asha_and_optuna(tmp_path: Path) -> None:
+    """Bad trials end early, and the searcher's values are within the space."""
+    overrides = ["scheduler={kind: asha, grace: 4, reduction: 2}", "searcher=optuna", "trials=6", *HALF]
+    results = distmeta.tune(written(), overrides, f"file://{tmp_path}/sweep")
+    assert len(results["trials"]) == 6
+    assert (tmp_path / "sweep" / "best.yaml").exists()
+    statuses = [trial["status"] for trial in results["trials"]]
+    assert statuses.count("stopped") >= 1
+    assert statuses.count("finished") >= 1
+    assert all(0.001 <= trial["values"]["algorithm.inner_lr"] <= 0.1 for trial in results["trials"])
+    stopped = [trial for trial in results["trials"] if trial["status"] == "stopped"]
+    assert all(trial["steps"] < STEPS for trial in stopped)
+
+
+def test_hyperband(tmp_path: Path) -> None:
+    """Trials that are paused go on from where they were."""
+    results = distmeta.tune(written(), ["trials=3", "scheduler=hyperband", *HALF], tmp_path / "sweep")
+    assert len(results["trials"]) == 3
+    assert results["trials"][0]["steps"] == STEPS
+
+
+def undisturbed_scores(folder: Path, overrides: list[str]) -> dict[str, float]:
+    """What the trials reach in this process, without Ray."""
+    chosen, found = sweep(*overrides, "resources={workers: 0}"), {}
+    for number, values in enumerate(chosen.points or ()):
+        run = TrialRun(chosen, storage(folder), str(number), values)
+        told = []
+        while run.step < chosen.config.run.steps:
+            told.append(run.next()[1])
+        found[str(values)] = min(metrics["mse"] for metrics in told if metrics)
+    return found
+
+
+class Killer:
+    """Kills one worker, then one trial's process, of a sweep that it watches."""
+
+    def __init__(self) -> None:
+        self.killed: list[tuple[bytes, ...]] = []
+        self.at_once = 0
+
+    def show(self, rows: Sequence[Row]) -> None:
+        self.at_once = max(self.at_once, sum(row.status == "RUNNING" for row in rows))
+        for kind in (WORKER, TRIAL):
+            if kind not in self.killed and any(EVERY <= row.step < LATER for row in rows if row.status == "RUNNING"):
+                found = descendants(kind)
+                if found:
+                    os.kill(found[-1], signal.SIGKILL)
+                    self.killed.append(kind)
+                    return
+
+
+def test_killed_processes(tmp_path: Path) -> None:
+    """Trials of two workers take turns; neither a worker's nor a trial's death loses or changes anything."""
+    more = ["trials=2", f"run.steps={LATER}"]
+    killer = Killer()
+    crowded = [*more, "resources={workers: 2, cpus: 1.5}"]
+    results = distmeta.tune(written(), crowded, tmp_path / "killed", view=killer)
+    assert len(killer.killed) == 2
+    assert killer.at_once == 1  # three of the four CPUs are one trial's
+    assert scores(results) == undisturbed_scores(tmp_path / "whole", more)
+    assert len(trial_names(tmp_path / "killed")) == 2
+
+
+def test_trials_that_never_fit(tmp_path: Path) -> None:
+    for resources, words in (
+        ("{workers: 2, cpus: 3}", r"2 x 3 CPU, and the cluster has 4 CPU"),
+        ("{workers: 0, cpus: 5}", r"1 x 5 CPU, and this host, .* has 4 CPU"),
+        ("{workers: 1, gpus: 1}", r"1 x 1 CPU and 1 x 1 GPU, and the cluster has 4 CPU and 0 GPU"),
+    ):
+        with pytest.raises(ClusterError, match=words):
+            distmeta.tune(written(), [f"resources={resources}"], tmp_path / "sweep")
+        assert not (tmp_path / "sweep").exists()
+
+
+def drive(folder: str, overrides: list[str], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    distmeta.tune(written(), overrides, folder)
+
+
+def test_killed_driver(tmp_path: Path) -> None:
+    """Finished trials are kept and the others go on: every trial once, with the score that it would have had."""
+    overrides = ["trials=4", f"run.steps={LATER}", *HALF]
+    context = multiprocessing.get_context("spawn")
+    settings = {name: os.environ[name] for name in ("DISTMETA_CACHE", "RAY_AUTH_MODE")}
+    settings["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    folder = tmp_path / "killed"
+    process = context.Process(target=drive, args=(str(folder), overrides, settings), daemon=True)
+    process.start()
+    try:
+        while not done_trials(folder):
+            process.join(0.05)
+            assert process.is_alive(), "it ended before it was killed"
+    finally:
+        process.kill()
+        process.join()
+    results = distmeta.tune(written(), [*overrides, "resources.cpus=1"], folder, resume=True)
+    assert [trial["status"] for trial in results["trials"]] == ["finished"] * 4
+    assert scores(results) == undisturbed_scores(tmp_path / "whole", overrides)
+    assert len(scores(results)) == 4
+    assert checkpoint.resolve(results["best"]["checkpoint"])[0].step > 0
+
+
+def done_trials(folder: Path) -> list[str]:
+    if not (folder / "trials").exists():
+        return []
+    runs = [(name, folder / "trials" / name / "seed-0" / "checkpoints") for name in trial_names(folder)]
+    return [name for name, where in runs if (where / f"step-{LATER:08d}").exists()]
+
+
+def test_population(tmp_path: Path) -> None:
+    """The worst go on from the best ones' exact state; the schedule of rates is written."""
+    chosen = sweep("trials=3", "scheduler={kind: pbt, interval: 4, quantile: 0.34}", "run.steps=24", *HALF)
+    results = distmeta.tune(chosen, run_dir=tmp_path / "sweep")
+    assert not (tmp_path / "sweep" / "best.yaml").exists()
+    assert (tmp_path / "sweep" / "schedule.yaml").exists()
+    assert [trial["steps"] for trial in results["trials"]] == [24] * 3
+    trials, exploited = storage(tmp_path / "sweep"), 0
+    for name in trial_names(tmp_path / "sweep"):
+        for part in read_parts(trials.child(name))[1:]:
+            assert part.origin is not None
+            donor = read_parts(trials.child(part.origin.trial))[part.origin.part]
+            step = f"step-{part.origin.step:08d}"
+            gave, took = (each.run(0).storage.child("checkpoints", step) for each in (donor, part))
+            assert gave.read_bytes("params.safetensors") == took.read_bytes("params.safetensors")
+            assert part.values != donor.values
+            exploited += 1
+    assert exploited >= 1
