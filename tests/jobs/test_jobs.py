@@ -106,6 +106,7 @@ def test_failing_job(head: Head, tmp_path: Path) -> None:
     head.invoke("stop", "other").refused("no job other", "fails")
 
 
+@pytest.mark.slow
 def test_sweep(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The base configuration and the user's module come along; trials have workers on the cluster."""
     write_package(tmp_path)

@@ -96,6 +96,7 @@ def test_asha_and_optuna(tmp_path: Path) -> None:
     assert all(trial["steps"] < STEPS for trial in stopped)
 
 
+@pytest.mark.slow
 def test_hyperband(tmp_path: Path) -> None:
     """Trials that are paused go on from where they were."""
     results = distmeta.tune(written(), ["trials=3", "scheduler=hyperband", *HALF], tmp_path / "sweep")
@@ -133,6 +134,7 @@ class Killer:
                     return
 
 
+@pytest.mark.slow
 def test_killed_processes(tmp_path: Path) -> None:
     """Trials of two workers take turns; neither a worker's nor a trial's death loses or changes anything."""
     more = ["trials=2", f"run.steps={LATER}"]
@@ -161,6 +163,7 @@ def drive(folder: str, overrides: list[str], environment: dict[str, str]) -> Non
     distmeta.tune(written(), overrides, folder)
 
 
+@pytest.mark.slow
 def test_killed_driver(tmp_path: Path) -> None:
     """Finished trials are kept and the others go on: every trial once, with the score that it would have had."""
     overrides = ["trials=4", f"run.steps={LATER}", *HALF]
