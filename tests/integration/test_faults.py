@@ -60,6 +60,7 @@ class Killer:
         self.kills += 1
 
 
+@pytest.mark.slow
 def test_killed_workers(tmp_path: Path, reference: Callable[[str], Any]) -> None:
     assert poll(ray_workers, lambda found: not found, 10) == []
     killer = Killer()

@@ -82,6 +82,7 @@ def test_finished_and_taken(undisturbed: tuple[Path, dict[str, Any]]) -> None:
         distmeta.tune(written(), [], folder, resume=True)
 
 
+@pytest.mark.slow
 def test_asha_and_optuna(tmp_path: Path) -> None:
     """Bad trials end early, and the searcher's values are within the space."""
     overrides = ["scheduler={kind: asha, grace: 4, reduction: 2}", "searcher=optuna", "trials=6", *HALF]
