@@ -6,7 +6,6 @@ import functools
 import logging
 import math
 import os
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,22 +14,15 @@ from typing import Any, ClassVar
 
 import ray
 from ray import tune
-from ray.tune.schedulers import (
-    ASHAScheduler,
-    FIFOScheduler,
-    HyperBandScheduler,
-    MedianStoppingRule,
-    PopulationBasedTraining,
-    TrialScheduler,
-)
 
 from distmeta.config import Config
 from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
 from distmeta.storage import Storage
-from distmeta.sweep_config import Sweep, Values, check_resume, dump_sweep, perturb
+from distmeta.sweep_config import Sweep, Values, check_resume, dump_sweep
 from distmeta.sweep_results import TRIALS, TrialResult, best_checkpoint, ranked, read_results, read_trial, write_results
-from distmeta.sweep_sections import Asha, Domain, Hyperband, Median, Pbt, SweepOptions
+from distmeta.sweep_schedulers import scheduler
+from distmeta.sweep_sections import Domain
 from distmeta.sweep_trial import Place, TrialRun
 from distmeta.sweep_view import Row, View
 from distmeta.tasks import prepare_family
@@ -127,7 +119,7 @@ def run_sweep(
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         try:
-            names = _search(sweep, home, begun, Watch(sweep, view, check))
+            names = _search(sweep, home, begun, Watch(sweep, home.child(TRIALS), view, check))
         except Interrupted as error:
             raise Interrupted(f"{error}; the trials are saved in {home.location}, go on with --resume") from None
         trials = home.child(TRIALS)
@@ -205,13 +197,13 @@ def _check_room(sweep: Sweep) -> None:
 class Watch(tune.Callback):  # type: ignore[misc]
     """Shows Tune's trials as they go, and lets Ctrl-C end them.
 
-    Tune keeps its callbacks in a file of the sweep; what comes back from there is the one of this process.
+    Tune keeps its callbacks in a file of the sweep; the one that comes back from there is this process's.
     """
 
     current: ClassVar[Watch | None] = None
 
-    def __init__(self, sweep: Sweep, view: View | None, check: Check) -> None:
-        self._sweep, self._view, self._check = sweep, view, check
+    def __init__(self, sweep: Sweep, trials: Storage, view: View | None, check: Check) -> None:
+        self._sweep, self._trials, self._view, self._check = sweep, trials, view, check
         Watch.current = self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -223,6 +215,15 @@ class Watch(tune.Callback):  # type: ignore[misc]
         if self._view is not None:
             self._view.show([self._row(trial) for trial in trials])
 
+    def reported(self, name: str, last: int) -> Iterator[dict[str, float]]:
+        """What a trial has reported up to a step, from its folder."""
+        found = read_trial(self._sweep, self._trials, name, "")
+        for step, point in sorted(found.points.items()):
+            if step <= last:
+                yield {"step": step, "score": _finite(point.metrics[self._sweep.metric], self._sweep.mode)}
+        if found.status == "diverged" and found.steps < last:
+            yield {"step": last, "score": _finite(math.nan, self._sweep.mode)}
+
     def _row(self, trial: Any) -> Row:
         best = trial.metric_analysis.get("score", {}).get(self._sweep.mode)
         known = best is not None and abs(best) < WORST
@@ -232,6 +233,11 @@ class Watch(tune.Callback):  # type: ignore[misc]
 
 def _watch() -> Watch | None:
     return Watch.current
+
+
+def _reported(name: str, last: int) -> Iterator[dict[str, float]]:
+    """For the scheduler, which Tune keeps in a file too."""
+    return Watch.current.reported(name, last) if Watch.current else iter(())
 
 
 def _search(sweep: Sweep, home: Storage, begun: bool, watch: Watch) -> dict[str, str]:
@@ -267,7 +273,13 @@ def _tuner(sweep: Sweep, home: Storage, trainable: Any, watch: Watch) -> tune.Tu
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         suggest = functools.partial(_suggest, sweep.options.space)
-        searcher = OptunaSearch(space=suggest, metric="score", mode=sweep.mode, seed=sweep.options.seed)
+        searcher = OptunaSearch(
+            space=suggest,
+            metric="score",
+            mode=sweep.mode,
+            seed=sweep.options.seed,
+            points_to_evaluate=[_enqueued(sweep.options.space, values) for values in sweep.options.first],
+        )
     return tune.Tuner(
         trainable,
         param_space=space,
@@ -275,7 +287,7 @@ def _tuner(sweep: Sweep, home: Storage, trainable: Any, watch: Watch) -> tune.Tu
             metric="score",
             mode=sweep.mode,
             search_alg=searcher,
-            scheduler=_scheduler(sweep),
+            scheduler=scheduler(sweep, _reported),
             num_samples=1 if sweep.points is not None else sweep.trials,
             max_concurrent_trials=sweep.options.concurrency,
             reuse_actors=True,
@@ -300,31 +312,6 @@ def _name(trial: Any) -> str:
     return str(trial.trial_id)
 
 
-def _scheduler(sweep: Sweep) -> TrialScheduler:
-    options, run = sweep.options.scheduler, sweep.config.run
-    grace = (options.grace if isinstance(options, (Asha, Median)) else None) or max(run.validate_every, run.steps // 9)
-    if isinstance(options, Asha):
-        return ASHAScheduler(time_attr="step", max_t=run.steps, grace_period=grace, reduction_factor=options.reduction)
-    if isinstance(options, Hyperband):  # its brackets count validations
-        validations = -(-run.steps // run.validate_every)
-        return HyperBandScheduler(time_attr="training_iteration", max_t=validations, reduction_factor=options.reduction)
-    if isinstance(options, Median):
-        return MedianStoppingRule(time_attr="step", grace_period=grace)
-    if isinstance(options, Pbt):
-        return PopulationBasedTraining(
-            time_attr="step",
-            perturbation_interval=options.interval,
-            quantile_fraction=options.quantile,
-            custom_explore_fn=functools.partial(_explore, sweep.options),
-            log_config=False,
-        )
-    return FIFOScheduler()
-
-
-def _explore(options: SweepOptions, config: dict[str, Any]) -> dict[str, Any]:
-    return {"values": perturb(config["values"], options, random.Random())}
-
-
 def _suggest(space: Mapping[str, Domain], trial: Any) -> dict[str, Any]:
     """A trial's values as Optuna has them; Tune takes ``values/KEY`` apart again."""
     values: Values = {}
@@ -339,6 +326,12 @@ def _suggest(space: Mapping[str, Domain], trial: Any) -> dict[str, Any]:
         else:
             values[key] = trial.suggest_float(name, *domain.values, log=domain.kind == "loguniform")
     return {f"values/{key}": value for key, value in values.items()}
+
+
+def _enqueued(space: Mapping[str, Domain], values: Values) -> Values:
+    """Given values as :func:`_suggest` would have Optuna say them."""
+    listed = {key: list(space[key].values).index(value) for key, value in values.items() if space[key].listed}
+    return {f"values/{key}": listed.get(key, value) for key, value in values.items()}
 
 
 def _last_line(error: BaseException) -> str:

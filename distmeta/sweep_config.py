@@ -128,7 +128,12 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     folder = Path() if isinstance(source, Mapping) else Path(source).parent
     base = _base(options, folder)
     config = load_config(base)
-    problems = [*_check_run(options, config), *_check_scheduler(options, config), *_check_searcher(options)]
+    problems = [
+        *_check_run(options, config),
+        *_check_scheduler(options, config),
+        *_check_searcher(options),
+        *_check_first(options),
+    ]
     metric, mode = _metric(options, config)
     problems += _check_space(options, base, config)
     _refuse(problems)
@@ -273,15 +278,34 @@ def _check_searcher(options: SweepOptions) -> list[str]:
         ]
         if options.trials is not None:
             problems.append("trials: the searcher grid tries every combination; leave it out")
+        if options.first:
+            problems.append("first: the searcher grid tries every combination; list these values in the space")
         return problems
-    size = len(_grid(space))
+    size, drawn = len(_grid(space)), (options.trials or TRIALS) - len(options.first)
     if options.searcher == "optuna" and size > 1:
         problems.append("space: the searcher optuna draws listed values; use choice instead of grid")
-    if (options.trials or TRIALS) % size:
+    if drawn < 0:
+        problems.append(f"first: expected no more than trials = {options.trials or TRIALS}, got {len(options.first)}")
+    elif drawn % size:
         problems.append(
             f"trials = {options.trials or TRIALS}: the keys with grid have {size} combinations, which should be tried "
-            f"equally often; use a multiple of {size}"
+            f"equally often; use a multiple of {size}{f' and {len(options.first)} for first' if options.first else ''}"
         )
+    return problems
+
+
+def _check_first(options: SweepOptions) -> list[str]:
+    """Each of the first trials has a value of the space for exactly those keys that are set."""
+    problems: list[str] = []
+    for number, values in enumerate(options.first):
+        where = f"first, number {number + 1}"
+        problems += [f"{where}: {key} is no key of the space" for key in values if key not in options.space]
+        for key, domain in options.space.items():
+            if domain.active(values) != (key in values):
+                problems.append(f"{where}: {key} is {'not set here' if key in values else 'missing'}")
+            elif key in values and not domain.holds(values[key]):
+                said = f"{domain.kind} {list(domain.values)}"
+                problems.append(f"{where}: {key} = {values[key]!r}: expected a value of the space, {said}")
     return problems
 
 
@@ -313,7 +337,7 @@ def _check_points(
 ) -> list[str]:
     """All trials' configurations, or some of those that a searcher may come to."""
     chance = random.Random(options.seed)
-    tried = points if points is not None else [_drawn(options.space, chance, {}) for _ in range(TRIED)]
+    tried = points or (*options.first, *(_drawn(options.space, chance, {}) for _ in range(TRIED)))
     return _first_problem("space", tried, None, base, config)
 
 
@@ -363,7 +387,8 @@ def _points(options: SweepOptions) -> tuple[Values, ...]:
                 found.append(values)
         return tuple(found)
     chance, grid = random.Random(options.seed), _grid(options.space)
-    return tuple(_drawn(options.space, chance, grid[number % len(grid)]) for number in range(options.trials or TRIALS))
+    count = (options.trials or TRIALS) - len(options.first)
+    return (*options.first, *(_drawn(options.space, chance, grid[number % len(grid)]) for number in range(count)))
 
 
 def _drawn(space: Mapping[str, Domain], chance: random.Random, given: Values) -> Values:

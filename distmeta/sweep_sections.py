@@ -79,6 +79,14 @@ class Domain(Section):
         low, high = self.values
         return float(min(max(float(f"{value:.4g}"), low), high))
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of its own."""
+        if self.listed:
+            return value in self.values
+        low, high = self.values
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and low <= value <= high and (self.kind != "randint" or isinstance(value, int))
+
     def active(self, values: Mapping[str, Any]) -> bool:
         """Whether a key with this domain is set beside these values of other keys."""
         return all(
@@ -165,6 +173,7 @@ class SweepOptions(Section):
         metric: a meta-validation metric; the family's own (``accuracy``, ``mse``) by default, or ``loss``.
         mode: ``max`` or ``min``, as the metric has it.
         trials: how many; by default 16, and with the searcher ``grid`` as many as the grid has points.
+        first: values of the first of these trials, such as published ones, to which the others then compare.
         repeats: runs of a trial, with the seeds ``seed``, ``seed + 1``, ... of the base; the score is their mean.
         seed: of the search.
         scheduler: see :data:`SCHEDULERS`.
@@ -180,6 +189,7 @@ class SweepOptions(Section):
     metric: str | None = None
     mode: Literal["max", "min"] | None = None
     trials: PositiveInt | None = None
+    first: tuple[dict[str, Any], ...] = ()
     repeats: PositiveInt = 1
     seed: Seed = 0
     scheduler: SerializeAsAny[SchedulerOptions] = NoScheduler(kind="none")

@@ -14,6 +14,7 @@ import distmeta
 PACKAGE = Path(distmeta.__file__).parent
 KNOW_RAY = {f"transports/ray_{name}.py" for name in ("actors", "cluster", "crew", "metrics", "worker")} | {
     "sweep.py",
+    "sweep_schedulers.py",
     "submit.py",
 }
 

@@ -68,6 +68,15 @@ def test_grid_keys_are_tried_equally_often() -> None:
     assert [values["model.hidden"] for values in points] == [[4], [8], [4], [8]]
 
 
+def test_first_trials() -> None:
+    """Given values come first, and the others are those that would be drawn without them."""
+    given = {"algorithm.inner_lr": 0.01, "outer.lr": 0.001}
+    loaded = sweep(first=[given])
+    assert loaded.trials == 4
+    assert loaded.points == (given, *(sweep("trials=3").points or ()))
+    assert yaml.safe_load(dump_sweep(loaded))["first"] == [given]
+
+
 def test_overrides_change_the_sweep_or_the_base() -> None:
     loaded = sweep("trials=2", "run.meta_batch=8", "scheduler={kind: asha, grace: 4}")
     assert loaded.trials == 2
@@ -174,6 +183,22 @@ def without(key: str) -> dict[str, Any]:
         ),
         (written(searcher="grid"), r"the searcher grid takes listed values.*\n.*trials: the searcher grid"),
         (written(space={"outer.lr": {"grid": [1, 2, 3]}}), r"trials = 4: the keys with grid have 3 combinations"),
+        (written(first=[{"outer.lr": 0.01}]), r"first, number 1: algorithm\.inner_lr is missing"),
+        (written(first=[{"outer.lrr": 1}]), r"first, number 1: outer\.lrr is no key of the space"),
+        (
+            written(first=[{"algorithm.inner_lr": 0.5, "outer.lr": 0.01}]),
+            r"algorithm\.inner_lr = 0\.5: expected a value of the space, loguniform \[0\.001, 0\.1\]",
+        ),
+        (
+            written(
+                first=[{"algorithm.inner_steps": 2.5}], space={"algorithm.inner_steps": {"randint": [1, 3]}}, trials=1
+            ),
+            r"algorithm\.inner_steps = 2\.5: expected a value of the space, randint \[1, 3\]",
+        ),
+        (
+            written(first=[{"algorithm.inner_lr": 0.01, "outer.lr": 0.01}] * 5),
+            r"first: expected no more than trials = 4, got 5",
+        ),
         (written(settings={"run.validate_every": 0}), r"run\.validate_every = 0, run\.steps = 12: trials are compared"),
         (written(resources={"cpus": 0}), r"resources\.cpus"),
         (written(base="nowhere.yaml"), r"cannot read the configuration .*nowhere\.yaml"),
