@@ -211,7 +211,11 @@ class Watch(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called after everything that Tune does."""
-        self._check()
+        try:
+            self._check()
+        except Interrupted as error:  # told now: where the signal reached Ray too, Tune's own end takes a minute
+            log.info("%s: ending the trials, which --resume goes on with", error)
+            raise
         if self._view is not None:
             self._view.show([self._row(trial) for trial in trials])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "integration"))
+sys.path += [str(Path(__file__).parents[1] / room) for room in ("integration", "sweep")]
 
 from cluster_hosts import Hosts, refusal
 from cluster_runs import BASES, Reference, settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cluster_hosts import Host, Hosts
 from cluster_runs import LONG, Reference, Run, decided, on_cluster, settings
 from integration_helpers import GLYPHS, SINUSOID, STEPS, assert_same, parameters, train
+from sweep_helpers import scores, undisturbed_scores, written
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -115,6 +118,21 @@ def test_network_of_the_driver(hosts: Hosts, tmp_path: Path, monkeypatch: pytest
     assert result["workers"]["count"] == int(ALL)
     found = {host.number: {file.name for file in (host.folder / "cache").rglob("own_*.py")} for host in hosts}
     assert found == {1: set(), 2: {"own_network.py", "own_parts.py"}, 3: {"own_network.py", "own_parts.py"}}
+
+
+@pytest.mark.slow
+def test_a_sweep_on_hosts(hosts: Hosts, tmp_path: Path) -> None:
+    """Trials have workers on all hosts, and the scores of trials without any; their files are the driver's."""
+    keep(hosts, 1, 2, 3)
+    (hosts[1].folder / "work" / "sweep.yaml").write_text(yaml.safe_dump(written()))
+    address = ["--address", hosts.cluster]
+    resources = ["resources.workers=2", "run.steps=400", "run.validate_every=100"]
+    program = hosts[1].start("distmeta", "tune", "sweep.yaml", "--run-dir", "sweep", *address, *resources)
+    program.until(lambda: [len(host.workers()) for host in hosts], lambda counts: counts == list(CPUS.values()))
+    program.end().succeeded()
+    results = json.loads((hosts[1].folder / "work" / "sweep" / "results.json").read_text())
+    assert scores(results) == undisturbed_scores(tmp_path, resources[1:])
+    assert not any((hosts[number].folder / "work" / "sweep").exists() for number in (2, 3))
 
 
 # Hosts that fail, come and go -------------------------------------------------------------------------------------

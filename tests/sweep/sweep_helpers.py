@@ -9,6 +9,7 @@ from typing import Any
 
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep, load_sweep
+from distmeta.sweep_trial import TrialRun
 
 STEPS, EVERY = 12, 4
 BASE: dict[str, Any] = {
@@ -45,3 +46,15 @@ def trial_names(folder: Path) -> list[str]:
 
 def storage(folder: Path) -> Storage:
     return Storage.at(folder / "trials")
+
+
+def undisturbed_scores(folder: Path, overrides: list[str]) -> dict[str, float]:
+    """What the trials reach in this process, without Ray."""
+    chosen, found = sweep(*overrides, "resources={workers: 0}"), {}
+    for number, values in enumerate(chosen.points or ()):
+        run = TrialRun(chosen, storage(folder), str(number), values)
+        told = []
+        while run.step < chosen.config.run.steps:
+            told.append(run.next()[1])
+        found[str(values)] = min(metrics["mse"] for metrics in told if metrics)
+    return found

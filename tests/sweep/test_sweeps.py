@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import ray
-from sweep_helpers import EVERY, STEPS, scores, storage, sweep, trial_names, written
+from sweep_helpers import EVERY, STEPS, scores, storage, sweep, trial_names, undisturbed_scores, written
 
 import distmeta
 from distmeta import checkpoint
 from distmeta.errors import ClusterError, ConfigError, StorageError
 from distmeta.rundir import RunDirectory
-from distmeta.sweep_trial import TrialRun, read_parts, read_validations
+from distmeta.sweep_trial import read_parts, read_validations
 from distmeta.sweep_view import Row
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -105,18 +105,6 @@ def test_hyperband(tmp_path: Path) -> None:
     assert results["trials"][0]["steps"] == STEPS
 
 
-def undisturbed_scores(folder: Path, overrides: list[str]) -> dict[str, float]:
-    """What the trials reach in this process, without Ray."""
-    chosen, found = sweep(*overrides, "resources={workers: 0}"), {}
-    for number, values in enumerate(chosen.points or ()):
-        run = TrialRun(chosen, storage(folder), str(number), values)
-        told = []
-        while run.step < chosen.config.run.steps:
-            told.append(run.next()[1])
-        found[str(values)] = min(metrics["mse"] for metrics in told if metrics)
-    return found
-
-
 class Killer:
     """Kills one worker, then one trial's process, of a sweep that it watches."""
 
@@ -160,28 +148,36 @@ def test_trials_that_never_fit(tmp_path: Path) -> None:
 
 
 def drive(folder: str, overrides: list[str], environment: dict[str, str]) -> None:
+    os.setsid()
     os.environ.update(environment)
     distmeta.tune(written(), overrides, folder)
 
 
-@pytest.mark.slow
-def test_killed_driver(tmp_path: Path) -> None:
-    """Finished trials are kept and the others go on: every trial once, with the score that it would have had."""
-    overrides = ["trials=4", f"run.steps={LATER}", *HALF]
+def killed(folder: Path, overrides: list[str], whole_cluster: bool) -> None:
+    """A sweep that is killed when a trial is done: its driver, or that and the Ray that it has for itself."""
     context = multiprocessing.get_context("spawn")
     settings = {name: os.environ[name] for name in ("DISTMETA_CACHE", "RAY_AUTH_MODE")}
-    settings["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    folder = tmp_path / "killed"
-    process = context.Process(target=drive, args=(str(folder), overrides, settings), daemon=True)
+    if not whole_cluster:
+        settings["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    process = context.Process(target=drive, args=(str(folder), overrides, settings))
     process.start()
     try:
         while not done_trials(folder):
             process.join(0.05)
             assert process.is_alive(), "it ended before it was killed"
     finally:
-        process.kill()
+        (os.killpg if whole_cluster else os.kill)(process.pid or 0, signal.SIGKILL)
         process.join()
-    results = distmeta.tune(written(), [*overrides, "resources.cpus=1"], folder, resume=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_cluster", [False, True], ids=["driver", "cluster"])
+def test_killed(whole_cluster: bool, tmp_path: Path) -> None:
+    """Finished trials are kept and the others go on: every trial once, with the score that it would have had."""
+    overrides = ["trials=4", f"run.steps={LATER}", "resources.cpus=2" if not whole_cluster else "resources.cpus=1"]
+    folder = tmp_path / "killed"
+    killed(folder, overrides, whole_cluster)
+    results = distmeta.tune(written(), [*overrides, "resources.cpus=1.5"], folder, resume=True)
     assert [trial["status"] for trial in results["trials"]] == ["finished"] * 4
     assert scores(results) == undisturbed_scores(tmp_path / "whole", overrides)
     assert len(scores(results)) == 4
@@ -195,15 +191,18 @@ def done_trials(folder: Path) -> list[str]:
     return [name for name, where in runs if (where / f"step-{LATER:08d}").exists()]
 
 
-def test_population(tmp_path: Path) -> None:
-    """The worst go on from the best ones' exact state; the schedule of rates is written."""
-    chosen = sweep("trials=3", "scheduler={kind: pbt, interval: 4, quantile: 0.34}", "run.steps=24", *HALF)
-    results = distmeta.tune(chosen, run_dir=tmp_path / "sweep")
-    assert not (tmp_path / "sweep" / "best.yaml").exists()
-    assert (tmp_path / "sweep" / "schedule.yaml").exists()
-    assert [trial["steps"] for trial in results["trials"]] == [24] * 3
-    trials, exploited = storage(tmp_path / "sweep"), 0
-    for name in trial_names(tmp_path / "sweep"):
+POPULATION = ["trials=3", "scheduler={kind: pbt, interval: 4, quantile: 0.34}", *HALF]
+
+
+def check_population(folder: Path, results: dict[str, Any], steps: int) -> None:
+    """Every trial is there once, to its end; those that went on from others did so from their exact state."""
+    assert not (folder / "best.yaml").exists()
+    assert (folder / "schedule.yaml").exists()
+    assert [trial["steps"] for trial in results["trials"]] == [steps] * 3
+    assert {trial["name"] for trial in results["trials"]} == set(trial_names(folder))
+    assert checkpoint.resolve(results["best"]["checkpoint"])[0].step == results["best"]["step"]
+    trials, exploited = storage(folder), 0
+    for name in trial_names(folder):
         for part in read_parts(trials.child(name))[1:]:
             assert part.origin is not None
             donor = read_parts(trials.child(part.origin.trial))[part.origin.part]
@@ -213,3 +212,20 @@ def test_population(tmp_path: Path) -> None:
             assert part.values != donor.values
             exploited += 1
     assert exploited >= 1
+
+
+def test_population(tmp_path: Path) -> None:
+    """The worst go on from the best ones' exact state; the schedule of rates is written."""
+    chosen = sweep(*POPULATION, "run.steps=24")
+    results = distmeta.tune(chosen, run_dir=tmp_path / "sweep")
+    check_population(tmp_path / "sweep", results, 24)
+
+
+@pytest.mark.slow
+def test_killed_population(tmp_path: Path) -> None:
+    """A population whose driver was killed goes on, with all that it had come to."""
+    overrides = [*POPULATION, f"run.steps={LATER}"]
+    folder = tmp_path / "killed"
+    killed(folder, overrides, whole_cluster=False)
+    assert any(len(read_parts(storage(folder).child(name))) > 1 for name in trial_names(folder))
+    check_population(folder, distmeta.tune(written(), overrides, folder, resume=True), LATER)
