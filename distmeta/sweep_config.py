@@ -119,7 +119,10 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     settings: Values = {}
     for override in overrides:
         key, value = parse_override(override)
-        if key.partition(".")[0] in SweepOptions.model_fields:
+        section, _, rest = key.partition(".")
+        if rest and section in ("space", "settings") and isinstance(values.get(section, {}), Mapping):
+            values[section] = {**values.get(section, {}), rest: value}  # their keys have dots
+        elif section in SweepOptions.model_fields:
             put(values, key, value)
         else:
             settings[key] = value

@@ -84,6 +84,14 @@ def test_overrides_change_the_sweep_or_the_base() -> None:
     assert loaded.options.scheduler.model_dump() == {"kind": "asha", "grace": 4, "reduction": 3}
 
 
+def test_overrides_within_space_and_settings() -> None:
+    """Their keys are dotted keys of the configuration, each replaced by itself."""
+    loaded = sweep("space.outer.lr={choice: [0.5]}", "settings.run.meta_batch=2")
+    assert {values["outer.lr"] for values in loaded.points or ()} == {0.5}
+    assert len({values["algorithm.inner_lr"] for values in loaded.points or ()}) == 4
+    assert (loaded.config.run.meta_batch, loaded.config.run.steps) == (2, STEPS)
+
+
 def test_the_base_is_found_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(written(base="base.yaml", settings={"seed": 5})))
