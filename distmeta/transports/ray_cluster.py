@@ -45,9 +45,10 @@ def connect(config: Config) -> bool:
         Whether this call connected, and so has to disconnect; false where the process was connected before.
 
     Raises:
-        ClusterError: there is no cluster at the address.
+        ClusterError: there is no cluster at the address, or the process is connected to another one.
     """
     if ray.is_initialized():
+        _check_same(config.cluster.address)
         return False
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -72,6 +73,24 @@ def connect(config: Config) -> bool:
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
     return True
+
+
+def _check_same(address: str | None) -> None:
+    """Refuse an address that is not that of the cluster to which this process is connected already."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdigit() or host.startswith("ray:"):
+        return
+    there = ray.get_runtime_context().gcs_address
+    its_host, _, its_port = there.rpartition(":")
+    if port != its_port or (host != its_host and not _is_loopback(host.strip("[]"))):
+        raise ClusterError(
+            f"this process is connected to the Ray cluster at {there} already, so it cannot use the one at {address}; "
+            "call ray.shutdown() first, or leave the address out"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _hush() -> None:
@@ -132,7 +151,7 @@ def _only_on_loopback(address: str) -> bool:
     if address in ("auto", "local") or not host or not port.isdigit():
         return False
     _knock(host, int(port))
-    if host not in ("localhost", "::1") and not host.startswith("127."):
+    if not _is_loopback(host):
         return False
     try:
         _knock(ray.util.get_node_ip_address(), int(port))
