@@ -116,17 +116,23 @@ def run_sweep(
     with _connected(sweep.config, address):
         _check_room(sweep)
         home.write_bytes(SWEEP, dump_sweep(sweep).encode())
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
         try:
-            names = _search(sweep, home, begun, Watch(sweep, home.child(TRIALS), view, check))
+            return _finish(sweep, home, _search(sweep, home, begun, view, check), check, progress)
         except Interrupted as error:
             raise Interrupted(f"{error}; the trials are saved in {home.location}, go on with --resume") from None
-        trials = home.child(TRIALS)
-        found = ranked(sweep, [read_trial(sweep, trials, name, failure) for name, failure in names.items()])
-        best = best_checkpoint(sweep, trials, _check_best(found))
-        measured = evaluate(best.uri, check=check, progress=progress)
-        return write_results(home, sweep, found, best.location, measured)
+
+
+def _finish(
+    sweep: Sweep, home: Storage, failures: Mapping[str, str], check: Check, progress: Progress | None
+) -> dict[str, Any]:
+    """Rank the trials, meta-test the best one, and write what was found; ``failures`` is what :func:`_search` gives."""
+    trials = home.child(TRIALS)
+    for name in set(trials.list()) - set(failures):  # Tune had not saved it when its process was killed, and began anew
+        trials.delete(name)
+    found = ranked(sweep, [read_trial(sweep, trials, name, failure) for name, failure in failures.items()])
+    best = best_checkpoint(sweep, trials, _check_best(found))
+    measured = evaluate(best.uri, check=check, progress=progress)
+    return write_results(home, sweep, found, best.location, measured)
 
 
 def _check_home(home: Storage, sweep: Sweep, resume: bool) -> bool:
@@ -244,8 +250,11 @@ def _reported(name: str, last: int) -> Iterator[dict[str, float]]:
     return Watch.current.reported(name, last) if Watch.current else iter(())
 
 
-def _search(sweep: Sweep, home: Storage, begun: bool, watch: Watch) -> dict[str, str]:
+def _search(sweep: Sweep, home: Storage, begun: bool, view: View | None, check: Check) -> dict[str, str]:
     """Run all trials; gives their names, and what ended those that failed."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    watch = Watch(sweep, home.child(TRIALS), view, check)
     environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
     trainable = tune.with_resources(
         tune.with_parameters(

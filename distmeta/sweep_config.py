@@ -82,7 +82,8 @@ class Sweep:
         every = run.checkpoint_every or run.validate_every
         changes = {
             "seed": seed,
-            "run.checkpoint_every": min(every, run.validate_every),
+            # Any validation may be the moment at which another trial of a population goes on.
+            "run.checkpoint_every": run.validate_every if self.population else min(every, run.validate_every),
             # The runs of a trial take turns, so they share its workers' room.
             "cluster.workers": resources.workers,
             "cluster.cpus_per_worker": resources.cpus / runs,
@@ -90,7 +91,7 @@ class Sweep:
             "cluster.address": None,
         }
         if self.population:
-            changes["run.keep"] = run.steps + 1  # any checkpoint may be the one that another trial goes on from
+            changes["run.keep"] = run.steps + 1
         return load_config(_changed(self.base, {**values, **changes}))
 
     def best_config(self, values: Values) -> Config:
@@ -263,6 +264,11 @@ def _check_scheduler(options: SweepOptions, config: Config) -> list[str]:
         if (options.trials or TRIALS) < 2:
             problems.append("trials: a population takes at least 2")
         for key, domain in options.space.items():
+            if key == "algorithm.inner_lr" and getattr(config.algorithm, "learned_rates", "none") != "none":
+                problems.append(
+                    f"space.{key}: learned rates only begin at it, so changing it in mid-run changes nothing; leave it "
+                    "out, or search outer.lr_meta"
+                )
             if key not in RATES or domain.kind not in ("loguniform", "uniform") or domain.when:
                 problems.append(
                     f"space.{key}: population-based training changes rates in mid-run: expected loguniform or uniform "

@@ -23,12 +23,22 @@ BEST = "best.yaml"
 SCHEDULE = "schedule.yaml"
 TRIALS = "trials"
 
+_TOLD = ("name", "status", "score", "runs", "step", "steps", "values", "problem")
+"""What ``results.json`` says of a trial."""
+
 
 @dataclass(frozen=True)
 class Point:
-    """A validation of a trial: the mean over its runs, and where its checkpoint is."""
+    """A validation of a trial.
+
+    Attributes:
+        metrics: means over its runs.
+        runs: the metric that trials are compared by, of each run.
+        place: where its checkpoints are.
+    """
 
     metrics: Mapping[str, float]
+    runs: tuple[float, ...]
     place: Place
 
 
@@ -46,6 +56,7 @@ class TrialResult:
         steps: meta-steps done.
         problem: why it diverged or failed.
         rates: the values from each step on; one entry but in population-based training.
+        runs: the scores of its runs at ``step``, whose mean is ``score``; none where there is no score.
     """
 
     name: str
@@ -57,21 +68,22 @@ class TrialResult:
     steps: int
     problem: str
     rates: list[tuple[int, Values]]
+    runs: tuple[float, ...]
 
 
 def read_trial(sweep: Sweep, trials: Storage, name: str, failure: str) -> TrialResult:
     """A trial's result, from its folder; ``failure`` is what ended it, or empty."""
     parts = read_parts(trials.child(name))
     if not parts:
-        return TrialResult(name, {}, "failed", {}, math.nan, 0, 0, failure, [])
+        return TrialResult(name, {}, "failed", {}, math.nan, 0, 0, failure, [], ())
     points, rates = _history(sweep, trials, name, parts, len(parts) - 1)
     scores = {step: score for step, point in points.items() if math.isfinite(score := point.metrics[sweep.metric])}
     pick = max if sweep.mode == "max" else min
     step = pick(scores, key=lambda each: scores[each]) if scores else 0  # the first of equal ones
     done, why = max(points, default=0), diverged(parts[-1])
     status = "failed" if failure else "diverged" if why else "finished" if done == sweep.config.run.steps else "stopped"
-    score = scores[step] if scores else math.nan
-    return TrialResult(name, parts[-1].values, status, points, score, step, done, failure or why or "", rates)
+    score, runs = (scores[step], points[step].runs) if scores else (math.nan, ())
+    return TrialResult(name, parts[-1].values, status, points, score, step, done, failure or why or "", rates, runs)
 
 
 def _history(
@@ -90,7 +102,8 @@ def _history(
     measured = [read_validations(part.run(seed)) for seed in sweep.seeds]
     for step in sorted(set.intersection(*(set(each) for each in measured))):
         if step > first:
-            points[step] = Point(mean([each[step] for each in measured]), Place(name, number, step))
+            runs = [each[step] for each in measured]
+            points[step] = Point(mean(runs), tuple(run[sweep.metric] for run in runs), Place(name, number, step))
     return points, [*(each for each in rates if each[0] < first), (first, part.values)]
 
 
@@ -144,10 +157,8 @@ def write_results(
             "checkpoint": checkpoint,
             "meta_test": meta_test,
         },
-        "trials": [
-            {key: getattr(each, key) for key in ("name", "status", "score", "step", "steps", "values", "problem")}
-            for each in results
-        ],
+        "seeds": sweep.seeds,
+        "trials": [{key: getattr(each, key) for key in _TOLD} for each in results],
     }
     home.write_bytes(RESULTS, (to_json(summary, indent=2) + "\n").encode())  # the last one: with it a sweep has ended
     return summary
@@ -174,6 +185,7 @@ def _write_tables(home: Storage, sweep: Sweep, results: Sequence[TrialResult]) -
         "trial": [each.name for each in results],
         "status": [each.status for each in results],
         sweep.metric: [None if math.isnan(each.score) else each.score for each in results],
+        **_by_run(sweep, results),
         "step": [each.step for each in results],
         "steps": [each.steps for each in results],
         **{key: _column([each.values.get(key) for each in results]) for key in sweep.options.space},
@@ -184,6 +196,16 @@ def _write_tables(home: Storage, sweep: Sweep, results: Sequence[TrialResult]) -
         buffer = io.BytesIO()
         write(table, buffer)
         home.write_bytes(name, buffer.getvalue())
+
+
+def _by_run(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, list[float | None]]:
+    """The scores of each run, where a trial has several."""
+    if len(sweep.seeds) == 1:
+        return {}
+    return {
+        f"{sweep.metric}_seed_{seed}": [each.runs[number] if each.runs else None for each in results]
+        for number, seed in enumerate(sweep.seeds)
+    }
 
 
 def _column(values: list[Any]) -> list[Any]:

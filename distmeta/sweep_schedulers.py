@@ -26,8 +26,8 @@ History = Callable[[str, int], Iterable[dict[str, float]]]
 def scheduler(sweep: Sweep, history: History) -> TrialScheduler:
     """The scheduler that a sweep names, with metric and mode left to Tune.
 
-    Tune does not save its schedulers. ASHA and the median rule are told again what the trials of an earlier sitting
-    have reported; HyperBand's brackets and a population's quantiles begin anew.
+    Tune does not save its schedulers. ASHA, the median rule and a population are told again what the trials of an
+    earlier sitting have reported; HyperBand's brackets begin anew.
     """
     options, run = sweep.options.scheduler, sweep.config.run
     grace = (options.grace if isinstance(options, (Asha, Median)) else None) or max(run.validate_every, run.steps // 9)
@@ -41,11 +41,12 @@ def scheduler(sweep: Sweep, history: History) -> TrialScheduler:
     if isinstance(options, Median):
         return InformedMedian(history, time_attr="step", grace_period=grace)
     if isinstance(options, Pbt):
-        return PopulationBasedTraining(
+        return InformedPopulation(
+            history,
             time_attr="step",
             perturbation_interval=options.interval,
             quantile_fraction=options.quantile,
-            custom_explore_fn=functools.partial(_explore, sweep.options),
+            custom_explore_fn=functools.partial(_explore, sweep.options, random.Random(sweep.options.seed)),
             log_config=False,
         )
     return FIFOScheduler()
@@ -79,10 +80,28 @@ class InformedMedian(MedianStoppingRule):  # type: ignore[misc]
             self.on_trial_complete(tune_controller, trial, result)  # which takes note without deciding
 
 
+class InformedPopulation(PopulationBasedTraining):  # type: ignore[misc]
+    """Compares with what trials reached in an earlier sitting too."""
+
+    def __init__(self, history: History, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._history = history
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial, new or restored; others may go on from the checkpoint that it was restored with."""
+        super().on_trial_add(tune_controller, trial)
+        state = self._trial_state[trial]
+        for result in self._history(trial.trial_id, _told(trial)):
+            if result["step"] - state.last_perturbation_time >= self._perturbation_interval:
+                self._save_trial_state(state, result["step"], result, trial)
+                state.last_perturbation_time = result["step"]
+        state.last_checkpoint, state.last_result = trial.checkpoint, trial.last_result
+
+
 def _told(trial: Any) -> int:
     """Meta-steps up to a trial's last report; what it measured since then it reports again."""
     return int(trial.last_result.get("step", 0))
 
 
-def _explore(options: SweepOptions, config: dict[str, Any]) -> dict[str, Any]:
-    return {"values": perturb(config["values"], options, random.Random())}
+def _explore(options: SweepOptions, chance: random.Random, config: dict[str, Any]) -> dict[str, Any]:
+    return {"values": perturb(config["values"], options, chance)}

@@ -185,7 +185,8 @@ class TrialRun:
         while step not in known:
             if seed not in self._runs:
                 config = self._sweep.trial_config(self._part.values, seed)
-                self._runs[seed] = train(config, self._part.run(seed).storage.uri, resume=True)
+                home, settle = self._part.run(seed).storage, self._sweep.population is not None
+                self._runs[seed] = train(config, home.uri, resume=True, settle=settle)
             record = next(self._runs[seed])
             if record.validation is not None:
                 known[record.step] = dict(record.validation)

@@ -21,6 +21,9 @@ ROWS = 12
 MOMENT = 1.0
 """Seconds between pictures."""
 
+QUIET = 30.0
+"""Seconds after which plain lines say that the sweep goes on."""
+
 ENDED = ("TERMINATED", "ERROR")
 """Tune's words for trials that have ended."""
 
@@ -95,7 +98,15 @@ class SweepDisplay:
         for row in rows:
             if row.status in ENDED and row.name not in self._told:
                 self._told.add(row.name)
-                self._console.print(self._line(row, rows), markup=False, highlight=False, soft_wrap=True)
+                self._print(self._line(row, rows))
+        if time.monotonic() - self._drawn > QUIET:
+            running = sum(row.status == "RUNNING" for row in rows)
+            steps = sum(row.step for row in rows)
+            self._print(f"{running} running, {steps:,} meta-steps validated; {self._summary(rows)}")
+
+    def _print(self, line: str) -> None:
+        self._drawn = time.monotonic()
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self, row: Row, rows: Sequence[Row]) -> str:
         score = "no score" if row.score is None else f"{self._sweep.metric} {row.score:.4g}"

@@ -40,6 +40,7 @@ def train(
     resume: bool = False,
     check: Check = lambda: None,
     progress: Progress | None = None,
+    settle: bool = False,
 ) -> Generator[StepRecord, None, dict[str, Any]]:
     """Meta-train, and meta-test at the end.
 
@@ -49,6 +50,8 @@ def train(
         resume: continue the run that lies there; without a checkpoint it starts at 0, finished it does nothing.
         check: called often; raises when the run should end, which checkpoints it first.
         progress: called as the meta-test at the end advances.
+        settle: yield a step only once its checkpoint, where one is due, can be read; it is written beside the next
+            steps otherwise.
 
     Yields:
         One :class:`~distmeta.records.StepRecord` a meta-step.
@@ -75,7 +78,7 @@ def train(
             return result
     if resume and snapshot is None:
         log.info("no checkpoint in %s: starting at step 0", directory.location)
-    session = _Session(config, directory, snapshot, resume, check)
+    session = _Session(config, directory, snapshot, resume, check, settle)
     try:
         while session.learner.step < config.run.steps:
             yield session.step()
@@ -133,9 +136,16 @@ class _Session:
     """One sitting of a run: from its start or a checkpoint until it ends, however it ends."""
 
     def __init__(
-        self, config: Config, directory: RunDirectory, snapshot: Snapshot | None, resume: bool, check: Check
+        self,
+        config: Config,
+        directory: RunDirectory,
+        snapshot: Snapshot | None,
+        resume: bool,
+        check: Check,
+        settle: bool,
     ) -> None:
         self._config = config
+        self._settle = settle
         self._directory = directory
         if not resume:
             directory.check_free()
@@ -297,6 +307,8 @@ class _Session:
         improved = record.validation is not None and self._best is not None and self._best["step"] == record.step
         if improved or self._due(self._config.run.checkpoint_every) or record.step == self._config.run.steps:
             self._save()
+            if self._settle:
+                self._saver.wait()
 
     def _save(self) -> None:
         """Copy what the next steps change, and have the rest done beside them."""

@@ -189,6 +189,14 @@ def without(key: str) -> dict[str, Any]:
             written(scheduler={"kind": "pbt", "interval": 4}, space={"algorithm.inner_steps": {"choice": [1, 2]}}),
             r"space\.algorithm\.inner_steps: population-based training changes rates",
         ),
+        (
+            written(
+                base={**BASE, "algorithm": {"name": "meta_sgd"}},
+                scheduler={"kind": "pbt", "interval": 4},
+                space={"algorithm.inner_lr": {"uniform": [0.01, 0.1]}},
+            ),
+            r"space\.algorithm\.inner_lr: learned rates only begin at it.*search outer\.lr_meta",
+        ),
         (written(searcher="grid"), r"the searcher grid takes listed values.*\n.*trials: the searcher grid"),
         (written(space={"outer.lr": {"grid": [1, 2, 3]}}), r"trials = 4: the keys with grid have 3 combinations"),
         (written(first=[{"outer.lr": 0.01}]), r"first, number 1: algorithm\.inner_lr is missing"),

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ray.train._internal.session import _TrainingResult
+from ray.tune import Checkpoint
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from sweep_helpers import sweep
@@ -20,8 +22,16 @@ REPORTS = range(EVERY, STEPS, EVERY)
 class Controller:
     """What schedulers ask of Tune's: here no trial waits for room."""
 
+    search_alg = None
+
     def get_live_trials(self) -> set[Trial]:
         return set()
+
+    def get_trials(self) -> list[Trial]:
+        return []
+
+    def pause_trial(self, one: Trial, should_checkpoint: bool) -> None:
+        one.set_status(Trial.PAUSED)
 
 
 CONTROLLER = Controller()
@@ -33,7 +43,8 @@ def made(kind: str, past: dict[str, list[dict[str, Any]]]) -> TrialScheduler:
     def history(name: str, last: int) -> Iterator[dict[str, Any]]:
         return (result for result in past.get(name, []) if result["step"] <= last)
 
-    chosen = sweep(f"run.steps={STEPS}", f"run.validate_every={EVERY}", scheduler=kind, trials=TRIALS)
+    options = {"kind": kind, **({"interval": 2 * EVERY} if kind == "pbt" else {})}
+    chosen = sweep(f"run.steps={STEPS}", f"run.validate_every={EVERY}", scheduler=options, trials=TRIALS)
     found = scheduler(chosen, history)
     assert found.set_search_properties("score", chosen.mode)
     return found
@@ -90,3 +101,34 @@ def test_what_is_told_again_is_decided_anew() -> None:
     for one in (*others, worst):
         resumed.on_trial_add(CONTROLLER, one)
     assert resumed.on_trial_result(CONTROLLER, worst, {"step": EVERY, "score": 3}) == TrialScheduler.STOP
+
+
+def test_a_population_knows_earlier_trials() -> None:
+    """The first trial to report in a new sitting goes on from the best one's checkpoint, which reports later."""
+    levels = [3.0, 1.0, 2.0, 4.0]
+    past = {
+        f"{number:08d}": [{"step": step, "score": level} for step in range(EVERY, 4 * EVERY, EVERY)]
+        for number, level in enumerate(levels)
+    }
+    rates = {"algorithm.inner_lr": 0.01, "outer.lr": 0.001}
+
+    def sitting(known: dict[str, list[dict[str, Any]]]) -> tuple[list[Trial], str]:
+        chosen, trials = made("pbt", known), []
+        for number, told in enumerate(past.values()):
+            one = trial(number, told)
+            one.set_config({"values": rates})
+            one.set_status(Trial.RUNNING)
+            kept = _TrainingResult(Checkpoint(f"/{one.trial_id}"), told[-1])
+            one.run_metadata.checkpoint_manager.register_checkpoint(kept)
+            chosen.on_trial_add(CONTROLLER, one)
+            trials.append(one)
+        # It last changed at two validations, and has told of a third one since.
+        return trials, chosen.on_trial_result(CONTROLLER, trials[3], {"step": 4 * EVERY, "score": 4.0})
+
+    trials, decision = sitting(past)
+    assert decision == TrialScheduler.NOOP
+    assert trials[3].checkpoint.path == f"/{trials[1].trial_id}"
+    assert trials[3].config["values"] != rates
+    trials, decision = sitting({})
+    assert decision == TrialScheduler.CONTINUE
+    assert trials[3].config["values"] == rates

@@ -114,6 +114,19 @@ def test_the_same_values_continue_as_the_donor_does(tmp_path: Path) -> None:
     assert whole(trial) == whole(donor)
 
 
+def test_others_may_go_on_from_any_validation(tmp_path: Path) -> None:
+    """As soon as it is told, whatever the base says of checkpoints, also where it is not the best so far."""
+    space = {"algorithm.inner_lr": {"uniform": [0.001, 0.01]}}
+    unchanging = ("outer.lr=0", "run.checkpoint_every=3", "model.hidden=[600, 600]")  # megabytes take a while to write
+    chosen = sweep(*unchanging, space=space, scheduler=PBT)
+    trials = storage(tmp_path)
+    run = TrialRun(chosen, trials, "a", points(chosen)[0])
+    for step in POINTS:
+        run.next()
+        assert checkpoint.load(trials.child("a", "seed-0", CHECKPOINTS, f"step-{step:08d}")).step == step
+    run.close()
+
+
 def test_divergence_is_a_result(tmp_path: Path) -> None:
     chosen = sweep(space={"algorithm.inner_lr": {"choice": [1e30, 0.01]}}, searcher="grid", trials=None)
     trials = storage(tmp_path)
@@ -157,13 +170,32 @@ def test_results(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     table = pyarrow.parquet.read_table(tmp_path / "trials.parquet").to_pylist()
     assert [row["trial"] for row in table] == [each.name for each in found]
+    assert "mse_seed_0" not in table[0]
     assert table[0]["outer.lr"] == found[0].values["outer.lr"]
     assert table[3]["mse"] is None
     assert (tmp_path / "trials.csv").read_text().count("\n") == 5
 
 
+def test_results_of_repeated_runs(tmp_path: Path) -> None:
+    """The scores of each seed stand beside their mean."""
+    import pyarrow.parquet
+
+    chosen = sweep("repeats=2", "trials=2", "seed=3", "settings={seed: 5}")
+    trials = storage(tmp_path)
+    for name, values in zip("ab", points(chosen), strict=True):
+        whole(TrialRun(chosen, trials, name, values))
+    found = ranked(chosen, [read_trial(chosen, trials, name, "") for name in "ab"])
+    summary = write_results(Storage.at(tmp_path), chosen, found, "", {})
+    assert summary["seeds"] == [5, 6]
+    for row, each in zip(pyarrow.parquet.read_table(tmp_path / "trials.parquet").to_pylist(), found, strict=True):
+        runs = [row["mse_seed_5"], row["mse_seed_6"]]
+        assert row["mse"] == math.fsum(runs) / 2
+        assert runs[0] != runs[1]
+        assert tuple(runs) == each.runs
+
+
 def result(number: int, values: Values, score: float) -> TrialResult:
-    return TrialResult(str(number), values, "finished", {}, score, STEPS, STEPS, "", [])
+    return TrialResult(str(number), values, "finished", {}, score, STEPS, STEPS, "", [], (score,))
 
 
 @pytest.mark.parametrize(("key", "share"), [("outer.lr", 1.0), ("algorithm.inner_steps", 0.0)])
