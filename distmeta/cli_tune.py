@@ -45,6 +45,7 @@ def tune(
         lines = (
             f"best: trial {best['trial']}, {told(best['values'])}",
             f"run directory: {location} (tested {best['checkpoint']})",
+            "in it: " + ", ".join(results["files"]),
         )
         for line in lines:
             out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -135,16 +135,15 @@ def write_results(
     """
     from distmeta.sweep_plots import plots
 
-    best = results[0]
-    for name, image in plots(sweep, results).items():
-        home.write_bytes(name, image)
-    _write_tables(home, sweep, results)
+    best, files = results[0], {**_tables(sweep, results), **plots(sweep, results)}
     if sweep.population:
         schedule = [{"from_step": step, "values": values} for step, values in best.rates]
         told = {"trial": best.name, "checkpoint": checkpoint, sweep.metric: best.score, "rates": schedule}
-        home.write_bytes(SCHEDULE, yaml.safe_dump(told, sort_keys=False).encode())
+        files[SCHEDULE] = yaml.safe_dump(told, sort_keys=False).encode()
     else:
-        home.write_bytes(BEST, dump_config(sweep.best_config(best.values)).encode())
+        files[BEST] = dump_config(sweep.best_config(best.values)).encode()
+    for name, content in files.items():
+        home.write_bytes(name, content)
     summary = {
         "name": sweep.options.name,
         "metric": sweep.metric,
@@ -157,6 +156,7 @@ def write_results(
             "checkpoint": checkpoint,
             "meta_test": meta_test,
         },
+        "files": sorted([*files, RESULTS]),
         "seeds": sweep.seeds,
         "trials": [{key: getattr(each, key) for key in _TOLD} for each in results],
     }
@@ -175,7 +175,8 @@ def read_results(home: Storage) -> dict[str, Any] | None:
         raise StorageError(f"{location} is damaged: {error}; delete it and write it anew with --resume") from error
 
 
-def _write_tables(home: Storage, sweep: Sweep, results: Sequence[TrialResult]) -> None:
+def _tables(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, bytes]:
+    """The ranking, by file name."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -191,11 +192,12 @@ def _write_tables(home: Storage, sweep: Sweep, results: Sequence[TrialResult]) -
         **{key: _column([each.values.get(key) for each in results]) for key in sweep.options.space},
         "problem": [each.problem for each in results],
     }
-    table = pa.table(columns)
+    table, files = pa.table(columns), {}
     for name, write in (("trials.parquet", pa.parquet.write_table), ("trials.csv", pa.csv.write_csv)):
         buffer = io.BytesIO()
         write(table, buffer)
-        home.write_bytes(name, buffer.getvalue())
+        files[name] = buffer.getvalue()
+    return files
 
 
 def _by_run(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, list[float | None]]:

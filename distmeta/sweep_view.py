@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from distmeta.display import Display, clock
 from distmeta.sweep_config import Sweep
@@ -23,6 +25,9 @@ MOMENT = 1.0
 
 QUIET = 30.0
 """Seconds after which plain lines say that the sweep goes on."""
+
+BAR = 60
+"""Columns of the progress bar."""
 
 ENDED = ("TERMINATED", "ERROR")
 """Tune's words for trials that have ended."""
@@ -63,6 +68,7 @@ class SweepDisplay:
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._test: Display | None = None
         self._told: set[str] = set()
+        self._rows: Sequence[Row] = ()
         self._began = self._drawn = time.monotonic()
         self._before: int | None = None
 
@@ -74,14 +80,11 @@ class SweepDisplay:
     def __exit__(self, *_: object) -> None:
         if self._test:
             self._test.__exit__()
-        if self._live:
-            self._live.stop()
+        self._stop()
 
     def test(self, done: int, total: int) -> None:
         """Show the advance of the meta-test at the end, in place of the table: a terminal has room for one."""
-        if self._live:
-            self._live.stop()
-            self._live = None
+        self._stop()
         if self._test is None:
             self._test = Display(self._console, 0, 1).__enter__()
         self._test.test(done, total)
@@ -90,10 +93,11 @@ class SweepDisplay:
         """Tell of the trials that have ended; in a terminal draw all of them."""
         if self._before is None:  # what an earlier sitting has done is not in the rate
             self._before = sum(row.step for row in rows)
+        self._rows = rows
         if self._live:
             if time.monotonic() - self._drawn > MOMENT:
                 self._drawn = time.monotonic()
-                self._live.update(self._table(rows), refresh=True)
+                self._live.update(self._picture(rows), refresh=True)
             return
         for row in rows:
             if row.status in ENDED and row.name not in self._told:
@@ -103,6 +107,14 @@ class SweepDisplay:
             running = sum(row.status == "RUNNING" for row in rows)
             steps = sum(row.step for row in rows)
             self._print(f"{running} running, {steps:,} meta-steps validated; {self._summary(rows)}")
+
+    def _stop(self) -> None:
+        """Leave the last picture as the trials are now."""
+        if self._live:
+            if self._rows:
+                self._live.update(self._picture(self._rows), refresh=True)
+            self._live.stop()
+            self._live = None
 
     def _print(self, line: str) -> None:
         self._drawn = time.monotonic()
@@ -118,27 +130,38 @@ class SweepDisplay:
         ended = sum(row.status in ENDED for row in rows)
         best = self._ranked(rows)[:1]
         leader = f"best {self._sweep.metric} {best[0].score:.4g} ({best[0].name})" if best else "none measured yet"
-        return f"{leader}  {ended} of {self._sweep.trials} trials done  {self._left(rows)}"
+        return f"{leader}  {ended} of {self._sweep.trials} trials done{self._left(rows)}"
 
     def _left(self, rows: Sequence[Row]) -> str:
-        """The time left if no other trial were stopped early."""
+        """The rate, and the time left if no other trial were stopped early."""
         done, seconds = sum(row.step for row in rows) - (self._before or 0), time.monotonic() - self._began
         if done <= 0:
             return ""
-        steps = self._sweep.config.run.steps
-        open_steps = sum(steps - row.step for row in rows if row.status not in ENDED)
-        rest = open_steps + steps * (self._sweep.trials - len(rows))
-        return f"at most {clock(rest * seconds / done)} left"
+        rest = self._total - self._settled(rows)
+        return f"  {done / seconds:.3g} meta-steps/s  at most {clock(rest * seconds / done)} left"
+
+    @property
+    def _total(self) -> int:
+        """Meta-steps of the sweep, if no trial is stopped early."""
+        return self._sweep.trials * self._sweep.config.run.steps
+
+    def _settled(self, rows: Sequence[Row]) -> int:
+        """Meta-steps that are done, or that trials which were stopped will not do."""
+        return sum(self._sweep.config.run.steps if row.status in ENDED else row.step for row in rows)
 
     def _ranked(self, rows: Sequence[Row]) -> list[Row]:
         sign = -1 if self._sweep.mode == "max" else 1
         return sorted((row for row in rows if row.score is not None), key=lambda row: sign * (row.score or 0.0))
 
+    def _picture(self, rows: Sequence[Row]) -> Group:
+        bar = ProgressBar(total=self._total, completed=self._settled(rows), width=BAR)
+        return Group(self._table(rows), bar, Text(self._summary(rows)))
+
     def _table(self, rows: Sequence[Row]) -> Table:
         """Those that run, then the best of the others."""
         at_work = [row for row in rows if row.status == "RUNNING"]
         others = [row for row in self._ranked(rows) if row.status != "RUNNING"]
-        table = Table(box=SIMPLE_HEAD, caption=self._summary(rows))
+        table = Table(box=SIMPLE_HEAD)
         for column in ("trial", "", *self._sweep.options.space, "steps", self._sweep.metric):
             table.add_column(column)
         for row in (at_work + others)[:ROWS]:

@@ -1,0 +1,52 @@
+"""What a person sees of a sweep while it runs."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from sweep_helpers import STEPS, sweep
+
+from distmeta import sweep_view
+from distmeta.sweep_view import Row, SweepDisplay
+
+
+def row(number: int, status: str, step: int, score: float | None) -> Row:
+    return Row(f"trial{number}", {"algorithm.inner_lr": 0.01, "outer.lr": 0.001 * number}, status, step, score)
+
+
+def shown(*pictures: list[Row], terminal: bool) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
+    with SweepDisplay(console, sweep()) as display:
+        for rows in pictures:
+            display.show(rows)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+BEGUN = [row(1, "RUNNING", 0, None), row(2, "PENDING", 0, None)]
+HALF = [row(1, "TERMINATED", STEPS, 2.5), row(2, "RUNNING", STEPS // 2, 3.5)]
+ENDED = [row(1, "TERMINATED", STEPS, 2.5), row(2, "ERROR", STEPS // 2, 3.5)]
+
+
+def test_plain_lines_tell_of_each_trial_once() -> None:
+    first, second = shown(BEGUN, HALF, HALF, ENDED, ENDED, terminal=False).splitlines()
+    assert first.startswith(f"trial trial1  algorithm.inner_lr 0.01, outer.lr 0.001  step {STEPS}/{STEPS}  mse 2.5; ")
+    assert "best mse 2.5 (trial1)  1 of 4 trials done  " in first
+    assert " meta-steps/s  at most " in first
+    assert "mse 3.5  failed; " in second
+
+
+def test_plain_lines_while_no_trial_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_view, "QUIET", 0.0)
+    (line,) = shown(BEGUN, terminal=False).splitlines()
+    assert line == "1 running, 0 meta-steps validated; none measured yet  0 of 4 trials done"
+
+
+def test_a_terminal_keeps_the_last_picture() -> None:
+    """Drawn as the trials are at the end, however soon after the picture before."""
+    lines = [line.split() for line in shown(BEGUN, HALF, ENDED, terminal=True).splitlines()]
+    assert ["trial1", "ended", "0.01", "0.001", str(STEPS), "2.5"] in lines
+    assert ["trial2", "failed", "0.01", "0.002", str(STEPS // 2), "3.5"] in lines
+    assert any("2 of 4 trials done" in " ".join(line) for line in lines[-2:])
