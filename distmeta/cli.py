@@ -60,7 +60,7 @@ def _main(
 def train(
     config: Annotated[Path, typer.Argument(help="YAML configuration file.")],
     overrides: Overrides = None,
-    run_dir: Annotated[str | None, typer.Option(help="Where the run's files go [default: run.dir/name].")] = None,
+    run_dir: Annotated[str | None, typer.Option(help="Where the run's files go (default: run.dir/name).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that lies in the run directory.")] = False,
 ) -> None:
     """Meta-train, checkpoint, and meta-test at the end."""

@@ -18,12 +18,12 @@ app = typer.Typer()
 def tune(
     sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="YAML sweep file.")],
     overrides: Overrides = None,
-    run_dir: Annotated[str | None, typer.Option(help="Where the sweep's files go [default: run.dir/name].")] = None,
+    run_dir: Annotated[str | None, typer.Option(help="Where the sweep's files go (default: run.dir/name).")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the sweep that lies in the run directory.")
     ] = False,
     address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="A running Ray cluster [default: this machine alone].")
+        str | None, typer.Option(metavar="HOST:PORT", help="A running Ray cluster (default: this machine alone).")
     ] = None,
 ) -> None:
     """Search settings over whole runs with Ray Tune, and meta-test the best."""

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 
 from distmeta.config import Config
-from distmeta.errors import ClusterError, Interrupted, StorageError
+from distmeta.errors import ClusterError, DistmetaError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep, Values, check_resume, dump_sweep
 from distmeta.sweep_results import TRIALS, TrialResult, best_checkpoint, ranked, read_results, read_trial, write_results
 from distmeta.sweep_schedulers import scheduler
 from distmeta.sweep_sections import Domain
-from distmeta.sweep_trial import Place, TrialRun
+from distmeta.sweep_trial import FAILURE, Place, TrialRun
 from distmeta.sweep_view import Row, View
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check
@@ -50,8 +50,12 @@ QUIET = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # models of the user's own are imported from the working directory
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # which prints even where it should be silent
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # told once, in a line
 }
 """Tune's own ways and chatter."""
+
+CHATTER = "ray.tune.tune"
+"""The logger by which Tune says, at the end, that trials have failed."""
 
 
 class SweepTrial(tune.Trainable):  # type: ignore[misc]
@@ -225,6 +229,16 @@ class Watch(tune.Callback):  # type: ignore[misc]
         if self._view is not None:
             self._view.show([self._row(trial) for trial in trials])
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called when a trial has failed that is tried again."""
+        log.warning("trial %s: %s; it starts again from its checkpoint", trial.trial_id, _why(_error(trial)))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called when a trial has failed for good."""
+        place = self._trials.child(trial.trial_id)
+        traceback = f"; its traceback is in {place.child(FAILURE).location}" if place.exists(FAILURE) else ""
+        log.warning("trial %s has failed: %s%s", trial.trial_id, _why(_error(trial)), traceback)
+
     def reported(self, name: str, last: int) -> Iterator[dict[str, float]]:
         """What a trial has reported up to a step, from its folder."""
         found = read_trial(self._sweep, self._trials, name, "")
@@ -254,6 +268,7 @@ def _search(sweep: Sweep, home: Storage, begun: bool, view: View | None, check: 
     """Run all trials; gives their names, and what ended those that failed."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    logging.getLogger(CHATTER).setLevel(logging.CRITICAL)
     watch = Watch(sweep, home.child(TRIALS), view, check)
     environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
     trainable = tune.with_resources(
@@ -272,7 +287,7 @@ def _search(sweep: Sweep, home: Storage, begun: bool, view: View | None, check: 
     else:
         tuner = _tuner(sweep, home, trainable, watch)
     grid = tuner.fit()
-    return {Path(result.path).name: _last_line(result.error) if result.error else "" for result in grid}
+    return {Path(result.path).name: _why(result.error) if result.error else "" for result in grid}
 
 
 def _tuner(sweep: Sweep, home: Storage, trainable: Any, watch: Watch) -> tune.Tuner:
@@ -347,10 +362,19 @@ def _enqueued(space: Mapping[str, Domain], values: Values) -> Values:
     return {f"values/{key}": listed.get(key, value) for key, value in values.items()}
 
 
-def _last_line(error: BaseException) -> str:
-    """The last line of a trial's traceback, which says what was raised."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _error(trial: Any) -> BaseException:
+    """What a trial has failed with, as Tune has just written it down."""
+    error: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return error
+
+
+def _why(error: BaseException) -> str:
+    """What ended a trial, for people: its own words, or the line of a traceback that says what was raised."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, DistmetaError):
+        return str(cause)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0 if cause is None else -1]
 
 
 def _check_best(results: Sequence[TrialResult]) -> TrialResult:

@@ -160,8 +160,9 @@ def write_results(
         "seeds": sweep.seeds,
         "trials": [{key: getattr(each, key) for key in _TOLD} for each in results],
     }
-    home.write_bytes(RESULTS, (to_json(summary, indent=2) + "\n").encode())  # the last one: with it a sweep has ended
-    return summary
+    text = to_json(summary, indent=2) + "\n"
+    home.write_bytes(RESULTS, text.encode())  # the last one: with it a sweep has ended
+    return dict(json.loads(text))
 
 
 def read_results(home: Storage) -> dict[str, Any] | None:

@@ -76,6 +76,7 @@ class InformedMedian(MedianStoppingRule):  # type: ignore[misc]
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial, new or restored."""
         super().on_trial_add(tune_controller, trial)
+        self._results.pop(trial, None)  # of one that is added again, since it has failed
         for result in self._history(trial.trial_id, _told(trial)):
             self.on_trial_complete(tune_controller, trial, result)  # which takes note without deciding
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,8 @@ from distmeta.train import train
 TRIAL = "trial.json"
 ORIGIN = "origin.json"
 DIVERGED = "diverged.json"
+FAILURE = "failure.txt"
+"""The traceback of the last exception that ended a trial."""
 
 _VALIDATION = "validation/"
 
@@ -149,6 +152,9 @@ class TrialRun:
         except NonFiniteError as error:
             self._part.home.write_bytes(DIVERGED, to_json({"step": self.step, "message": str(error)}).encode())
             return self.step, None
+        except Exception:
+            self._home.write_bytes(FAILURE, traceback.format_exc().encode())
+            raise
 
     @property
     def place(self) -> Place:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import ray
-from sweep_helpers import EVERY, STEPS, scores, storage, sweep, trial_names, undisturbed_scores, written
+from sweep_helpers import BASE, EVERY, STEPS, scores, storage, sweep, trial_names, undisturbed_scores, written
 
 import distmeta
 from distmeta import checkpoint
@@ -105,6 +105,37 @@ def test_hyperband(tmp_path: Path) -> None:
     assert results["trials"][0]["steps"] == STEPS
 
 
+@pytest.mark.slow
+def test_a_trial_that_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Tried again three times, told in a line each time, kept in the ranking; its traceback is in a file."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "integration")
+    kinds = [f"module:integration_models.{name}" for name in ("RaisesOnTasks", "Plain")]
+    content = written(
+        base={**BASE, "model": {"kind": kinds[1]}},
+        space={"model.kind": {"choice": kinds}},
+        searcher="grid",
+        trials=None,
+    )
+    with caplog.at_level("WARNING", "distmeta"):
+        results = distmeta.tune(content, run_dir=tmp_path / "sweep")
+    well, failed = results["trials"]
+    assert [well["status"], failed["status"]] == ["finished", "failed"]
+    assert failed["score"] is None
+    assert failed["problem"] == "LookupError: the user's own complaint"
+    told = [record.getMessage() for record in caplog.records if record.name == "distmeta.sweep"]
+    assert all(failed["name"] in line and failed["problem"] in line for line in told)
+    assert ["starts again" in line for line in told] == [True, True, True, False]
+    traceback = tmp_path / "sweep" / "trials" / failed["name"] / "failure.txt"
+    assert str(traceback) in told[-1]
+    assert "in forward" in traceback.read_text()
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 class Killer:
     """Kills one worker, then one trial's process, of a sweep that it watches."""
 
@@ -187,8 +218,8 @@ def test_killed(whole_cluster: bool, tmp_path: Path) -> None:
 def done_trials(folder: Path) -> list[str]:
     if not (folder / "trials").exists():
         return []
-    runs = [(name, folder / "trials" / name / "seed-0" / "checkpoints") for name in trial_names(folder)]
-    return [name for name, where in runs if (where / f"step-{LATER:08d}").exists()]
+    last = f"checkpoints/step-{LATER:08d}"
+    return [name for name in trial_names(folder) if any((folder / "trials" / name).glob(f"**/seed-0/{last}"))]
 
 
 POPULATION = ["trials=3", "scheduler={kind: pbt, interval: 4, quantile: 0.34}", *HALF]
