@@ -100,6 +100,28 @@ def ray_cluster(distmeta_cache: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """An empty bucket's URI, to which a path is added, on a server that speaks S3's protocol.
+
+    It holds credentials, as other processes read and write there too.
+    """
+    import pyarrow.fs
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        port = server.get_host_and_port()[1]
+        uri = "s3://key:secret@bucket{}?scheme=http&region=us-east-1&allow_bucket_creation=true"
+        uri += f"&endpoint_override=127.0.0.1:{port}"
+        pyarrow.fs.FileSystem.from_uri(uri.format(""))[0].create_dir("bucket")
+        yield uri
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
 def omniglot() -> Path:
     """The folder with the real Omniglot archives: in DISTMETA_DATA, or in shared/data beside the repository."""
     beside = Path(__file__).parents[2] / "shared" / "data"

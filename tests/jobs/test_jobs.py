@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from job_helpers import Head, finish, invoke, result_of, running_head, write_config
+
+from distmeta import checkpoint
+from distmeta.storage import Storage
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -107,19 +112,40 @@ def test_failing_job(head: Head, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sweep(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base configuration and the user's module come along; trials have workers on the cluster."""
+def test_sweeps(head: Head, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job, with its files on the head or in a bucket, leaves what the same sweep leaves here, to the bit.
+
+    The base configuration and the user's module come along; trials have workers on the cluster.
+    """
     write_package(tmp_path)
     monkeypatch.chdir(tmp_path)
     write_config(tmp_path, model={"kind": "module:mine.nets.network"})
     sweep = {"base": "sinusoid.yaml", "space": {"outer.lr": {"choice": [0.01, 0.001]}}, "searcher": "grid"}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"name": "rates", **sweep, "resources": {"workers": 1}}))
-    options = ["run.validate_every=1", "--name", "sweep", "--command", "tune"]
-    done = head.invoke("submit", tmp_path / "sweep.yaml", *options).succeeded()
-    assert "2 of 2 trials done" in done.out
-    assert "meta-test" in done.out
-    best = head.runs("sweep") / "best.yaml"
-    assert yaml.safe_load(best.read_text())["model"]["kind"] == "module:mine.nets.network"
+    options = ["sweep.yaml", "run.validate_every=1"]
+    head.run("tune", *options, "--run-dir", "here").succeeded()
+    expected = Storage.at(tmp_path / "here")
+    job = ["submit", *options, "--command", "tune", "--name"]
+    for name, more, home in (
+        ("sweep", [], Storage.at(head.runs("sweep"))),
+        ("remote", ["--run-dir", bucket.format("/sweep")], Storage.at(bucket.format("/sweep"))),
+    ):
+        done = head.invoke(*job, name, *more).succeeded()
+        assert "2 of 2 trials done" in done.out
+        assert "meta-test" in done.out
+        assert home.list() == expected.list()
+        assert scores(home) == scores(expected)
+        assert home.read_bytes("best.yaml") == expected.read_bytes("best.yaml")
+        assert checkpoint.resolve(results(home)["best"]["checkpoint"])[0].step == 3
+
+
+def results(home: Storage) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(home.read_bytes("results.json"))
+    return found
+
+
+def scores(home: Storage) -> dict[float, float]:
+    return {trial["values"]["outer.lr"]: trial["score"] for trial in results(home)["trials"]}
 
 
 def test_nobody_there() -> None:
