@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SIZE = (7.0, 5.0)
 """Inches."""
 
+LEGEND = "● finished   ■ stopped   x diverged or failed"
+"""What the marks mean."""
+
 INNER, OUTER = "algorithm.inner_lr", "outer.lr"
 
 
@@ -106,25 +109,32 @@ def _image(draw: Any) -> bytes:
 
 
 def _rates(axes: Axes, sweep: Sweep, results: Sequence[TrialResult], across: str, up: str) -> None:
+    from matplotlib.cm import ScalarMappable
+
     both = [each for each in results if across in each.values and up in each.values]
-    colours = "viridis" if sweep.mode == "max" else "viridis_r"
-    points = axes.scatter(
-        [each.values[across] for each in both],
-        [each.values[up] for each in both],
-        c=[each.score for each in both],
-        cmap=colours,
-        norm=_norm([each.score for each in both], sweep.mode),
-        s=60,
-        edgecolors="black",
-        linewidths=0.5,
-    )
+    scores = [each.score for each in both]
+    colours = ScalarMappable(_norm(scores, sweep.mode), "viridis" if sweep.mode == "max" else "viridis_r")
+    for each in both:
+        axes.scatter(
+            [each.values[across]],
+            [each.values[up]],
+            color=colours.to_rgba(np.asarray(each.score)),
+            marker=_mark(each),
+            s=60,
+            edgecolors="black",
+            linewidths=0.5,
+        )
     best = both[0]
     axes.scatter([best.values[across]], [best.values[up]], marker="*", s=260, facecolors="none", edgecolors="red")
     for key, scale in ((across, axes.set_xscale), (up, axes.set_yscale)):
         if sweep.options.space[key].kind == "loguniform":
             scale("log")
-    axes.set(xlabel=across, ylabel=up, title=f"{sweep.options.name}: best validation {sweep.metric} (star: the best)")
-    axes.figure.colorbar(points, ax=axes, label=sweep.metric)
+    axes.set(xlabel=across, ylabel=up, title=f"{LEGEND}   (star: the best)")
+    axes.figure.colorbar(colours, ax=axes, label=f"best validation {sweep.metric}")
+
+
+def _mark(result: TrialResult) -> str:
+    return {"finished": "o", "stopped": "s"}.get(result.status, "X")
 
 
 def _norm(scores: Sequence[float], mode: str) -> Any:
@@ -144,8 +154,7 @@ def _curves(axes: Axes, sweep: Sweep, results: Sequence[TrialResult]) -> None:
             continue
         first = place == 0
         (line,) = axes.plot(steps, values, linewidth=2.2 if first else 0.9, zorder=3 if first else 2)
-        mark = {"finished": "o", "stopped": "s"}.get(each.status, "x")
-        axes.plot(steps[-1:], values[-1:], marker=mark, markersize=5, color=line.get_color())
+        axes.plot(steps[-1:], values[-1:], marker=_mark(each), markersize=5, color=line.get_color())
     finite = [
         value
         for each in results
@@ -157,7 +166,7 @@ def _curves(axes: Axes, sweep: Sweep, results: Sequence[TrialResult]) -> None:
     axes.set(
         xlabel="meta-steps",
         ylabel=f"validation {sweep.metric}",
-        title="● finished   ■ stopped   x diverged or failed   (bold: the best)",
+        title=f"{LEGEND}   (bold: the best)",
     )
 
 
