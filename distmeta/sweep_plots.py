@@ -110,6 +110,7 @@ def _image(draw: Any) -> bytes:
 
 def _rates(axes: Axes, sweep: Sweep, results: Sequence[TrialResult], across: str, up: str) -> None:
     from matplotlib.cm import ScalarMappable
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     both = [each for each in results if across in each.values and up in each.values]
     scores = [each.score for each in both]
@@ -126,9 +127,12 @@ def _rates(axes: Axes, sweep: Sweep, results: Sequence[TrialResult], across: str
         )
     best = both[0]
     axes.scatter([best.values[across]], [best.values[up]], marker="*", s=260, facecolors="none", edgecolors="red")
-    for key, scale in ((across, axes.set_xscale), (up, axes.set_yscale)):
+    for key, scale, axis in ((across, axes.set_xscale, axes.xaxis), (up, axes.set_yscale, axes.yaxis)):
         if sweep.options.space[key].kind == "loguniform":
             scale("log")
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     axes.set(xlabel=across, ylabel=up, title=f"{LEGEND}   (star: the best)")
     axes.figure.colorbar(colours, ax=axes, label=f"best validation {sweep.metric}")
 

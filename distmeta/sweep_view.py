@@ -163,7 +163,7 @@ class SweepDisplay:
         others = [row for row in self._ranked(rows) if row.status != "RUNNING"]
         table = Table(box=SIMPLE_HEAD)
         for column in ("trial", "", *self._sweep.options.space, "steps", self._sweep.metric):
-            table.add_column(column)
+            table.add_column(column, overflow="fold")
         for row in (at_work + others)[:ROWS]:
             values = [_short(row.values.get(key)) for key in self._sweep.options.space]
             score = "" if row.score is None else f"{row.score:.4g}"
@@ -177,7 +177,7 @@ def ranking(results: Mapping[str, Any]) -> Table:
     keys = list(dict.fromkeys(key for trial in results["trials"] for key in trial["values"]))
     table = Table(title=f"trials by validation {results['metric']}", box=SIMPLE_HEAD)
     for column in ("trial", "", *keys, "steps", results["metric"]):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for trial in results["trials"]:
         score = "" if trial["score"] is None else f"{trial['score']:.4g} at {trial['step']}"
         values = [_short(trial["values"].get(key)) for key in keys]
