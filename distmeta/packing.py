@@ -99,7 +99,8 @@ def _tune(request: Request) -> Job:
     sweep = load_sweep(request.source, (*request.overrides, "cluster.address=null"))
     config = sweep.config
     name, run_dir = _place(request, sweep.options.name, config)
-    kinds = {config.model.kind, *(values.get("model.kind", config.model.kind) for values in sweep.points or ())}
+    domain = sweep.options.space.get("model.kind")
+    kinds = {config.model.kind, *(domain.values if domain else ())}
     modules = [*request.modules, *(split(kind)[0] for kind in sorted(kinds) if kind.startswith(PREFIX))]
     arguments = ["tune", CONFIG, "--run-dir", run_dir, *(["--resume"] if request.resume else [])]
     return Job(name, arguments, modules, run_dir, dump_sweep(sweep), tuple(_data_notes(config)))

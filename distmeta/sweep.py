@@ -10,21 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
-from ray import cloudpickle, tune
+from ray import tune
 
 from distmeta.config import Config
-from distmeta.errors import ClusterError, DistmetaError, Interrupted, StorageError
+from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep, Values, check_resume, dump_sweep
 from distmeta.sweep_results import TRIALS, TrialResult, best_checkpoint, ranked, read_results, read_trial, write_results
 from distmeta.sweep_schedulers import scheduler
 from distmeta.sweep_sections import Domain
-from distmeta.sweep_trial import FAILURE, Place, TrialRun
-from distmeta.sweep_view import Row, View
+from distmeta.sweep_state import STATE, put_back
+from distmeta.sweep_trial import Place, TrialRun, finite
+from distmeta.sweep_view import View
+from distmeta.sweep_watch import Watch, current_values, reported, why
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check
 from distmeta.transports.ray_cluster import ROUNDING, connect, may_hold
@@ -33,19 +35,12 @@ from distmeta.transports.ray_crew import SHARED_ENVIRONMENT
 log = logging.getLogger(__name__)
 
 SWEEP = "sweep.yaml"
-STATE = "tune"
-"""Ray Tune's own folder in a sweep's."""
-
 RESTARTS = 3
 """Times that a trial whose process died is started again."""
-
-WORST = 1e30
-"""Score, for Tune, of what is not finite."""
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's own folder has all of it
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "2",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # models of the user's own are imported from the working directory
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -62,11 +57,11 @@ class SweepTrial(tune.Trainable):  # type: ignore[misc]
     """What Tune runs in a trial's process; a step of it goes to the next validation."""
 
     def setup(
-        self, config: Mapping[str, Any], sweep: Sweep, trials: str, host: str, environment: dict[str, str]
+        self, config: Mapping[str, Any], sweep: Sweep, trials: str, folder: str, environment: dict[str, str]
     ) -> None:
-        """Open the trial, as far as it had come."""
-        if ray.util.get_node_ip_address() == host:
-            os.environ.update(environment)
+        """Open the trial, as far as it had come; in the sweep's own folder and environment, since it is on its host."""
+        os.chdir(folder)
+        os.environ.update(environment)
         self._sweep, self._trials = sweep, trials
         self._run = TrialRun(sweep, Storage.at(trials), self.trial_id, config["values"])
 
@@ -81,7 +76,7 @@ class SweepTrial(tune.Trainable):  # type: ignore[misc]
         step, metrics = self._run.next()
         score = metrics[self._sweep.metric] if metrics else math.nan
         ended = step == self._sweep.config.run.steps or (metrics is None and not self._sweep.population)
-        return {"step": step, "score": _finite(score, self._sweep.mode), "measured": score, "done": ended}
+        return {"step": step, "score": finite(score, self._sweep.mode), "measured": score, "done": ended}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Where the trial is; what it is lies in its own folder."""
@@ -94,10 +89,6 @@ class SweepTrial(tune.Trainable):  # type: ignore[misc]
     def cleanup(self) -> None:
         """End the runs and their workers."""
         self._run.close()
-
-
-def _finite(score: float, mode: str) -> float:
-    return score if math.isfinite(score) else -WORST if mode == "max" else WORST
 
 
 def run_sweep(
@@ -131,8 +122,6 @@ def _finish(
 ) -> dict[str, Any]:
     """Rank the trials, meta-test the best one, and write what was found; ``failures`` is what :func:`_search` gives."""
     trials = home.child(TRIALS)
-    for name in set(trials.list()) - set(failures):  # Tune had not saved it when its process was killed, and began anew
-        trials.delete(name)
     found = ranked(sweep, [read_trial(sweep, trials, name, failure) for name, failure in failures.items()])
     best = best_checkpoint(sweep, trials, _check_best(found))
     measured = evaluate(best.uri, check=check, progress=progress)
@@ -185,7 +174,7 @@ def _check_room(sweep: Sweep) -> None:
     need = {kind: each for kind, each in (("CPU", resources.cpus), ("GPU", resources.gpus)) if each}
     here, nodes = ray.util.get_node_ip_address(), [node for node in ray.nodes() if node["Alive"]]
     rooms = [node["Resources"] for node in nodes if resources.workers or node["NodeManagerAddress"] == here]
-    if sum(min(int(room.get(kind, 0) / each + ROUNDING) for kind, each in need.items()) for room in rooms) >= count:
+    if sum(min(_fit(kind, room.get(kind, 0), each) for kind, each in need.items()) for room in rooms) >= count:
         return
     there = {kind: sum(room.get(kind, 0) for room in rooms) for kind in need}
     most = may_hold()
@@ -201,67 +190,14 @@ def _check_room(sweep: Sweep) -> None:
     )
 
 
+def _fit(kind: str, there: float, each: float) -> int:
+    """Workers for which there is this much; a worker's part of a GPU is of one GPU."""
+    if kind == "GPU":
+        return int(there) * int(1 / each + ROUNDING)
+    return int(there / each + ROUNDING)
+
+
 # Tune -------------------------------------------------------------------------------------------------------------
-
-
-class Watch(tune.Callback):  # type: ignore[misc]
-    """Shows Tune's trials as they go, and lets Ctrl-C end them.
-
-    Tune keeps its callbacks in a file of the sweep; the one that comes back from there is this process's.
-    """
-
-    current: ClassVar[Watch | None] = None
-
-    def __init__(self, sweep: Sweep, trials: Storage, view: View | None, check: Check) -> None:
-        self._sweep, self._trials, self._view, self._check = sweep, trials, view, check
-        Watch.current = self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_watch, ())
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called after everything that Tune does."""
-        try:
-            self._check()
-        except Interrupted as error:  # told now: where the signal reached Ray too, Tune's own end takes a minute
-            log.info("%s: ending the trials, which --resume goes on with", error)
-            raise
-        if self._view is not None:
-            self._view.show([self._row(trial) for trial in trials])
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called when a trial has failed that is tried again."""
-        log.warning("trial %s: %s; it starts again from its checkpoint", trial.trial_id, _why(_error(trial)))
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called when a trial has failed for good."""
-        place = self._trials.child(trial.trial_id)
-        traceback = f"; its traceback is in {place.child(FAILURE).location}" if place.exists(FAILURE) else ""
-        log.warning("trial %s has failed: %s%s", trial.trial_id, _why(_error(trial)), traceback)
-
-    def reported(self, name: str, last: int) -> Iterator[dict[str, float]]:
-        """What a trial has reported up to a step, from its folder."""
-        found = read_trial(self._sweep, self._trials, name, "")
-        for step, point in sorted(found.points.items()):
-            if step <= last:
-                yield {"step": step, "score": _finite(point.metrics[self._sweep.metric], self._sweep.mode)}
-        if found.status == "diverged" and found.steps < last:
-            yield {"step": last, "score": _finite(math.nan, self._sweep.mode)}
-
-    def _row(self, trial: Any) -> Row:
-        best = trial.metric_analysis.get("score", {}).get(self._sweep.mode)
-        known = best is not None and abs(best) < WORST
-        values = trial.config.get("values", {})
-        return Row(trial.trial_id, values, trial.status, trial.last_result.get("step", 0), best if known else None)
-
-
-def _watch() -> Watch | None:
-    return Watch.current
-
-
-def _reported(name: str, last: int) -> Iterator[dict[str, float]]:
-    """For the scheduler, which Tune keeps in a file too."""
-    return Watch.current.reported(name, last) if Watch.current else iter(())
 
 
 def _search(sweep: Sweep, home: Storage, begun: bool, view: View | None, check: Check) -> dict[str, str]:
@@ -269,25 +205,25 @@ def _search(sweep: Sweep, home: Storage, begun: bool, view: View | None, check: 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger(CHATTER).setLevel(logging.CRITICAL)
-    watch = Watch(sweep, home.child(TRIALS), view, check)
+    watch = Watch(sweep, home, view, check)
     environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
     trainable = tune.with_resources(
         tune.with_parameters(
             SweepTrial,
             sweep=sweep,
             trials=home.child(TRIALS).uri,
-            host=ray.util.get_node_ip_address(),
+            folder=os.getcwd(),
             environment=environment,
         ),
         tune.PlacementGroupFactory(_bundles(sweep), strategy="PACK"),
     )
     state = home.child(STATE)
-    if begun and any(name.startswith("experiment_state") for name in state.list()):
+    if begun and put_back(home):
         tuner = tune.Tuner.restore(state.uri, trainable, resume_errored=True)
     else:
         tuner = _tuner(sweep, home, trainable, watch)
     grid = tuner.fit()
-    return {Path(result.path).name: _why(result.error) if result.error else "" for result in grid}
+    return {Path(result.path).name: why(result.error) if result.error else "" for result in grid}
 
 
 def _tuner(sweep: Sweep, home: Storage, trainable: Any, watch: Watch) -> tune.Tuner:
@@ -315,7 +251,7 @@ def _tuner(sweep: Sweep, home: Storage, trainable: Any, watch: Watch) -> tune.Tu
             metric="score",
             mode=sweep.mode,
             search_alg=searcher,
-            scheduler=scheduler(sweep, _reported),
+            scheduler=scheduler(sweep, reported, current_values),
             num_samples=1 if sweep.points is not None else sweep.trials,
             max_concurrent_trials=sweep.options.concurrency,
             reuse_actors=True,
@@ -326,10 +262,8 @@ def _tuner(sweep: Sweep, home: Storage, trainable: Any, watch: Watch) -> tune.Tu
             name=STATE,
             storage_path=home.uri,
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
-            # Small files that say where a trial is. In a population any of them may be gone on from.
-            checkpoint_config=tune.CheckpointConfig(
-                checkpoint_frequency=1, checkpoint_at_end=False, num_to_keep=None if sweep.population else 2
-            ),
+            # Small files that say where a trial is: all of them, since the state that is kept may be an older one.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False),
             callbacks=[watch],
             verbose=0,
         ),
@@ -360,21 +294,6 @@ def _enqueued(space: Mapping[str, Domain], values: Values) -> Values:
     """Given values as :func:`_suggest` would have Optuna say them."""
     listed = {key: list(space[key].values).index(value) for key, value in values.items() if space[key].listed}
     return {f"values/{key}": listed.get(key, value) for key, value in values.items()}
-
-
-def _error(trial: Any) -> BaseException:
-    """What a trial has failed with, as Tune has just written it down."""
-    error: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    return error
-
-
-def _why(error: BaseException) -> str:
-    """What ended a trial, for people: its own words, or the line of a traceback that says what was raised."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, DistmetaError):
-        return str(cause)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0 if cause is None else -1]
 
 
 def _check_best(results: Sequence[TrialResult]) -> TrialResult:

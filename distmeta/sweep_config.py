@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from collections.abc import Iterable, Mapping
@@ -132,6 +133,8 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     folder = Path() if isinstance(source, Mapping) else Path(source).parent
     base = _base(options, folder)
     config = load_config(base)
+    if (root := getattr(config.tasks, "root", None)) is not None:
+        put(base, "tasks.root", root)  # the same place wherever a trial is
     problems = [
         *_check_run(options, config),
         *_check_scheduler(options, config),
@@ -257,8 +260,17 @@ def _check_scheduler(options: SweepOptions, config: Config) -> list[str]:
     if isinstance(scheduler, Hyperband) and steps < 2 * config.run.validate_every:
         problems.append("scheduler.kind = hyperband: expected at least two validations, see run.validate_every")
     if isinstance(scheduler, Pbt):
-        if scheduler.interval >= steps:
-            problems.append(f"scheduler.interval = {scheduler.interval}: expected less than run.steps = {steps}")
+        every = config.run.validate_every or steps
+        if -(-scheduler.interval // every) * every >= steps:
+            problems.append(
+                f"scheduler.interval = {scheduler.interval}: expected a validation (run.validate_every = {every}) "
+                f"after it and before the end, run.steps = {steps}"
+            )
+        if options.concurrency is not None and options.concurrency < (options.trials or TRIALS):
+            problems.append(
+                f"concurrency = {options.concurrency}: the trials of a population take turns by themselves where there "
+                "is no room for all; leave it out"
+            )
         if options.searcher != "random":
             problems.append("searcher: population-based training draws its own values: expected random")
         if (options.trials or TRIALS) < 2:
@@ -325,20 +337,37 @@ def _check_space(options: SweepOptions, base: dict[str, Any], config: Config) ->
     for key, domain in options.space.items():
         unknown = [other for other in domain.when if other not in earlier]
         problems += [f"space.{key}.when: {other} is no earlier key of the space" for other in unknown]
+        problems += [
+            f"space.{key}.when: {value!r} is no value of {other}"
+            for other, wanted in domain.when.items()
+            if other in earlier
+            for value in (wanted if isinstance(wanted, list) else [wanted])
+            if not options.space[other].holds(value)
+        ]
         earlier.append(key)
         if fixed := _fixed(key):
             problems.append(f"space.{key}: {fixed} is the same for all trials; set it in the base or under settings")
         elif not unknown:
-            given = {other: value[0] if isinstance(value, list) else value for other, value in domain.when.items()}
+            given = _conditions(options.space, domain)
             problems += _first_problem(
                 f"space.{key}", [{**given, key: value} for value in domain.values], key, base, config
             )
     return problems
 
 
+def _conditions(space: Mapping[str, Domain], domain: Domain) -> Values:
+    """Values under which a key is set: of the keys that it depends on, and that these depend on."""
+    found: Values = {}
+    for key, wanted in domain.when.items():
+        found = {**found, **_conditions(space, space[key]), key: wanted[0] if isinstance(wanted, list) else wanted}
+    return found
+
+
 def _fixed(key: str) -> str | None:
     """The part of a key that may not differ between trials."""
-    return next((each for each in (*_FIXED, *_EVERY) if key == each or key.startswith(f"{each}.")), None)
+    return next(
+        (each for each in (*_FIXED, *_EVERY) if f"{key}.".startswith(f"{each}.") or each.startswith(f"{key}.")), None
+    )
 
 
 def _check_points(
@@ -431,5 +460,5 @@ def _changed(base: Mapping[str, Any], values: Values) -> dict[str, Any]:
     """A copy with values at dotted keys."""
     changed = read_mapping(base)
     for key, value in values.items():
-        put(changed, key, value)
+        put(changed, key, copy.deepcopy(value))  # a section may be changed by the keys within it
     return changed

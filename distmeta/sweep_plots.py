@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,9 +39,11 @@ def plots(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, bytes]:
     shares = importance(sweep, scored)
     if shares:
         images["importance.png"] = _image(lambda axes: _importance(axes, sweep, shares))
-    pair = _pair(sweep)
-    if pair and scored:
-        images["rates.png"] = _image(lambda axes: _rates(axes, sweep, scored, *pair))
+    for across, up in _pairs(sweep):
+        both = [each for each in scored if across in each.values and up in each.values]
+        if both:
+            images["rates.png"] = _image(functools.partial(_rates, sweep=sweep, both=both, across=across, up=up))
+            break
     return images
 
 
@@ -86,15 +90,15 @@ def _between(groups: Sequence[str], scores: np.ndarray) -> float:
     return explained / total if total else 0.0
 
 
-def _pair(sweep: Sweep) -> tuple[str, str] | None:
+def _pairs(sweep: Sweep) -> list[tuple[str, str]]:
+    """Pairs of numeric keys, the one to be shown first."""
     numeric = [
         key
         for key, domain in sweep.options.space.items()
         if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in domain.values)
     ]
-    if INNER in numeric and OUTER in numeric:
-        return INNER, OUTER
-    return (numeric[0], numeric[1]) if len(numeric) > 1 else None
+    numeric.sort(key=lambda key: key != INNER)
+    return sorted(itertools.combinations(numeric, 2), key=lambda pair: pair != (INNER, OUTER))
 
 
 def _image(draw: Any) -> bytes:
@@ -108,11 +112,10 @@ def _image(draw: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _rates(axes: Axes, sweep: Sweep, results: Sequence[TrialResult], across: str, up: str) -> None:
+def _rates(axes: Axes, sweep: Sweep, both: Sequence[TrialResult], across: str, up: str) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    both = [each for each in results if across in each.values and up in each.values]
     scores = [each.score for each in both]
     colours = ScalarMappable(_norm(scores, sweep.mode), "viridis" if sweep.mode == "max" else "viridis_r")
     for each in both:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
 
-from distmeta.sections import PositiveFloat, Rate, Section, Seed
+from distmeta.sections import PositiveFloat, Section, Seed
 
 KINDS = ("loguniform", "uniform", "randint", "choice", "grid")
 
@@ -116,7 +116,10 @@ class Asha(SchedulerOptions):
 
 
 class Hyperband(SchedulerOptions):
-    """HyperBand: brackets of successive halving that start with more or fewer steps."""
+    """HyperBand, asynchronous: trials are spread over brackets of ``asha``.
+
+    These have ``grace`` 1, ``reduction``, ``reduction**2``, ... times ``run.validate_every``.
+    """
 
     reduction: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3
 
@@ -154,12 +157,14 @@ SCHEDULERS: dict[str, type[SchedulerOptions]] = {
 class Resources(Section):
     """What a trial has for itself: ``workers`` of ``cpus`` and ``gpus`` each; fractions of them are shared.
 
+    A worker owns one device, so ``gpus`` is at most 1.
+
     With ``workers: 0`` the trial computes in its own process, on the sweep's host, with these ``cpus`` and ``gpus``.
     """
 
     workers: NonNegativeInt = 0
     cpus: PositiveFloat = 1
-    gpus: Rate = 0
+    gpus: Annotated[float, Field(ge=0, le=1)] = 0
 
 
 class SweepOptions(Section):

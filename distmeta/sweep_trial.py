@@ -32,6 +32,9 @@ FAILURE = "failure.txt"
 
 _VALIDATION = "validation/"
 
+WORST = 1e30
+"""Score, for Tune, of what is not finite."""
+
 Measured = dict[int, dict[str, float]]
 """Validation metrics by step."""
 
@@ -106,6 +109,15 @@ def diverged(part: Part) -> str | None:
     return str(json.loads(part.home.read_bytes(DIVERGED))["message"]) if part.home.exists(DIVERGED) else None
 
 
+def finite(score: float, mode: str) -> float:
+    """A score as Tune takes it: what is not finite is the worst of all.
+
+    >>> finite(0.5, "max"), finite(math.nan, "max"), finite(math.inf, "min")
+    (0.5, -1e+30, 1e+30)
+    """
+    return score if math.isfinite(score) else -WORST if mode == "max" else WORST
+
+
 def mean(measured: list[dict[str, float]]) -> dict[str, float]:
     """The mean over runs of each metric.
 
@@ -162,15 +174,20 @@ class TrialRun:
         return Place(self._name, self._number, self.step)
 
     def go_on(self, place: Place, values: Values) -> None:
-        """Continue from a moment of this trial, or from one of another trial with other values.
+        """Continue from a moment of this trial, or, in a population, of another one or with other values.
 
         Args:
             place: the moment; there are checkpoints of it.
-            values: what to continue with; of this trial's own moments, what it had.
+            values: what to continue with.
         """
         self.close()
         parts = read_parts(self._home)
-        if place.trial != self._name and (parts[-1].origin, parts[-1].values) != (place, values):
+        if place.trial == self._name:
+            # Where a kill came between, the folder knows of a part of which Tune does not: it counts.
+            here = place.part < len(parts) - 1 or parts[-1].values == values or not self._sweep.population
+        else:
+            here = (parts[-1].origin, parts[-1].values) == (place, values)
+        if not here:
             parts.append(self._branch(place, values, len(parts)))
         self._open(parts, place.step)
 

@@ -15,6 +15,7 @@ PACKAGE = Path(distmeta.__file__).parent
 KNOW_RAY = {f"transports/ray_{name}.py" for name in ("actors", "cluster", "crew", "metrics", "worker")} | {
     "sweep.py",
     "sweep_schedulers.py",
+    "sweep_watch.py",
     "submit.py",
 }
 

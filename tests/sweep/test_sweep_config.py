@@ -63,6 +63,38 @@ def test_grid_of_conditional_keys() -> None:
         assert ("outer.lr_meta" in values) == (values["algorithm.name"] == "meta_sgd")
 
 
+def test_conditions_of_conditions() -> None:
+    """A key is checked under all that it depends on: weight decay is fine beside momentum, which sgd alone has."""
+    space = {
+        "outer.optimizer": {"choice": ["adam", "sgd"]},
+        "outer.momentum": {"choice": [0.9], "when": {"outer.optimizer": "sgd"}},
+        "outer.weight_decay": {"choice": [0.1], "when": {"outer.momentum": [0.9]}},
+    }
+    loaded = load_sweep({**written(space=space, searcher="grid"), "trials": None})
+    assert [len(values) for values in loaded.points or ()] == [1, 3]
+
+
+def test_sections_as_values() -> None:
+    """A key within a section that is itself searched changes its own trial alone."""
+    space = {
+        "outer": {"choice": [{"optimizer": "adam"}, {"optimizer": "sgd"}]},
+        "outer.momentum": {"choice": [0.9], "when": {"outer": {"optimizer": "sgd"}}},
+    }
+    loaded = load_sweep({**written(space=space, searcher="grid"), "trials": None})
+    for _ in range(2):
+        found = [loaded.trial_config(values, 0).outer for values in loaded.points or ()]
+        assert [(outer.optimizer, outer.momentum) for outer in found] == [("adam", 0.0), ("sgd", 0.9)]
+
+
+def test_data_is_the_same_wherever_a_trial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tasks = {"kind": "omniglot", "root": "data", "ways": 5, "shots": 1, "queries": 1}
+    loaded = sweep(base={**BASE, "tasks": tasks, "model": {"kind": "conv4"}})
+    monkeypatch.chdir("/")
+    root = getattr(loaded.trial_config((loaded.points or ())[0], 0).tasks, "root", "")
+    assert root == yaml.safe_load(dump_sweep(loaded))["base"]["tasks"]["root"] == str(tmp_path / "data")
+
+
 def test_grid_keys_are_tried_equally_often() -> None:
     points = sweep(space={**SPACE, "model.hidden": {"grid": [[4], [8]]}}).points or ()
     assert [values["model.hidden"] for values in points] == [[4], [8], [4], [8]]
@@ -185,6 +217,25 @@ def without(key: str) -> dict[str, Any]:
         (written(scheduler={"kind": "asha", "gracee": 1}), r"scheduler\.gracee: there is no such setting"),
         (written(scheduler={"kind": "asha", "grace": STEPS}), r"scheduler\.grace = 12: expected less than run\.steps"),
         (written(scheduler="pbt"), r"scheduler\.interval: this setting is required"),
+        (
+            written(scheduler={"kind": "pbt", "interval": 10}),
+            r"scheduler\.interval = 10: expected a validation \(run\.validate_every = 4\) after it and before the end",
+        ),
+        (
+            written(scheduler={"kind": "pbt", "interval": 4}, concurrency=3),
+            r"concurrency = 3: the trials of a population take turns by themselves",
+        ),
+        (written(resources={"gpus": 1.5}), r"resources\.gpus: .*less than or equal to 1"),
+        (written(space={"run": {"choice": [{"steps": 5}]}}), r"space\.run: run\.steps is the same for all trials"),
+        (
+            written(
+                space={
+                    "algorithm.inner_steps": {"choice": [1, 3]},
+                    "algorithm.inner_lr": {"choice": [0.1], "when": {"algorithm.inner_steps": 4}},
+                }
+            ),
+            r"space\.algorithm\.inner_lr\.when: 4 is no value of algorithm\.inner_steps",
+        ),
         (
             written(scheduler={"kind": "pbt", "interval": 4}, space={"algorithm.inner_steps": {"choice": [1, 2]}}),
             r"space\.algorithm\.inner_steps: population-based training changes rates",

@@ -16,6 +16,7 @@ from sweep_helpers import sweep
 from distmeta.sweep_schedulers import scheduler
 
 EVERY, STEPS, TRIALS = 4, 36, 12
+RATES = {"algorithm.inner_lr": 0.01, "outer.lr": 0.001}
 REPORTS = range(EVERY, STEPS, EVERY)
 
 
@@ -45,7 +46,7 @@ def made(kind: str, past: dict[str, list[dict[str, Any]]]) -> TrialScheduler:
 
     options = {"kind": kind, **({"interval": 2 * EVERY} if kind == "pbt" else {})}
     chosen = sweep(f"run.steps={STEPS}", f"run.validate_every={EVERY}", scheduler=options, trials=TRIALS)
-    found = scheduler(chosen, history)
+    found = scheduler(chosen, history, lambda name: RATES)
     assert found.set_search_properties("score", chosen.mode)
     return found
 
@@ -110,13 +111,12 @@ def test_a_population_knows_earlier_trials() -> None:
         f"{number:08d}": [{"step": step, "score": level} for step in range(EVERY, 4 * EVERY, EVERY)]
         for number, level in enumerate(levels)
     }
-    rates = {"algorithm.inner_lr": 0.01, "outer.lr": 0.001}
 
     def sitting(known: dict[str, list[dict[str, Any]]]) -> tuple[list[Trial], str]:
         chosen, trials = made("pbt", known), []
         for number, told in enumerate(past.values()):
             one = trial(number, told)
-            one.set_config({"values": rates})
+            one.set_config({"values": RATES})
             one.set_status(Trial.RUNNING)
             kept = _TrainingResult(Checkpoint(f"/{one.trial_id}"), told[-1])
             one.run_metadata.checkpoint_manager.register_checkpoint(kept)
@@ -128,7 +128,7 @@ def test_a_population_knows_earlier_trials() -> None:
     trials, decision = sitting(past)
     assert decision == TrialScheduler.NOOP
     assert trials[3].checkpoint.path == f"/{trials[1].trial_id}"
-    assert trials[3].config["values"] != rates
+    assert trials[3].config["values"] != RATES
     trials, decision = sitting({})
     assert decision == TrialScheduler.CONTINUE
-    assert trials[3].config["values"] == rates
+    assert trials[3].config["values"] == RATES

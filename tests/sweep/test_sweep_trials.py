@@ -13,7 +13,7 @@ from distmeta import checkpoint
 from distmeta.rundir import CHECKPOINTS
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep, Values
-from distmeta.sweep_plots import importance
+from distmeta.sweep_plots import importance, plots
 from distmeta.sweep_results import TrialResult, best_checkpoint, ranked, read_trial, write_results
 from distmeta.sweep_trial import Place, TrialRun
 
@@ -104,6 +104,28 @@ def test_exploiting_another_trial(tmp_path: Path) -> None:
     assert result.status == "finished"
 
 
+def test_what_was_not_noted_by_tune_counts(tmp_path: Path) -> None:
+    """A trial that had gone on from another one goes on as that, whatever its moment is according to Tune."""
+    chosen = sweep(scheduler=PBT)
+    trials, (its, mine, *_) = storage(tmp_path), points(chosen)
+    donor, trial = TrialRun(chosen, trials, "donor", its), TrialRun(chosen, trials, "trial", mine)
+    donor.next()
+    trial.next()
+    before, other = trial.place, {**its, "outer.lr": 0.02}
+    trial.go_on(donor.place, other)
+    expected = trial.next()
+    trial.close()
+
+    again = TrialRun(chosen, trials, "trial", mine)
+    again.go_on(before, mine)
+    assert again.place == Place("trial", 1, before.step)
+    assert again.next() == expected
+    again.go_on(again.place, {**other, "outer.lr": 0.03})  # from its own moment with other rates
+    assert again.place == Place("trial", 2, 2 * EVERY)
+    assert again.next() != whole(donor)[-1]
+    again.close()
+
+
 def test_the_same_values_continue_as_the_donor_does(tmp_path: Path) -> None:
     chosen = sweep(scheduler=PBT)
     trials, (its, mine, *_) = storage(tmp_path), points(chosen)
@@ -192,6 +214,19 @@ def test_results_of_repeated_runs(tmp_path: Path) -> None:
         assert row["mse"] == math.fsum(runs) / 2
         assert runs[0] != runs[1]
         assert tuple(runs) == each.runs
+
+
+def test_keys_that_exclude_each_other(tmp_path: Path) -> None:
+    """No picture shows two keys that no trial has both of."""
+    space = {
+        "algorithm.name": {"choice": ["maml", "meta_sgd"]},
+        "algorithm.inner_lr": {"uniform": [0.01, 0.1], "when": {"algorithm.name": "maml"}},
+        "outer.lr_meta": {"uniform": [0.01, 0.1], "when": {"algorithm.name": "meta_sgd"}},
+    }
+    chosen = sweep(space=space)
+    found = [result(number, values, float(number)) for number, values in enumerate(points(chosen))]
+    assert {len(each.values) for each in found} == {2}
+    assert set(plots(chosen, found)) == {"curves.png", "importance.png"}
 
 
 def result(number: int, values: Values, score: float) -> TrialResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def test_a_trial_that_fails(
     assert [well["status"], failed["status"]] == ["finished", "failed"]
     assert failed["score"] is None
     assert failed["problem"] == "LookupError: the user's own complaint"
-    told = [record.getMessage() for record in caplog.records if record.name == "distmeta.sweep"]
+    told = [record.getMessage() for record in caplog.records if record.name == "distmeta.sweep_watch"]
     assert all(failed["name"] in line and failed["problem"] in line for line in told)
     assert ["starts again" in line for line in told] == [True, True, True, False]
     traceback = tmp_path / "sweep" / "trials" / failed["name"] / "failure.txt"
@@ -165,6 +166,33 @@ def test_killed_processes(tmp_path: Path) -> None:
     assert killer.at_once == 1  # three of the four CPUs are one trial's
     assert scores(results) == undisturbed_scores(tmp_path / "whole", more)
     assert len(trial_names(tmp_path / "killed")) == 2
+
+
+class Counter:
+    """Counts trials at work and their workers, five seconds after the last one was started or stopped."""
+
+    def __init__(self) -> None:
+        self.counts: set[tuple[int, int]] = set()
+        self._at_work, self._since = 0, time.monotonic()
+
+    def show(self, rows: Sequence[Row]) -> None:
+        at_work = sum(row.status == "RUNNING" and row.step > 0 for row in rows)
+        if at_work != self._at_work:
+            self._at_work, self._since = at_work, time.monotonic()
+        elif at_work and time.monotonic() - self._since > 5:
+            self.counts.add((at_work, len(descendants(WORKER))))
+
+
+@pytest.mark.slow
+def test_stopped_trials_give_back_their_workers(tmp_path: Path) -> None:
+    """Four trials begin at once; of those that ASHA stops, no worker is left while the others go on."""
+    counter = Counter()
+    early = "scheduler={kind: asha, grace: 100, reduction: 4}"
+    overrides = [early, "resources.workers=1", "run.steps=1000", "run.validate_every=100"]
+    results = distmeta.tune(written(), overrides, tmp_path / "sweep", view=counter)
+    assert [trial["status"] for trial in results["trials"]].count("stopped") >= 1
+    assert any(trials < 4 for trials, _ in counter.counts)
+    assert all(trials == workers for trials, workers in counter.counts)
 
 
 def test_trials_that_never_fit(tmp_path: Path) -> None:
@@ -208,6 +236,8 @@ def test_killed(whole_cluster: bool, tmp_path: Path) -> None:
     overrides = ["trials=4", f"run.steps={LATER}", "resources.cpus=2" if not whole_cluster else "resources.cpus=1"]
     folder = tmp_path / "killed"
     killed(folder, overrides, whole_cluster)
+    for torn in (folder / "tune").glob("experiment_state-*"):  # it is copied over itself, and was killed in that
+        torn.write_bytes(torn.read_bytes()[:1000])
     results = distmeta.tune(written(), [*overrides, "resources.cpus=1.5"], folder, resume=True)
     assert [trial["status"] for trial in results["trials"]] == ["finished"] * 4
     assert scores(results) == undisturbed_scores(tmp_path / "whole", overrides)
@@ -250,6 +280,19 @@ def test_population(tmp_path: Path) -> None:
     chosen = sweep(*POPULATION, "run.steps=24")
     results = distmeta.tune(chosen, run_dir=tmp_path / "sweep")
     check_population(tmp_path / "sweep", results, 24)
+
+
+@pytest.mark.slow
+def test_a_population_replaces_what_has_diverged(tmp_path: Path) -> None:
+    """It waits until there is another one to go on from, and is as good as that in the end."""
+    rates = [{"algorithm.inner_lr": rate, "outer.lr": 0.001} for rate in (0.01, 0.02, 1e30)]
+    space = {"algorithm.inner_lr": {"loguniform": [0.001, 1e30]}, "outer.lr": {"loguniform": [1e-4, 1e-2]}}
+    scheduler = {"kind": "pbt", "interval": 4, "quantile": 0.34, "resample": 0}
+    content = written(first=rates, space=space, scheduler=scheduler, trials=3)
+    results = distmeta.tune(content, ["run.steps=24", *HALF], tmp_path / "sweep")
+    check_population(tmp_path / "sweep", results, 24)
+    assert [trial["status"] for trial in results["trials"]] == ["finished"] * 3
+    assert all(trial["values"]["algorithm.inner_lr"] < 1 for trial in results["trials"])
 
 
 @pytest.mark.slow

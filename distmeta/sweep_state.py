@@ -1,0 +1,62 @@
+"""Tune's own state of a sweep, kept so that a killed driver cannot tear it.
+
+Tune copies its state over the copy before, so that a kill in the middle leaves neither. What is kept here appears whole
+or not at all, and is put back before Tune reads it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from distmeta.rundir import to_json
+from distmeta.storage import MANIFEST, Storage
+
+STATE = "tune"
+"""Ray Tune's own folder in a sweep's."""
+
+KEPT = "tune-state"
+"""What is kept of it."""
+
+SECONDS = 2.0
+"""Between two copies, at least; and where copying takes long, twenty times as long as it took."""
+
+_FILES = re.compile(r"(experiment_state|search_gen_state|searcher-state|basic-variant-state)-.*")
+
+
+class StateKeeper:
+    """Copies Tune's state, now and then.
+
+    Args:
+        home: the sweep's folder.
+    """
+
+    def __init__(self, home: Storage) -> None:
+        self._home = home
+        self._due = time.monotonic() + SECONDS
+
+    def keep(self, staging: Path) -> None:
+        """Copy the state from the folder where Tune has written it, if it is time to; not while it writes there."""
+        began = time.monotonic()
+        if began < self._due:
+            return
+        files = {path.name: path.read_bytes() for path in staging.iterdir() if _FILES.fullmatch(path.name)}
+        if files:
+            self._home.publish(KEPT, {**files, MANIFEST: to_json({"files": sorted(files)}).encode()})
+        ended = time.monotonic()
+        self._due = ended + max(SECONDS, 20 * (ended - began))
+
+
+def put_back(home: Storage) -> bool:
+    """Make Tune's folder hold what was kept last; says whether there is any state to go on from."""
+    kept, state = home.child(KEPT), home.child(STATE)
+    if not kept.exists(MANIFEST):  # it died in its first seconds, and its trials with it
+        return False
+    for name in state.list():
+        if _FILES.fullmatch(name):
+            state.delete(name)
+    for name in kept.list():
+        if _FILES.fullmatch(name):
+            state.write_bytes(name, kept.read_bytes(name))
+    return True

@@ -1,0 +1,109 @@
+"""What a sweep's driver sees of Tune's trials: shown as they go, failures told, Ctrl-C heard, Tune's state kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ray import cloudpickle, tune
+
+from distmeta.errors import DistmetaError, Interrupted
+from distmeta.storage import Storage
+from distmeta.sweep_config import Sweep, Values
+from distmeta.sweep_results import TRIALS, read_trial
+from distmeta.sweep_state import StateKeeper
+from distmeta.sweep_trial import FAILURE, WORST, finite, read_parts
+from distmeta.sweep_view import Row, View
+from distmeta.transports import Check
+
+log = logging.getLogger(__name__)
+
+
+class Watch(tune.Callback):  # type: ignore[misc]
+    """Shows Tune's trials as they go, and lets Ctrl-C end them.
+
+    Tune keeps its callbacks in a file of the sweep; the one that comes back from there is this process's.
+    """
+
+    current: ClassVar[Watch | None] = None
+
+    def __init__(self, sweep: Sweep, home: Storage, view: View | None, check: Check) -> None:
+        self._sweep, self._trials, self._view, self._check = sweep, home.child(TRIALS), view, check
+        self._keeper = StateKeeper(home)
+        Watch.current = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_watch, ())
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called after everything that Tune does."""
+        try:
+            self._check()
+        except Interrupted as error:  # told now: where the signal reached Ray too, Tune's own end takes a minute
+            log.info("%s: ending the trials, which --resume goes on with", error)
+            raise
+        if trials:
+            self._keeper.keep(Path(trials[0].storage.experiment_driver_staging_path))
+        if self._view is not None:
+            self._view.show([self._row(trial) for trial in trials])
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called when a trial has failed that is tried again."""
+        log.warning("trial %s: %s; it starts again from its checkpoint", trial.trial_id, why(_error(trial)))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called when a trial has failed for good."""
+        place = self._trials.child(trial.trial_id)
+        traceback = f"; its traceback is in {place.child(FAILURE).location}" if place.exists(FAILURE) else ""
+        log.warning("trial %s has failed: %s%s", trial.trial_id, why(_error(trial)), traceback)
+
+    def reported(self, name: str, last: int) -> Iterator[dict[str, float]]:
+        """What a trial has reported up to a step, from its folder."""
+        found = read_trial(self._sweep, self._trials, name, "")
+        for step, point in sorted(found.points.items()):
+            if step <= last:
+                yield {"step": step, "score": finite(point.metrics[self._sweep.metric], self._sweep.mode)}
+        if found.status == "diverged" and found.steps < last:
+            yield {"step": last, "score": finite(math.nan, self._sweep.mode)}
+
+    def values(self, name: str) -> Values:
+        """The values that a trial has now, from its folder."""
+        return read_parts(self._trials.child(name))[-1].values
+
+    def _row(self, trial: Any) -> Row:
+        best = trial.metric_analysis.get("score", {}).get(self._sweep.mode)
+        known = best is not None and abs(best) < WORST
+        values = trial.config.get("values", {})
+        return Row(trial.trial_id, values, trial.status, trial.last_result.get("step", 0), best if known else None)
+
+
+def _watch() -> Watch | None:
+    return Watch.current
+
+
+def reported(name: str, last: int) -> Iterator[dict[str, float]]:
+    """For the scheduler, which Tune keeps in a file too."""
+    return Watch.current.reported(name, last) if Watch.current else iter(())
+
+
+def current_values(name: str) -> Values:
+    """Likewise."""
+    return Watch.current.values(name) if Watch.current else {}
+
+
+def _error(trial: Any) -> BaseException:
+    """What a trial has failed with, as Tune has just written it down."""
+    error: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return error
+
+
+def why(error: BaseException) -> str:
+    """What ended a trial, for people: its own words, or the line of a traceback that says what was raised."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, DistmetaError):
+        return str(cause)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0 if cause is None else -1]
