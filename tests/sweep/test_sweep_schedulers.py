@@ -67,7 +67,7 @@ def goes_on(chosen: TrialScheduler, one: Trial, results: list[dict[str, Any]]) -
     return results
 
 
-@pytest.mark.parametrize("kind", ["asha", "median"])
+@pytest.mark.parametrize("kind", ["asha", "hyperband", "median"])
 def test_a_scheduler_knows_earlier_trials(kind: str) -> None:
     chance = random.Random(0)
     levels = [chance.random() for _ in range(TRIALS)]
