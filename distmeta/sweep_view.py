@@ -155,7 +155,9 @@ class SweepDisplay:
 
     def _picture(self, rows: Sequence[Row]) -> Group:
         bar = ProgressBar(total=self._total, completed=self._settled(rows), width=BAR)
-        return Group(self._table(rows), bar, Text(self._summary(rows)))
+        below = Table.grid()  # a bar by itself does not end its line
+        below.add_row(bar)
+        return Group(self._table(rows), below, Text(self._summary(rows)))
 
     def _table(self, rows: Sequence[Row]) -> Table:
         """Those that run, then the best of the others."""

@@ -49,4 +49,4 @@ def test_a_terminal_keeps_the_last_picture() -> None:
     lines = [line.split() for line in shown(BEGUN, HALF, ENDED, terminal=True).splitlines()]
     assert ["trial1", "ended", "0.01", "0.001", str(STEPS), "2.5"] in lines
     assert ["trial2", "failed", "0.01", "0.002", str(STEPS // 2), "3.5"] in lines
-    assert any("2 of 4 trials done" in " ".join(line) for line in lines[-2:])
+    assert any(" ".join(line).startswith("best mse 2.5 (trial1) 2 of 4 trials done") for line in lines[-2:])
