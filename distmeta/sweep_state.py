@@ -6,6 +6,7 @@ or not at all, and is put back before Tune reads it.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -16,8 +17,8 @@ from distmeta.storage import MANIFEST, Storage
 STATE = "tune"
 """Ray Tune's own folder in a sweep's."""
 
-KEPT = "tune-state"
-"""What is kept of it."""
+KEPT = ("tune-state-0", "tune-state-1")
+"""What is kept of it, by turns: where folders cannot be renamed, one of them is not whole while it is written."""
 
 SECONDS = 2.0
 """Between two copies, at least; and where copying takes long, twenty times as long as it took."""
@@ -35,24 +36,27 @@ class StateKeeper:
     def __init__(self, home: Storage) -> None:
         self._home = home
         self._due = time.monotonic() + SECONDS
+        self._number = max(_numbers(home).values(), default=0)
 
     def keep(self, staging: Path) -> None:
         """Copy the state from the folder where Tune has written it, if it is time to; not while it writes there."""
         began = time.monotonic()
-        if began < self._due:
+        if began < self._due or not staging.is_dir():
             return
         files = {path.name: path.read_bytes() for path in staging.iterdir() if _FILES.fullmatch(path.name)}
         if files:
-            self._home.publish(KEPT, {**files, MANIFEST: to_json({"files": sorted(files)}).encode()})
+            self._number += 1
+            self._home.publish(KEPT[self._number % 2], {**files, MANIFEST: to_json({"number": self._number}).encode()})
         ended = time.monotonic()
         self._due = ended + max(SECONDS, 20 * (ended - began))
 
 
 def put_back(home: Storage) -> bool:
     """Make Tune's folder hold what was kept last; says whether there is any state to go on from."""
-    kept, state = home.child(KEPT), home.child(STATE)
-    if not kept.exists(MANIFEST):  # it died in its first seconds, and its trials with it
+    numbers, state = _numbers(home), home.child(STATE)
+    if not numbers:  # it died in its first seconds, and its trials with it
         return False
+    kept = home.child(max(numbers, key=lambda name: numbers[name]))
     for name in state.list():
         if _FILES.fullmatch(name):
             state.delete(name)
@@ -60,3 +64,9 @@ def put_back(home: Storage) -> bool:
         if _FILES.fullmatch(name):
             state.write_bytes(name, kept.read_bytes(name))
     return True
+
+
+def _numbers(home: Storage) -> dict[str, int]:
+    """The folders that are whole, and when they were written, counted."""
+    whole = [name for name in KEPT if home.child(name).exists(MANIFEST)]
+    return {name: int(json.loads(home.child(name).read_bytes(MANIFEST))["number"]) for name in whole}
