@@ -19,7 +19,8 @@ from distmeta.config import Config
 from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
 from distmeta.storage import Storage
-from distmeta.sweep_config import Sweep, Values, check_resume, dump_sweep
+from distmeta.sweep_config import Sweep, check_resume, dump_sweep
+from distmeta.sweep_points import Values
 from distmeta.sweep_results import TRIALS, TrialResult, best_checkpoint, ranked, read_results, read_trial, write_results
 from distmeta.sweep_schedulers import scheduler
 from distmeta.sweep_sections import Domain

@@ -15,7 +15,8 @@ from distmeta.config import dump_config
 from distmeta.errors import StorageError
 from distmeta.rundir import CHECKPOINTS, to_json
 from distmeta.storage import Storage
-from distmeta.sweep_config import Sweep, Values
+from distmeta.sweep_config import Sweep
+from distmeta.sweep_points import Values
 from distmeta.sweep_trial import Part, Place, diverged, mean, read_parts, read_validations
 
 RESULTS = "results.json"

@@ -16,7 +16,8 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from distmeta.sweep_config import Sweep, Values, perturb
+from distmeta.sweep_config import Sweep
+from distmeta.sweep_points import Values, perturb
 from distmeta.sweep_sections import Asha, Hyperband, Median, Pbt, SweepOptions
 from distmeta.sweep_trial import WORST
 

@@ -21,7 +21,8 @@ from distmeta.metrics import METRICS
 from distmeta.records import StepRecord
 from distmeta.rundir import CHECKPOINTS, RunDirectory, to_json
 from distmeta.storage import Storage
-from distmeta.sweep_config import Sweep, Values
+from distmeta.sweep_config import Sweep
+from distmeta.sweep_points import Values
 from distmeta.train import train
 
 TRIAL = "trial.json"

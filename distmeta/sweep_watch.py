@@ -12,7 +12,8 @@ from ray import cloudpickle, tune
 
 from distmeta.errors import DistmetaError, Interrupted
 from distmeta.storage import Storage
-from distmeta.sweep_config import Sweep, Values
+from distmeta.sweep_config import Sweep
+from distmeta.sweep_points import Values
 from distmeta.sweep_results import TRIALS, read_trial
 from distmeta.sweep_state import StateKeeper
 from distmeta.sweep_trial import FAILURE, WORST, finite, read_parts

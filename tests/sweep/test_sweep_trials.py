@@ -12,8 +12,9 @@ from sweep_helpers import EVERY, STEPS, storage, sweep
 from distmeta import checkpoint
 from distmeta.rundir import CHECKPOINTS
 from distmeta.storage import Storage
-from distmeta.sweep_config import Sweep, Values
+from distmeta.sweep_config import Sweep
 from distmeta.sweep_plots import importance, plots
+from distmeta.sweep_points import Values
 from distmeta.sweep_results import TrialResult, best_checkpoint, ranked, read_trial, write_results
 from distmeta.sweep_trial import Place, TrialRun
 
