@@ -30,7 +30,7 @@ from distmeta.sweep_view import View
 from distmeta.sweep_watch import Watch, current_values, reported, why
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check
-from distmeta.transports.ray_cluster import ROUNDING, connect, may_hold
+from distmeta.transports.ray_cluster import ROUNDING, connect, fit, may_hold
 from distmeta.transports.ray_crew import SHARED_ENVIRONMENT
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class SweepTrial(tune.Trainable):  # type: ignore[misc]
         step, metrics = self._run.next()
         score = metrics[self._sweep.metric] if metrics else math.nan
         ended = step == self._sweep.config.run.steps or (metrics is None and not self._sweep.population)
-        return {"step": step, "score": finite(score, self._sweep.mode), "measured": score, "done": ended}
+        return {"step": step, "score": finite(score, self._sweep.mode), "done": ended}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Where the trial is; what it is lies in its own folder."""
@@ -175,7 +175,7 @@ def _check_room(sweep: Sweep) -> None:
     need = {kind: each for kind, each in (("CPU", resources.cpus), ("GPU", resources.gpus)) if each}
     here, nodes = ray.util.get_node_ip_address(), [node for node in ray.nodes() if node["Alive"]]
     rooms = [node["Resources"] for node in nodes if resources.workers or node["NodeManagerAddress"] == here]
-    if sum(min(_fit(kind, room.get(kind, 0), each) for kind, each in need.items()) for room in rooms) >= count:
+    if sum(fit(room, need) for room in rooms) >= count:
         return
     there = {kind: sum(room.get(kind, 0) for room in rooms) for kind in need}
     most = may_hold()
@@ -189,13 +189,6 @@ def _check_room(sweep: Sweep) -> None:
         f"a trial asks for {asked}, and {whose} {has}; set fewer resources.workers, or less in resources.cpus and "
         "resources.gpus"
     )
-
-
-def _fit(kind: str, there: float, each: float) -> int:
-    """Workers for which there is this much; a worker's part of a GPU is of one GPU."""
-    if kind == "GPU":
-        return int(there) * int(1 / each + ROUNDING)
-    return int(there / each + ROUNDING)
 
 
 # Tune -------------------------------------------------------------------------------------------------------------

@@ -20,24 +20,16 @@ TRIALS = 16
 
 def points(options: SweepOptions) -> tuple[Values, ...]:
     """The values of all trials."""
+    space, chance = options.space, random.Random(options.seed)
     if options.searcher == "grid":
-        return _all_points(options.space)
-    chance = random.Random(options.seed)
-    given = itertools.islice(itertools.cycle(grid(options.space)), (options.trials or TRIALS) - len(options.first))
-    return (*options.first, *(drawn(options.space, chance, each) for each in given))
-
-
-def _all_points(space: Mapping[str, Domain]) -> tuple[Values, ...]:
-    """Every combination of listed values, each once: those that differ in keys that are not set are the same."""
-    found: list[Values] = []
-    for combination in itertools.product(*(domain.values for domain in space.values())):
-        values: Values = {}
-        for (key, domain), value in zip(space.items(), combination, strict=True):
-            if domain.active(values):
-                values[key] = value
-        if values not in found:
-            found.append(values)
-    return tuple(found)
+        found: list[Values] = []
+        for each in _combinations(space, list(space)):
+            values = drawn(space, chance, each)
+            if values not in found:  # combinations of keys that are not set are the same trial
+                found.append(values)
+        return tuple(found)
+    given = itertools.islice(itertools.cycle(grid(space)), (options.trials or TRIALS) - len(options.first))
+    return (*options.first, *(drawn(space, chance, each) for each in given))
 
 
 def drawn(space: Mapping[str, Domain], chance: random.Random, given: Values) -> Values:
@@ -52,7 +44,10 @@ def drawn(space: Mapping[str, Domain], chance: random.Random, given: Values) -> 
 
 def grid(space: Mapping[str, Domain]) -> list[Values]:
     """The combinations of the keys with ``grid``."""
-    keys = [key for key, domain in space.items() if domain.kind == "grid"]
+    return _combinations(space, [key for key, domain in space.items() if domain.kind == "grid"])
+
+
+def _combinations(space: Mapping[str, Domain], keys: list[str]) -> list[Values]:
     return [dict(zip(keys, each, strict=True)) for each in itertools.product(*(space[key].values for key in keys))]
 
 

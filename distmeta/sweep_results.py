@@ -57,7 +57,6 @@ class TrialResult:
         steps: meta-steps done.
         problem: why it diverged or failed.
         rates: the values from each step on; one entry but in population-based training.
-        runs: the scores of its runs at ``step``, whose mean is ``score``; none where there is no score.
     """
 
     name: str
@@ -69,22 +68,26 @@ class TrialResult:
     steps: int
     problem: str
     rates: list[tuple[int, Values]]
-    runs: tuple[float, ...]
+
+    @property
+    def runs(self) -> tuple[float, ...]:
+        """The scores of its runs at ``step``, whose mean is ``score``; none where there is no score."""
+        return self.points[self.step].runs if self.step in self.points else ()
 
 
 def read_trial(sweep: Sweep, trials: Storage, name: str, failure: str) -> TrialResult:
     """A trial's result, from its folder; ``failure`` is what ended it, or empty."""
     parts = read_parts(trials.child(name))
     if not parts:
-        return TrialResult(name, {}, "failed", {}, math.nan, 0, 0, failure, [], ())
+        return TrialResult(name, {}, "failed", {}, math.nan, 0, 0, failure, [])
     points, rates = _history(sweep, trials, name, parts, len(parts) - 1)
     scores = {step: score for step, point in points.items() if math.isfinite(score := point.metrics[sweep.metric])}
     pick = max if sweep.mode == "max" else min
     step = pick(scores, key=lambda each: scores[each]) if scores else 0  # the first of equal ones
     done, why = max(points, default=0), diverged(parts[-1])
     status = "failed" if failure else "diverged" if why else "finished" if done == sweep.config.run.steps else "stopped"
-    score, runs = (scores[step], points[step].runs) if scores else (math.nan, ())
-    return TrialResult(name, parts[-1].values, status, points, score, step, done, failure or why or "", rates, runs)
+    score = scores[step] if scores else math.nan
+    return TrialResult(name, parts[-1].values, status, points, score, step, done, failure or why or "", rates)
 
 
 def _history(

@@ -52,8 +52,8 @@ def scheduler(sweep: Sweep, history: History, values: CurrentValues) -> TrialSch
 class Halving(ASHAScheduler):  # type: ignore[misc]
     """Asynchronous successive halving, in one bracket or several, that compares with trials of an earlier sitting too.
 
-    Several brackets are HyperBand without its synchronous rounds (Li et al., MLSys 2020, section 3.2), in which Tune's
-    own waits forever for trials that died or had ended before.
+    Several brackets are HyperBand without synchronous rounds (Li et al., MLSys 2020). Tune's HyperBand has such rounds,
+    and waits in them forever for trials that died or that an earlier sitting has ended.
     """
 
     def __init__(self, history: History, **settings: Any) -> None:

@@ -269,10 +269,7 @@ class Cluster:
         """Workers that live nodes hold, each on one node, whoever else works there now."""
         away = self.turned_away | set(self.draining())
         rooms = [node["Resources"] for name, node in self._nodes.items() if name not in away]
-        return sum(self._fit(room) for room in rooms)
-
-    def _fit(self, room: Mapping[str, float]) -> int:
-        return min(int(room.get(kind, 0) / each + ROUNDING) for kind, each in self.need.items() if each)
+        return sum(fit(room, self.need) for room in rooms)
 
     @staticmethod
     def _gpus_each(config: Config) -> float:
@@ -294,6 +291,22 @@ class Cluster:
                 "less in cluster.cpus_per_worker and cluster.gpus_per_worker, or for {min: 1, max: "
                 f"{count}}}, which waits for nodes to join"
             )
+
+
+def fit(room: Mapping[str, float], need: Mapping[str, float]) -> int:
+    """How many workers a node holds that need so much each; a part of a GPU is a part of one GPU.
+
+    >>> fit({"CPU": 8.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 0.6})
+    2
+    """
+    counts = []
+    for kind, each in need.items():
+        there = room.get(kind, 0)
+        if kind == "GPU" and 0 < each < 1:
+            counts.append(int(there) * int(1 / each + ROUNDING))
+        elif each:
+            counts.append(int(there / each + ROUNDING))
+    return min(counts)
 
 
 def may_hold() -> dict[str, float]:

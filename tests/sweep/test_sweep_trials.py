@@ -27,6 +27,14 @@ def points(chosen: Sweep) -> tuple[Values, ...]:
     return chosen.points
 
 
+def pair(chosen: Sweep, trials: Storage, its: Values, mine: Values) -> tuple[TrialRun, TrialRun]:
+    """A donor and another trial, both at their first validation."""
+    donor, trial = TrialRun(chosen, trials, "donor", its), TrialRun(chosen, trials, "trial", mine)
+    donor.next()
+    trial.next()
+    return donor, trial
+
+
 def whole(run: TrialRun) -> list[tuple[int, dict[str, float] | None]]:
     """All that is left of a trial."""
     found = []
@@ -71,10 +79,9 @@ def test_exploiting_another_trial(tmp_path: Path) -> None:
         scheduler=PBT,
     )
     trials, (mine, its, *_) = storage(tmp_path), points(chosen)
-    donor, trial = TrialRun(chosen, trials, "donor", its), TrialRun(chosen, trials, "trial", mine)
-    for run in (donor, trial):
-        run.next()
-        run.next()
+    donor, trial = pair(chosen, trials, its, mine)
+    donor.next()
+    trial.next()
     place, other = donor.place, {**its, "outer.lr": 0.02}
     trial.go_on(place, other)
     trial.close()
@@ -109,9 +116,7 @@ def test_what_was_not_noted_by_tune_counts(tmp_path: Path) -> None:
     """A trial that had gone on from another one goes on as that, whatever its moment is according to Tune."""
     chosen = sweep(scheduler=PBT)
     trials, (its, mine, *_) = storage(tmp_path), points(chosen)
-    donor, trial = TrialRun(chosen, trials, "donor", its), TrialRun(chosen, trials, "trial", mine)
-    donor.next()
-    trial.next()
+    donor, trial = pair(chosen, trials, its, mine)
     before, other = trial.place, {**its, "outer.lr": 0.02}
     trial.go_on(donor.place, other)
     expected = trial.next()
@@ -130,9 +135,7 @@ def test_what_was_not_noted_by_tune_counts(tmp_path: Path) -> None:
 def test_the_same_values_continue_as_the_donor_does(tmp_path: Path) -> None:
     chosen = sweep(scheduler=PBT)
     trials, (its, mine, *_) = storage(tmp_path), points(chosen)
-    donor, trial = TrialRun(chosen, trials, "donor", its), TrialRun(chosen, trials, "trial", mine)
-    donor.next()
-    trial.next()
+    donor, trial = pair(chosen, trials, its, mine)
     trial.go_on(donor.place, its)
     assert whole(trial) == whole(donor)
 
@@ -231,7 +234,7 @@ def test_keys_that_exclude_each_other(tmp_path: Path) -> None:
 
 
 def result(number: int, values: Values, score: float) -> TrialResult:
-    return TrialResult(str(number), values, "finished", {}, score, STEPS, STEPS, "", [], (score,))
+    return TrialResult(str(number), values, "finished", {}, score, STEPS, STEPS, "", [])
 
 
 @pytest.mark.parametrize(("key", "share"), [("outer.lr", 1.0), ("algorithm.inner_steps", 0.0)])
