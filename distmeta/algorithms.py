@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import create_model
@@ -63,17 +64,23 @@ def algorithm_options(values: Mapping[str, Any]) -> type[AlgorithmOptions]:
     row = choose(ALGORITHMS, values.get("name"), "algorithm.name")
     adaptation_name = values.get("adaptation", row.adaptation)
     estimator_name = values.get("estimator", row.estimator)
-    adaptation = choose(ADAPTATIONS, adaptation_name, "algorithm.adaptation")
-    estimator = choose(ESTIMATORS, estimator_name, "algorithm.estimator")
-    defaults = {"adaptation": adaptation_name, "estimator": estimator_name, **row.defaults}
-    bases = (AlgorithmOptions, adaptation.Options, estimator.Options)
+    choose(ADAPTATIONS, adaptation_name, "algorithm.adaptation")
+    choose(ESTIMATORS, estimator_name, "algorithm.estimator")
+    return _options(values["name"], adaptation_name, estimator_name)
+
+
+@cache
+def _options(name: str, adaptation: str, estimator: str) -> type[AlgorithmOptions]:
+    """One class for each row and pair, so that equal settings are equal."""
+    defaults = {"adaptation": adaptation, "estimator": estimator, **ALGORITHMS[name].defaults}
+    bases: tuple[Any, ...] = (AlgorithmOptions, ADAPTATIONS[adaptation].Options, ESTIMATORS[estimator].Options)
     fields: dict[str, Any] = {}
     for base in bases:
-        for name, info in base.model_fields.items():
-            if name in defaults:
-                fields[name] = (info.annotation, copy.copy(info))
-                fields[name][1].default = defaults[name]
-    return create_model(f"{values['name']}", __base__=bases, **fields)
+        for key, info in base.model_fields.items():
+            if key in defaults:
+                fields[key] = (info.annotation, copy.copy(info))
+                fields[key][1].default = defaults[key]
+    return create_model(name, __base__=bases, **fields)
 
 
 def refuse_pair(options: AlgorithmOptions) -> str | None:

@@ -7,7 +7,6 @@ nested ``Options`` class of its row in the room's table, so a new kind needs no 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +37,7 @@ from distmeta.sections import (
     TaskOptions,
     WorkerRange,
 )
+from distmeta.text import parse_value, parse_yaml, plain, read_text, shown
 
 __all__ = [
     "AlgorithmOptions",
@@ -57,6 +57,7 @@ __all__ = [
     "choose",
     "describe",
     "dump_config",
+    "listed",
     "load_config",
     "parse_override",
     "parse_yaml",
@@ -64,6 +65,10 @@ __all__ = [
     "read_mapping",
     "suggest",
 ]
+
+
+_LISTED = 20
+"""Problems of a configuration that its error message tells."""
 
 
 class Config(Section):
@@ -145,6 +150,7 @@ def load_config(source: str | Path | Mapping[str, Any] | None = None, overrides:
     values = read_mapping(source)
     for override in overrides:
         put(values, *parse_override(override))
+    values = plain(values)  # with the overrides' values, which were read one by one
     problems: list[str] = []
     resolved: dict[str, Any] = {}
     for key, value in values.items():
@@ -163,7 +169,7 @@ def load_config(source: str | Path | Mapping[str, Any] | None = None, overrides:
             return Config.model_validate(resolved)
         except ValidationError as error:
             problems = describe(error)
-    raise ConfigError("the configuration is not valid:\n  " + "\n  ".join(dict.fromkeys(problems)))
+    raise ConfigError("the configuration is not valid:" + listed(problems))
 
 
 def dump_config(config: Config) -> str:
@@ -192,7 +198,7 @@ def _section(key: str, value: Any) -> type[Section] | None:
     if key not in plain and key not in rooms:
         return None
     if not isinstance(value, Mapping):
-        raise ValueError(f"{key}: expected a section with settings of its own, got {value!r}")
+        raise ValueError(f"{key}: expected a section with settings of its own, got {shown(value)}")
     if key in rooms:
         return rooms[key](value)
     return plain[key]
@@ -206,7 +212,7 @@ def choose(table: Mapping[str, Any], name: object, key: str) -> Any:
         raise ValueError(f"{key}: this setting is required, one of {', '.join(table)}")
     close = difflib.get_close_matches(str(name), table, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{key}: expected one of {', '.join(table)}, got {name!r}{hint}")
+    raise ValueError(f"{key}: expected one of {', '.join(table)}, got {shown(name)}{hint}")
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
@@ -233,28 +239,15 @@ def describe(error: ValidationError, section: str = "", model: type[BaseModel] |
         elif problem["type"] == "value_error":
             lines.append(message if not key or message.startswith(key) else f"{key}: {message}")
         else:
-            lines.append(f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}")
+            lines.append(f"{key}: {message[0].lower()}{message[1:]}, got {shown(problem['input'])}")
     return lines
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads ``1e-3`` as text; people mean the number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def parse_yaml(text: str, name: str) -> dict[str, Any]:
-    """A YAML mapping, or an error that names the file and the line."""
-    try:
-        values = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{name} holds no settings: expected 'key: value' lines, got {type(values).__name__}")
-    return values
+def listed(problems: Iterable[str]) -> str:
+    """Problems in lines of their own, each once, as many as people read."""
+    lines = list(dict.fromkeys(problems))
+    more = [f"and {len(lines) - _LISTED:,} more"] if len(lines) > _LISTED else []
+    return "".join(f"\n  {line}" for line in [*lines[:_LISTED], *more])
 
 
 def read_mapping(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -266,17 +259,8 @@ def read_mapping(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any
     if source is None:
         return {}
     if isinstance(source, Mapping):
-        return _copy(source)
-    try:
-        text = Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a text file"
-        raise ConfigError(f"cannot read the configuration {source}: {reason}") from None
-    return parse_yaml(text, str(source))
-
-
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+        return plain(source)
+    return parse_yaml(read_text(source, "configuration"), str(source))
 
 
 def parse_override(override: str) -> tuple[str, Any]:
@@ -287,11 +271,11 @@ def parse_override(override: str) -> tuple[str, Any]:
     """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"override {override!r} is not of the form key=value, for example run.steps=1000")
+        raise ConfigError(f"override {shown(override)} is not of the form key=value, for example run.steps=1000")
     try:
-        return key.strip(), yaml.load(text, _Loader)
+        return key.strip(), parse_value(text)
     except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: {text!r} is not a valid YAML value") from None
+        raise ConfigError(f"override {shown(override)}: {shown(text)} is not a valid YAML value") from None
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -307,6 +291,9 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         child = section.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"override '{key}={value}': {parent} is a single value, it has no setting {last!r}")
+            raise ConfigError(
+                f"override {shown(f'{key}={value}')}: {shown(parent)[1:-1]} is a single value, it has no setting "
+                f"{shown(last)}"
+            )
         section = child
     section[last] = value

@@ -17,6 +17,11 @@ from pydantic import (
 )
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Steps = Annotated[int, Field(ge=0, lt=2**40)]
+Tasks = Annotated[int, Field(gt=0, le=2**22)]
+"""Tasks at once: their shards make a short list, and a task's id in the last of all steps is below 2**63."""
+
+Threads = Annotated[int, Field(gt=0, le=1024)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -106,10 +111,10 @@ class RunOptions(Section):
     kept beside the best one. ``*_every`` count meta-steps; 0 means never (the last step is always checkpointed).
     """
 
-    steps: NonNegativeInt = 1000
-    meta_batch: PositiveInt = 32
+    steps: Steps = 1000
+    meta_batch: Tasks = 32
     tasks_per_shard: PositiveInt | None = None
-    threads: PositiveInt = 1
+    threads: Threads = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     validate_every: NonNegativeInt = 0
     checkpoint_every: NonNegativeInt = 0
@@ -145,8 +150,8 @@ class EvaluationOptions(Section):
     independently of the run's seed.
     """
 
-    tasks: PositiveInt = 600
-    validation_tasks: PositiveInt = 200
+    tasks: Tasks = 600
+    validation_tasks: Tasks = 200
     ways: PositiveInt | None = None
     shots: PositiveInt | None = None
     queries: PositiveInt | None = None

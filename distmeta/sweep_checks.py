@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from distmeta.config import Config, load_config
+from distmeta.config import Config, listed, load_config
 from distmeta.errors import ConfigError
 from distmeta.objectives import OBJECTIVES
 from distmeta.sweep_points import TRIALS, Values, changed, drawn, grid
@@ -219,4 +219,4 @@ def refuse(problems: list[str]) -> None:
 
 def refusal(problems: Iterable[str]) -> ConfigError:
     """The error that tells all of it, each thing once."""
-    return ConfigError("the sweep is not valid:\n  " + "\n  ".join(dict.fromkeys(problems)))
+    return ConfigError("the sweep is not valid:" + listed(problems))

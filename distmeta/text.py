@@ -1,0 +1,234 @@
+"""Values that people write, as YAML text or as mappings: read within bounds, so that no text hangs or fills memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distmeta.errors import ConfigError
+
+LONGEST = 2**20
+"""Bytes of a file."""
+
+DEEPEST = 32
+"""Values within one another."""
+
+MOST = 100_000
+"""Values of a file, those behind aliases counted as often as they stand there."""
+
+INTEGERS = (-(2**63), 2**64 - 1)
+"""The smallest and the largest whole number."""
+
+_SHOWN = 200
+"""Characters of a value in a message."""
+
+_BAD_TEXT = re.compile("[\0\ud800-\udfff]")
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it: like ``repr``, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """A text file.
+
+    Args:
+        path: the file, in UTF-8.
+        what: what people call such a file.
+
+    Raises:
+        ConfigError: it cannot be read, is no text, or is longer than any such file.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(LONGEST + 1)
+        if len(data) <= LONGEST:
+            return data.decode("utf-8")
+        reason = f"it is longer than {LONGEST:,} bytes"
+    except UnicodeDecodeError:
+        reason = "it is not a text file in UTF-8"
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
+    raise ConfigError(f"cannot read the {what} {shown(str(path))[1:-1]}: {reason}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's text, numbers, booleans, lists and mappings, within bounds; dates are text.
+
+    YAML 1.1 reads ``1e-3`` as text; people mean the number.
+    """
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse what is nested too deeply before Python's stack does."""
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} deep", problem_mark=self._mark())
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Refuse what aliases blow up, or make a part of itself."""
+        node = super().get_single_node()
+        if node is not None:
+            _measure(node, {})
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """PyYAML's constructors raise whatever ``int``, ``float`` and dictionaries raise."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"expected a value of the kind {shown(kind)[1:-1]}", node.start_mark
+            ) from None
+
+    def _mark(self) -> yaml.Mark:
+        return self.peek_event().start_mark  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _measure(node: yaml.Node, measured: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """How many values a node stands for and how deep they lie; an alias names a node that stands before it."""
+    if id(node) in measured:
+        found = measured[id(node)]
+        if found is None:
+            raise yaml.MarkedYAMLError(problem="an alias makes a value a part of itself", problem_mark=node.start_mark)
+        return found
+    measured[id(node)] = None
+    size, depth = 1, 1
+    parts = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    for part in parts:
+        its_size, its_depth = _measure(part, measured)
+        size, depth = size + its_size, max(depth, 1 + its_depth)
+    if size > MOST or depth > DEEPEST:
+        problem = f"aliases make this more than {MOST:,} values, or more than {DEEPEST} deep"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    measured[id(node)] = size, depth
+    return size, depth
+
+
+_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
+_PREFIX = "tag:yaml.org,2002:"
+_NUMBER = (_PREFIX + "float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"))
+_KNOWN = {*(_PREFIX + tag for tag in _TAGS), _PREFIX + "merge"}
+_Loader.yaml_constructors = {
+    tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag in _KNOWN
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [*(each for each in known if each[0] in _KNOWN), *([_NUMBER] if first in "-+0123456789" else [])]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def parse_value(text: str) -> Any:
+    """The value that YAML text stands for.
+
+    Raises:
+        yaml.YAMLError: it is not valid, or beyond the bounds.
+
+    >>> parse_value("[1e-3, 2024-01-31]")
+    [0.001, '2024-01-31']
+    """
+    return yaml.load(text, _Loader)
+
+
+def parse_yaml(text: str, name: str) -> dict[str, Any]:
+    """A YAML mapping, or an error that names the file and the line."""
+    try:
+        values = parse_value(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name} holds no settings: expected 'key: value' lines, got {type(values).__name__}")
+    return values
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value that JSON stands for.
+
+    Raises:
+        ValueError: it is not valid, or nested beyond what Python's stack holds.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def plain(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """A copy of a mapping that holds only what YAML and JSON hold, within bounds.
+
+    Raises:
+        ConfigError: naming the key whose value is something else.
+
+    >>> plain({"run": {"steps": 5}, "sizes": (1, 2)})
+    {'run': {'steps': 5}, 'sizes': (1, 2)}
+    """
+    copied: dict[str, Any] = _Copier().copy(values, ())
+    return copied
+
+
+class _Copier:
+    """Copies nested values and counts them."""
+
+    def __init__(self) -> None:
+        self._left = MOST
+
+    def copy(self, value: Any, place: tuple[str, ...]) -> Any:
+        """A copy of a value at a dotted key."""
+        self._left -= 1
+        if len(place) > DEEPEST or self._left < 0:
+            raise _refused(place, f"expected at most {MOST:,} values, at most {DEEPEST} deep")
+        if isinstance(value, Mapping):
+            return {self._key(key, place): self.copy(item, (*place, shown(key)[1:-1])) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            items = [self.copy(item, (*place, str(at))) for at, item in enumerate(value)]
+            return items if isinstance(value, list) else tuple(items)
+        if isinstance(value, numbers.Real) and not isinstance(value, (int, float)):  # NumPy's
+            value = int(value) if isinstance(value, numbers.Integral) else float(value)
+        problem = _problem(value)
+        if problem:
+            raise _refused(place, problem)
+        return value
+
+    def _key(self, key: Hashable, place: tuple[str, ...]) -> str:
+        if not isinstance(key, str):
+            raise _refused(
+                (*place, shown(key)), "there is no such setting: names are text; put it in quotes if it is one"
+            )
+        if _BAD_TEXT.search(key):
+            raise _refused((*place, shown(key)), "there is no such setting: names hold no null bytes and surrogates")
+        return key
+
+
+def _problem(value: Any) -> str | None:
+    if isinstance(value, str):
+        found = _BAD_TEXT.search(value)
+        return f"expected text without null bytes and surrogates, got {shown(value)}" if found else None
+    if isinstance(value, int):
+        low, high = INTEGERS
+        return None if low <= value <= high else f"expected a whole number from {low} to {high}, got one beyond"
+    if isinstance(value, float):
+        return "expected a number, got nan" if math.isnan(value) else None
+    if value is None:
+        return None
+    return f"expected text, a number, true, false, null, a list or a section, got {type(value).__name__}"
+
+
+def _refused(place: tuple[str, ...], problem: str) -> ConfigError:
+    return ConfigError(f"{shown('.'.join(place))[1:-1]}: {problem}" if place else problem)

@@ -1,0 +1,88 @@
+"""Configurations and overrides that nobody would write: each is taken or refused with a message."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fuzz_helpers import config_texts, config_trees, damaged, fuzz, mutated, places, refusal, values
+from hypothesis import strategies as st
+
+from distmeta.config import dump_config, load_config, parse_yaml
+from distmeta.errors import ConfigError
+
+SINUSOID = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}
+
+
+def comes_back(config: Any) -> None:
+    """A configuration is the same after it was written and read."""
+    text = dump_config(config)
+    again = load_config(parse_yaml(text, "dump"))
+    assert again == config
+    assert dump_config(again) == text
+
+
+@fuzz(100, 2500, tree=mutated(config_trees()))
+def test_changed_configurations(tree: Any) -> None:
+    loaded = []
+    error = refusal(lambda: loaded.append(load_config(tree)))
+    assert error is None or isinstance(error, ConfigError)
+    if loaded:
+        comes_back(loaded[0])
+
+
+@fuzz(40, 1000, tree=st.dictionaries(st.sampled_from(["tasks", "model", "algorithm", "run"]), values(), max_size=4))
+def test_sections_of_anything(tree: Any) -> None:
+    refusal(lambda: load_config(tree))
+
+
+FRAGMENTS = [
+    *("[" * 10, "{" * 10, "]", "}", "- ", ": ", "? ", "&a ", "*a", "<<: ", "!!set ", "!!binary ", "!!omap ", "!!int "),
+    *("!!timestamp ", "!!float ", "!!python/object/apply:os.system ", "!!null ", "!!bool ", "!!map ", "!!seq ", "|\n"),
+    *("---\n", "...\n", "%YAML 9.9\n", "# ", "'", '"', "\\x", "\t", "\r\n", "\ufeff", "\u2028", "2001-99-99", "0x"),
+    *("1:99:99", ".inf", "-.inf", ".nan", "1e999", "0b", "0o", "=", "~", "&a [*a]", "&b {x: *b}", "9" * 5000),
+    *("2001-01-01", "\n  ", "\n", "a: 1\na: 2\n", "0x" + "f" * 5000, '"\\ud800"', '"\\0"', "_", "1_", "0_", "+", "-"),
+]
+
+
+@st.composite
+def texts(draw: st.DrawFn, originals: list[str]) -> str:
+    """The text of a configuration with pieces of YAML put in anywhere."""
+    text = draw(st.sampled_from(originals))
+    for _ in range(draw(st.integers(1, 4))):
+        where = draw(st.integers(0, len(text)))
+        end = where + draw(st.sampled_from([0, 0, 1, 5, 20]))
+        text = text[:where] + draw(st.sampled_from(FRAGMENTS)) + text[end:]
+    return text
+
+
+@fuzz(100, 2500, text=texts(list(config_texts().values())))
+def test_text_with_pieces_of_yaml_in_it(text: str) -> None:
+    refusal(lambda: load_config(parse_yaml(text, "file")))
+
+
+@fuzz(60, 1500, data=damaged(st.sampled_from([text.encode() for text in config_texts().values()])))
+def test_damaged_files(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "config.yaml")
+        file.write_bytes(data)
+        refusal(lambda: load_config(file))
+
+
+KEYS = sorted({".".join(map(str, path)) for tree in config_trees() for path in places(tree)})
+
+
+def overrides() -> st.SearchStrategy[str]:
+    key = st.sampled_from([*KEYS, "", ".", "a", "a.b.c", "run.", ".run", "run..steps", "run.steps.x", "model.hidden.0"])
+    value = st.sampled_from([*FRAGMENTS, "", "1", "[1, 2]", "{kind: step}", "null", "module:a.b"])
+    equals = st.sampled_from(["=", "=", "=", "==", "", " = "])
+    return st.builds("{}{}{}".format, key, equals, value | st.text(max_size=10)) | st.text(max_size=12)
+
+
+@fuzz(100, 2500, tree=st.sampled_from(config_trees()), given=st.lists(overrides(), min_size=1, max_size=3))
+def test_overrides(tree: Any, given: list[str]) -> None:
+    loaded = []
+    refusal(lambda: loaded.append(load_config(tree, given)))
+    if loaded:
+        comes_back(loaded[0])
