@@ -8,7 +8,8 @@ import io
 import json
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,16 +17,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from distmeta.checkpoint_checks import META, PARAMS, STATE, check_manifest, join_meta, read_state, read_tensors
 from distmeta.errors import StorageError
 from distmeta.layout import MODEL
+from distmeta.plan import Plan
 from distmeta.rundir import CHECKPOINTS, CONFIG
 from distmeta.storage import MANIFEST, Storage
+from distmeta.text import parse_json, shown
 
 SCHEMA = 1
-PARAMS = "params.safetensors"
-META = "meta.safetensors"
-STATE = "state.pt"
-
 _T = TypeVar("_T")
 
 
@@ -101,21 +101,26 @@ def save(run: Storage, snapshot: Snapshot) -> str:
 
 
 def load(checkpoint: Storage) -> Snapshot:
-    """Read one checkpoint folder and verify the size and hash of every file.
+    """Read one checkpoint folder and verify the size and hash of every file, and every value.
 
     Raises:
         DamagedCheckpoint: naming the file that is missing or not as it was written.
         StorageError: the checkpoint cannot be read, or a newer version wrote it.
     """
-    import safetensors.torch
-
     manifest, files = _read_files(checkpoint)
-    module_state: dict[str, Tensor] = safetensors.torch.load(files[PARAMS])
-    state = torch.load(io.BytesIO(files[STATE]), map_location="cpu", weights_only=True)
-    meta = {name: module_state[name.removeprefix(MODEL)].clone() for name in state.pop("meta_in_params")}
-    groups = safetensors.torch.load(files[META]) if META in files else {}
+    with _damage(checkpoint, PARAMS):
+        module_state = read_tensors(files[PARAMS])
+    with _damage(checkpoint, META):
+        groups = read_tensors(files[META]) if META in files else {}
+    with _damage(checkpoint, STATE):
+        state = read_state(files[STATE], manifest)
+        meta = join_meta(state, module_state, groups)
+    with _damage(checkpoint, MANIFEST):
+        Plan.from_dict(manifest["plan"])
+    kept = ("step", "tasks", "optimizer", "best", "counters", "seconds", "finished")
     return Snapshot(
-        **{**state, "meta": {**meta, **state["meta"], **groups}},
+        **{name: state[name] for name in kept},
+        meta=meta,
         module_state=module_state,
         config=manifest["config"],
         plan=manifest["plan"],
@@ -250,19 +255,29 @@ def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_manifest(checkpoint: Storage) -> dict[str, Any]:
+    data = _read(checkpoint, MANIFEST)
     try:
-        manifest: dict[str, Any] = json.loads(_read(checkpoint, MANIFEST))
+        manifest: dict[str, Any] = parse_json(data)
         seal = manifest.pop("sha256")
-    except (ValueError, TypeError, KeyError, AttributeError):
+        sealed = _sealed(manifest)["sha256"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise _damaged(checkpoint, MANIFEST, "it is not what was written") from None
-    if _sealed(manifest)["sha256"] != seal:
+    if sealed != seal:
         raise _damaged(checkpoint, MANIFEST, "its content does not match its hash")
-    if manifest["schema"] > SCHEMA:
+    schema = manifest.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
         raise StorageError(
-            f"{checkpoint.location} was written by distmeta {manifest['versions']['distmeta']} in a newer "
-            f"format ({manifest['schema']}, this version reads {SCHEMA}); install that version"
+            f"{checkpoint.location} was written in a newer format ({shown(schema)}, this version reads {SCHEMA}) by "
+            f"distmeta {_version(manifest)}; install that version"
         )
+    with _damage(checkpoint, MANIFEST):
+        check_manifest(manifest)
     return manifest
+
+
+def _version(manifest: Mapping[str, Any]) -> str:
+    versions = manifest.get("versions")
+    return shown(versions.get("distmeta"))[1:-1] if isinstance(versions, dict) else "unknown"
 
 
 def _read_files(checkpoint: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -282,6 +297,15 @@ def _read(checkpoint: Storage, name: str) -> bytes:
     if not checkpoint.exists(name):
         raise _damaged(checkpoint, name, "it is missing")
     return checkpoint.read_bytes(name)
+
+
+@contextmanager
+def _damage(checkpoint: Storage, name: str) -> Iterator[None]:
+    """Say in which file there is a wrong value."""
+    try:
+        yield
+    except ValueError as error:
+        raise _damaged(checkpoint, name, str(error)) from None
 
 
 def _damaged(checkpoint: Storage, name: str, what: str) -> DamagedCheckpoint:

@@ -13,6 +13,7 @@ from distmeta import checkpoint
 from distmeta.config import Config, load_config
 from distmeta.errors import ConfigError
 from distmeta.layout import Layout, Meta
+from distmeta.learner import check_layout
 from distmeta.metrics import mean_ci
 from distmeta.plan import Plan
 from distmeta.programs import blueprint
@@ -112,6 +113,7 @@ def _check_layout(config: Config, meta: Meta) -> None:
             "the configuration asks for other meta-parameters than the checkpoint holds "
             f"({', '.join(new[:3]) or 'fewer names'}); leave model.*, algorithm.* and tasks.ways as the run had them"
         )
+    check_layout(expected, meta)
 
 
 def _measure(

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from distmeta.config import OuterOptions, StepSchedule
+from distmeta.errors import StorageError
 from distmeta.layout import MODEL, Layout, Meta
 from distmeta.records import MetaGradient, MetaState
+from distmeta.text import shown
 
 NORM_ROW = 2**13
 """Elements that one thread adds at a time; torch splits no sum as short as this."""
@@ -109,10 +111,38 @@ class Learner:
         return self._optimizer.state_dict()
 
     def restore(self, step: int, meta: Meta, optimizer: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint.
+
+        Raises:
+            StorageError: its meta-parameters or its optimizer's state are not this run's.
+        """
+        check_layout(self.layout, meta)
+        state = self._checked(optimizer)
         self.step = step
         self.vector.copy_(self.layout.flatten(meta))
-        self._optimizer.load_state_dict(dict(optimizer))
+        # The settings are this run's own: rates are set in every step.
+        settings = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": settings})
+
+    def _checked(self, optimizer: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+        """An optimizer's state by group, of the names and shapes that this optimizer has."""
+        names = _MOMENTS[self._options.optimizer]
+        spans = list(self._groups.values())
+        state = optimizer.get("state")
+        fits = isinstance(state, dict) and all(
+            key in range(len(spans))
+            and isinstance(moments, dict)
+            and moments.keys() == names.keys()
+            and all(_is_moment(moments[name], spans[key], names[name]) for name in names)
+            for key, moments in state.items()
+        )
+        if not fits:
+            raise StorageError(
+                f"the checkpoint's optimizer state is not that of outer.optimizer = {self._options.optimizer} with "
+                "these meta-parameters; use another checkpoint"
+            )
+        assert isinstance(state, dict)
+        return dict(state)
 
     def _rate(self, group: str) -> float:
         meta = self._options.lr_meta
@@ -127,6 +157,41 @@ class Learner:
             norm = norm if bound is None else euclidean_norm(self._mean)
             if norm > self._options.clip_norm:
                 self._mean.mul_(self._options.clip_norm / norm)
+
+
+_MOMENTS: dict[str, dict[str, bool]] = {
+    "sgd": {"momentum_buffer": True},
+    "adam": {"step": False, "exp_avg": True, "exp_avg_sq": True},
+    "adamw": {"step": False, "exp_avg": True, "exp_avg_sq": True},
+}
+"""What each optimizer's state holds, and whether that has an element for each meta-parameter."""
+
+
+def _is_moment(value: Any, span: slice, each: bool) -> bool:
+    shape = (span.stop - span.start,) if each else ()
+    return value is None or (isinstance(value, Tensor) and value.shape == shape and value.dtype == torch.float32)
+
+
+def check_layout(expected: Layout, meta: Meta) -> None:
+    """Refuse meta-parameters of other names, shapes or types than a configuration's.
+
+    Raises:
+        StorageError: naming the first that differs.
+    """
+    found = Layout.of(meta)
+    known, there = (dict(zip(each.names, each.shapes, strict=True)) for each in (expected, found))
+    for name in (*known, *there):
+        if known.get(name) != there.get(name):
+            wants, holds = (f"of shape {list(each[name])}" if name in each else "absent" for each in (known, there))
+            raise StorageError(
+                f"the checkpoint does not fit the configuration: meta-parameter {shown(name)[1:-1]} is {holds}, but "
+                f"should be {wants}; use another checkpoint, or the configuration that it was made with"
+            )
+        if meta[name].dtype != torch.float32:
+            raise StorageError(
+                f"meta-parameter {shown(name)[1:-1]} of the checkpoint is of {meta[name].dtype}, and should be of "
+                "torch.float32; use another checkpoint"
+            )
 
 
 def euclidean_norm(vector: Tensor) -> float:

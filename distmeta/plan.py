@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from distmeta.config import Config
+from distmeta.text import shown
 
 Differentiation = Literal["reverse", "mixed"]
 Compile = Literal["none", "graph", "inductor"]
@@ -46,7 +50,7 @@ class Plan:
 
     mapped: bool = True
     reason: str = ""
-    chunk: int | None = None
+    chunk: Annotated[int, Field(gt=0)] | None = None
     layers: Layers = "general"
     compile: Compile = "none"
     precision: Precision = "float32"
@@ -59,8 +63,20 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """The plan that a checkpoint holds."""
-        return cls(**{**values, "notes": tuple(values.get("notes", ()))})
+        """The plan that a checkpoint holds.
+
+        Raises:
+            ValueError: naming the value that is unknown or wrong.
+        """
+        unknown = [name for name in values if name not in {field.name for field in fields(cls)}]
+        if unknown:
+            raise ValueError(f"plan.{shown(unknown[0])[1:-1]}: there is no such value in this version of distmeta")
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, ("plan", *first["loc"])))
+            raise ValueError(f"{place}: {first['msg']}, got {shown(first['input'])}") from None
 
     def settings(self) -> dict[str, Any]:
         """The values of the section ``engine`` that ask for this plan."""
