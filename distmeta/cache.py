@@ -1,8 +1,12 @@
-"""The folder where data sets are built once a host."""
+"""The folder where data sets and compiled code are built once a host."""
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
+import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,26 +16,63 @@ from filelock import FileLock
 
 from distmeta.errors import DataError
 
+log = logging.getLogger(__name__)
+
 
 def cache_dir() -> Path:
-    """``DISTMETA_CACHE``, else ``distmeta`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
+    """``DISTMETA_CACHE``, else ``distmeta`` in ``XDG_CACHE_HOME``, else in ``~/.cache``.
+
+    Raises:
+        DataError: none of them is set, and this user has no home.
+    """
     own = os.environ.get("DISTMETA_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distmeta"
+    path = own or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "distmeta")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DataError(
+            f"{path} names a home folder, and this user has none (HOME is not set); set DISTMETA_CACHE to a folder "
+            "for built data"
+        ) from None
 
 
-def build_once(path: Path, builder: Callable[[Path], None]) -> Path:
+def cache_for(*files: str, folder: str = "") -> Path:
+    """The folder in which files of the cache lie, or can be built: ``folder`` of :func:`cache_dir`.
+
+    Where that can be neither read nor written (a home that is missing or read-only), it is ``folder`` in a folder of
+    this user's own in the temporary folder (``TMPDIR``), which is said once.
+
+    Args:
+        files: their names; none asks for a folder to write to.
+        folder: a folder of the cache.
+
+    Raises:
+        DataError: neither folder can be written.
+    """
+    try:
+        usual = cache_dir() / folder
+    except DataError as error:
+        return _spare(str(error)) / folder
+    try:
+        if not files or not all((usual / file).exists() for file in files):
+            _check_writable(usual)
+    except OSError as error:
+        return _spare(f"{cache_dir()}: {error.strerror or error}") / folder
+    return usual
+
+
+def build_once(path: Path, builder: Callable[[Path], None], whole: Callable[[Path], bool] = Path.exists) -> Path:
     """Build a file unless it is there; of several processes on this host one builds and the others wait.
 
     Args:
         path: the file, in the cache.
         builder: writes the file, whole or not at all (:func:`written_whole`).
+        whole: whether the file is there, and as it was built; one that is not is replaced.
 
     Raises:
         DataError: the folder cannot be written.
     """
-    if path.exists():
+    if whole(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +81,7 @@ def build_once(path: Path, builder: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise _unwritable(path.parent, error) from None
     try:
-        if not path.exists():
+        if not whole(path):
             for left_by_a_kill in path.parent.glob(f".{path.name}.*.tmp"):
                 left_by_a_kill.unlink(missing_ok=True)
             builder(path)
@@ -68,6 +109,36 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path.parent, error) from None
+
+
+def _check_writable(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+@functools.cache
+def _spare(problem: str) -> Path:
+    """``distmeta-UID`` in the temporary folder, if it is this user's alone: others must not put data there."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"distmeta-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise PermissionError(None, "it is not this user's alone", str(folder))
+        _check_writable(folder)
+    except OSError as error:
+        where = error.filename or os.environ.get("TMPDIR") or "the temporary folder"
+        raise DataError(
+            f"the cache cannot be written ({problem}), and neither can {where} ({error.strerror or error}); set "
+            "DISTMETA_CACHE to a folder that can be"
+        ) from None
+    log.warning(
+        "the cache cannot be written (%s): data is built in %s; set DISTMETA_CACHE to a folder that can be",
+        problem,
+        folder,
+    )
+    return folder
 
 
 def _unwritable(folder: Path, error: OSError) -> DataError:

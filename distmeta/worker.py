@@ -73,7 +73,7 @@ class Worker:
     def _compiler(self) -> dict[str, Any]:
         plan = self.program.plan
         compiled = plan.layers == "native" or plan.compile == "inductor"
-        return {"compiler": find_compiler()[1]} if compiled and self.device.type == "cpu" else {}
+        return {"compiler": find_compiler().version} if compiled and self.device.type == "cpu" else {}
 
     def probe(self) -> Plan:
         """Decide how this run computes."""

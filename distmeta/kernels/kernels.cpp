@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__AVX512F__)
@@ -157,25 +158,34 @@ void patches(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, 
     }
 }
 
+// Lanes of a and b in turn, from lane FIRST of both on.
+#if defined(__clang__)
+template <class T, int FIRST, int... PLACE>
+inline Vector<T> interleave(Vector<T> a, Vector<T> b, std::integer_sequence<int, PLACE...>) {
+    return __builtin_shufflevector(a, b, (FIRST + PLACE / 2 + (PLACE % 2) * LANES<T>)...);
+}
+#else
 template <int SIZE> struct Whole;
 template <> struct Whole<4> { using type = int32_t; };
 template <> struct Whole<8> { using type = int64_t; };
 
+template <class T, int FIRST, int... PLACE>
+inline Vector<T> interleave(Vector<T> a, Vector<T> b, std::integer_sequence<int, PLACE...>) {
+    return __builtin_shuffle(a, b, Vector<typename Whole<sizeof(T)>::type>{(FIRST + PLACE / 2 + (PLACE % 2) * LANES<T>)...});
+}
+#endif
+
 // A square of LANES x LANES, transposed in registers: interleaving row i with row i + LANES / 2, log2(LANES) times.
 template <class T> inline void transpose_square(const T* from, int next_from, T* to, int next_to) {
-    using Mask = Vector<typename Whole<sizeof(T)>::type>;
-    Mask low, high;
-    for (int i = 0; i < LANES<T>; ++i) {
-        low[i] = i / 2 + (i % 2) * LANES<T>;
-        high[i] = low[i] + LANES<T> / 2;
-    }
+    constexpr int HALF = LANES<T> / 2;
+    std::make_integer_sequence<int, LANES<T>> places;
     Vector<T> rows[LANES<T>], mixed[LANES<T>];
     for (int r = 0; r < LANES<T>; ++r) rows[r] = load(from + (int64_t)r * next_from);
 #pragma GCC unroll 4
     for (int round = 1; round < LANES<T>; round *= 2) {
-        for (int r = 0; r < LANES<T> / 2; ++r) {
-            mixed[2 * r] = __builtin_shuffle(rows[r], rows[r + LANES<T> / 2], low);
-            mixed[2 * r + 1] = __builtin_shuffle(rows[r], rows[r + LANES<T> / 2], high);
+        for (int r = 0; r < HALF; ++r) {
+            mixed[2 * r] = interleave<T, 0>(rows[r], rows[r + HALF], places);
+            mixed[2 * r + 1] = interleave<T, HALF>(rows[r], rows[r + HALF], places);
         }
         for (int r = 0; r < LANES<T>; ++r) rows[r] = mixed[r];
     }

@@ -11,7 +11,8 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from distmeta.cache import cache_dir
+from distmeta.cache import cache_for
+from distmeta.kernels.build import program, unavailable
 from distmeta.plan import Compile
 
 Function = Callable[..., Any]
@@ -33,8 +34,9 @@ def specialise(function: Function, arguments: tuple[Any, ...], how: Compile) -> 
     """
     if how == "none":
         return function
-    # Before anything of the compiler is imported, which would settle on a folder in /tmp.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        # Before anything of the compiler is imported, which would settle on a folder in /tmp.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_for(folder="inductor"))
     graph, structure = _record(function, arguments)
     run: Function = graph
     if how == "inductor":
@@ -66,7 +68,8 @@ def _compile(graph: GraphModule, leaves: list[Any]) -> Function:
     from torch import _inductor  # starts a good part of torch, which runs without it need not wait for
 
     if not any(leaf.is_cuda for leaf in leaves):
-        return _inductor.compile(graph, leaves)  # type: ignore[no-any-return]
+        own: dict[str, Any] = {} if unavailable() else {"cpp.cxx": (None, program())}  # the compiler of the kernels
+        return _inductor.compile(graph, leaves, options=own)  # type: ignore[no-any-return]
     run = _inductor.compile(graph, leaves, options={"triton.cudagraphs": True})
     # A CUDA graph writes its results to the same memory in every call.
     return lambda *given: tree_map(torch.clone, list(run(*given)))

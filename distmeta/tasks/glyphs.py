@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distmeta.cache import build_once, cache_dir
+from distmeta.cache import build_once, cache_for
 from distmeta.config import TaskOptions
 from distmeta.records import SPLITS, Split
 from distmeta.tasks.images import ImageFamily, ImageOptions, SplitClasses
@@ -42,7 +42,8 @@ class Glyphs(ImageFamily):
 
     @classmethod
     def _open(cls, options: TaskOptions) -> tuple[EpisodeStore, Mapping[Split, SplitClasses]]:
-        store = EpisodeStore.open(build_once(cache_dir() / f"glyphs-{GENERATOR}.arrow", _build))
+        name = f"glyphs-{GENERATOR}.arrow"
+        store = EpisodeStore.open(build_once(cache_for(name) / name, _build))
         groups = np.array(store.groups)
         return store, {split: SplitClasses.of(np.flatnonzero(groups == split)) for split in SPLITS}
 

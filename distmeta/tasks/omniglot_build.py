@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distmeta.cache import build_once, cache_dir, written_whole
+from distmeta.cache import build_once, cache_for, written_whole
 from distmeta.errors import DataError
 from distmeta.tasks.omniglot_source import MD5, STORE, Folder, find_anywhere, find_given, fingerprint
 from distmeta.tasks.store import EpisodeStore, write_store
@@ -73,7 +73,7 @@ def open_omniglot(root: str | None) -> EpisodeStore:
 
 def _built_from(folder: Folder) -> Path:
     name = f"omniglot-{SIZE}-{BUILDER}-{fingerprint(folder)}.arrow"
-    return build_once(cache_dir() / name, lambda path: _build(folder, None, path))
+    return build_once(cache_for(name) / name, lambda path: _build(folder, None, path))
 
 
 def _store_of(folder: Folder) -> Path:
@@ -91,7 +91,8 @@ def _store_of(folder: Folder) -> Path:
             except DataError:
                 raise DataError(f"{folder.name}/{STORE} is damaged or incomplete; build it again") from None
 
-    return build_once(cache_dir() / f"omniglot-{SIZE}-from-{version}.arrow", fetch)
+    name = f"omniglot-{SIZE}-from-{version}.arrow"
+    return build_once(cache_for(name) / name, fetch)
 
 
 def _build(folder: Folder, progress: Progress | None, path: Path) -> None:

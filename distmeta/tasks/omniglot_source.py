@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distmeta.cache import build_once, cache_dir, written_whole
+from distmeta.cache import build_once, cache_for, written_whole
 from distmeta.errors import DataError
 
 STORE = "omniglot-28.arrow"
@@ -150,7 +150,7 @@ def fingerprint(folder: Folder) -> str:
 
 
 def _download(shared: str | None) -> Folder:
-    folder = cache_dir() / "omniglot-archives"
+    folder = cache_for(*MD5, folder="omniglot-archives")
     for file in MD5:
         build_once(folder / file, partial(_fetch, file, shared))
     return find_given(str(folder))

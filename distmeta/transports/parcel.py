@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from distmeta.cache import build_once, cache_dir, written_whole
+from distmeta.cache import build_once, cache_for, written_whole
 from distmeta.config import Config
 from distmeta.errors import DataError
 from distmeta.models.user import PREFIX, sources
@@ -71,7 +71,7 @@ def unpack(parcel: Parcel, config: Config, read: Read) -> Config:
     if not parcel.files:
         return config
     digest = hashlib.sha256("".join(each.sha256 for _, each in sorted(parcel.files.items())).encode()).hexdigest()
-    folder = cache_dir() / "received" / digest[:16]
+    folder = cache_for(*parcel.files, folder=f"received/{digest[:16]}")
     for name, content in parcel.files.items():
         build_once(folder / name, partial(_fetch, name, content, read))
     tasks = TASKS[config.tasks.kind].moved(config.tasks, folder)
@@ -103,7 +103,7 @@ def _fetch(name: str, content: Content, read: Read, path: Path) -> None:
 def _unpack_modules(modules: Mapping[str, bytes]) -> None:
     """Make these modules importable, before what this host may have of the same name."""
     digest = hashlib.sha256(b"".join(name.encode() + b"\0" + text for name, text in sorted(modules.items())))
-    folder = cache_dir() / "modules" / digest.hexdigest()[:16]
+    folder = cache_for(*modules, folder=f"modules/{digest.hexdigest()[:16]}")
     for name, text in modules.items():
         build_once(folder / name, partial(_write, text))
     if str(folder) not in sys.path:

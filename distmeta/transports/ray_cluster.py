@@ -22,6 +22,7 @@ from ray.autoscaler.sdk import request_resources
 
 from distmeta.config import Config, WorkerRange
 from distmeta.errors import ClusterError
+from distmeta.transports.ray_tmpdir import check_tmpdir
 
 QUIET = {
     "RAY_SCHEDULER_EVENTS": "0",
@@ -57,6 +58,7 @@ def connect(config: Config) -> bool:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
+            check_tmpdir()
             _start_private(_cores(config), quiet)
         else:
             with _loopback() if _only_on_loopback(address) else nullcontext():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -203,27 +202,3 @@ def test_a_rectifier_with_a_hook_stays(form: str) -> None:
     network = FunctionalModule(module)
     network.use(form)
     near(network(network.parameters, x), module(x), 1e-5)
-
-
-def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("CXX", raising=False)
-    build.load.cache_clear()
-    try:
-        assert build.unavailable() == "no C++ compiler is found (tried g++, c++, clang++; CXX names another)"
-    finally:
-        build.load.cache_clear()
-
-
-def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "cxx"
-    script.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo "strange 1.0" && exit 0\necho "out of ideas" >&2\nexit 1\n'
-    )
-    script.chmod(0o755)
-    monkeypatch.setenv("CXX", str(script))
-    build.load.cache_clear()
-    try:
-        assert build.unavailable() == f"{script} failed: out of ideas"
-    finally:
-        build.load.cache_clear()

@@ -140,11 +140,8 @@ class TestSettling:
         assert plan.layers == ("general" if build.unavailable() else "native")
 
     @pytest.fixture
-    def no_compiler(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def no_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CXX", "/nowhere/c++")
-        build.load.cache_clear()
-        yield
-        build.load.cache_clear()
 
     @pytest.mark.usefixtures("no_compiler")
     def test_without_a_compiler_it_is_plain_and_says_so(self) -> None:
