@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from distmeta.models.philox import random_words
@@ -140,11 +139,7 @@ class KeyedDropout(TorchFunctionMode):
         self.attentions += 1
         if dropout_p == 0 or self._key is None:
             self.dropouts += dropout_p > 0
-            # The fused kernels have neither second derivatives nor rules for vmap.
-            with sdpa_kernel(SDPBackend.MATH):
-                return F.scaled_dot_product_attention(
-                    query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
-                )
+            return _math_attention(query, key, value, attn_mask, is_causal, scale, enable_gqa)
         if enable_gqa:
             repeats = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
@@ -155,7 +150,8 @@ class KeyedDropout(TorchFunctionMode):
             scores = scores.masked_fill(~attn_mask, -math.inf)
         elif attn_mask is not None:
             scores = scores + attn_mask
-        weights = scores.softmax(-1)
+        # Zeros, as torch's own attention gives, where a mask leaves nothing to attend to.
+        weights: Tensor = torch.ops.aten._safe_softmax(scores, -1)
         return self._scale(weights, weights.shape, dropout_p, True) @ value
 
     def _multi_head_attention(self, *args: Any, **kwargs: Any) -> Any:
@@ -163,6 +159,27 @@ class KeyedDropout(TorchFunctionMode):
         # with the mode on again, leads them here.
         with self:
             return _body(F.multi_head_attention_forward)(*args, **kwargs)
+
+
+def _math_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> Tensor:
+    """Attention by plain operations: the fused kernels have neither second derivatives nor rules for ``vmap``.
+
+    ``sdpa_kernel`` would choose them by a switch of the whole process, which other threads would see.
+    """
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
+    outputs, _ = torch.ops.aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, 0.0, is_causal, None, scale=scale, enable_gqa=enable_gqa
+    )
+    return outputs  # type: ignore[no-any-return]
 
 
 def _body(function: _Function) -> _Function:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.parameter import is_lazy
 
 from distmeta.errors import ConfigError
 from distmeta.kernels import Form
-from distmeta.models.convolution import TaskConv2d, filter_layout, use_task_filters
-from distmeta.models.dropout import KeyedDropout
-from distmeta.models.inspection import aliases, drops, head
-from distmeta.models.normalisation import TaskBatchNorm, fuse_rectifiers, recording, replay, use_task_statistics
+from distmeta.models.convolution import filter_layout, filters
+from distmeta.models.copying import copy_module
+from distmeta.models.inspection import aliases, counters, drops, head, normalises_by_batch, slots
+from distmeta.models.interception import Interception, Written
+from distmeta.models.normalisation import SupportStatistics, fuse_rectifiers
 
 
 class FunctionalModule:
@@ -58,13 +58,10 @@ class FunctionalModule:
     """
 
     def __init__(self, module: nn.Module, example: Tensor | None = None) -> None:
-        self._module = _copy(module)
-        self._batch_norms = use_task_statistics(self._module)
+        self._module = copy_module(module)
         fuse_rectifiers(self._module)
-        self._convolutions = use_task_filters(self._module)
-        filters = {id(layer.weight) for layer in self._convolutions}
-        self._filters = frozenset(name for name, value in self._module.named_parameters() if id(value) in filters)
         self.tied = aliases(module)
+        self._slots = slots(self._module)
         self.parameters: dict[str, Tensor] = {
             name: parameter.detach().clone()
             for name, parameter in self._module.named_parameters()
@@ -80,14 +77,26 @@ class FunctionalModule:
         self._state_names = tuple(module.state_dict())
         first_names = dict.fromkeys(self.tied.get(name, name) for name in head(module))
         self.head = tuple(name for name in first_names if name in self.parameters)
-        self.uses_batch_statistics = bool(self._batch_norms)
+        self.uses_batch_statistics = any(map(normalises_by_batch, module.modules()))
         self.uses_dropout = any(map(drops, module.modules()))
-        self._uses_attention = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
+        weights = {id(weight) for weight in filters(self._module)}
+        self._filters = frozenset(name for name, value in self._module.named_parameters() if id(value) in weights)
+        self.has_task_layers = bool(weights) or self.uses_batch_statistics
+        self._counters = tuple(counters(self._module))
+        self._written: Written = "nothing"
         self._updated_buffers: frozenset[str] = frozenset()
         self.activations = 0
+        self._form: Form | None = None
         self._compute: torch.dtype | None = None
         if example is not None:
             self._probe(example)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FunctionalModule:
+        other = copy.copy(self)
+        memo[id(self)] = other
+        for name, value in vars(self).items():
+            setattr(other, name, copy_module(value, memo) if name == "_module" else copy.deepcopy(value, memo))
+        return other
 
     def __call__(
         self, parameters: Mapping[str, Tensor], inputs: Tensor, *, key: Tensor | None = None, draw: int = 0
@@ -107,11 +116,7 @@ class FunctionalModule:
         if parameters.keys() != self.parameters.keys():
             wrong = sorted(parameters.keys() ^ self.parameters.keys())
             raise ValueError(f"expected a value for each trainable parameter and nothing else; look at {wrong}")
-        # Attention is intercepted for its kernel, also where nothing is dropped.
-        if not (self.uses_dropout or self._uses_attention):
-            return self._forward(parameters, inputs)
-        with KeyedDropout(key, draw):
-            return self._forward(parameters, inputs)
+        return self._forward(parameters, inputs, key, draw)
 
     def with_support_statistics(
         self, parameters: Mapping[str, Tensor], support_inputs: Tensor, query_inputs: Tensor
@@ -131,11 +136,12 @@ class FunctionalModule:
         Raises:
             ConfigError: as :meth:`__call__`, for the support.
         """
-        with recording(self._batch_norms):
-            if self._batch_norms:
-                self(parameters, support_inputs)
-            replay(self._batch_norms)
+        if not self.uses_batch_statistics:
             return self(parameters, query_inputs)
+        statistics = SupportStatistics()
+        self._forward(parameters, support_inputs, statistics=statistics)
+        statistics.replay()
+        return self._forward(parameters, query_inputs, statistics=statistics)
 
     def use(self, form: Form | None, compute: torch.dtype | None = None) -> None:
         """How to compute from now on.
@@ -145,15 +151,7 @@ class FunctionalModule:
             compute: floating-point type of the layers; ``None``: that of the parameters. Outputs have the
                 parameters' type in any case.
         """
-        self._compute = compute
-        layers: list[TaskConv2d | TaskBatchNorm] = [*self._convolutions, *self._batch_norms]
-        for layer in layers:
-            layer.form = form
-
-    @property
-    def has_task_layers(self) -> bool:
-        """Whether there is a layer that :meth:`use` makes a difference to."""
-        return bool(self._convolutions or self._batch_norms)
+        self._form, self._compute = form, compute
 
     def arrange(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same parameters, filters of convolutions lying in memory as the task-batched layers want them.
@@ -188,17 +186,21 @@ class FunctionalModule:
             for name in self._state_names
         }
 
-    def _forward(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        buffers = {
-            name: buffer.clone() if name in self._updated_buffers else buffer
-            for name, buffer in self._module.named_buffers()
-        }
-        state, usual = {**buffers, **parameters}, None
+    def _forward(
+        self,
+        parameters: Mapping[str, Tensor],
+        inputs: Tensor,
+        key: Tensor | None = None,
+        draw: int = 0,
+        statistics: SupportStatistics | None = None,
+    ) -> Tensor:
+        state, usual = self._state(parameters), None
         if self._compute is not None:
             usual = next(iter(parameters.values())).dtype
-            state = {name: _cast(value, self._compute) for name, value in state.items()}
+            state = {name: None if value is None else _cast(value, self._compute) for name, value in state.items()}
             inputs = _cast(inputs, self._compute)
-        outputs = functional_call(self._module, state, (inputs,), tie_weights=bool(self.tied))
+        with Interception(key, draw, names=state, form=self._form, statistics=statistics):
+            outputs = functional_call(self._module, state, (inputs,), tie_weights=False)
         if not isinstance(outputs, Tensor):
             raise ConfigError(
                 f"the model returns {type(outputs).__name__}, but one tensor of outputs is expected; wrap it "
@@ -206,23 +208,38 @@ class FunctionalModule:
             )
         return outputs if usual is None else outputs.to(usual)
 
+    def _state(self, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+        """A value for every place of the module that holds a parameter or a buffer; tied places get the same."""
+        own = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        values = {name: value.clone() if name in self._updated_buffers else value for name, value in own.items()}
+        values |= parameters
+        state: dict[str, Any] = {slot: values[name] for slot, name in self._slots.items()}
+        if self._written == "nothing":
+            # Without a counter a norm counts nothing.
+            state |= dict.fromkeys(self._counters)
+        return state
+
     def _probe(self, example: Tensor) -> None:
         """Learn from one forward pass what the list of submodules does not show."""
         self._updated_buffers = frozenset(name for name, _ in self._module.named_buffers())
-        buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        state = self._state(self.parameters)
         key = torch.zeros(2, dtype=torch.int64, device=example.device)
         devices = [example.device] if example.is_cuda else []
-        with torch.random.fork_rng(devices), torch.no_grad(), KeyedDropout(key) as mode, self._counting(len(example)):
+        mode = Interception(key, names=state)
+        with torch.random.fork_rng(devices), torch.no_grad(), mode, self._counting(len(example)):
             before = _random_state(example.device)
-            functional_call(self._module, {**buffers, **self.parameters}, (example,), tie_weights=bool(self.tied))
+            functional_call(self._module, state, (example,), tie_weights=False)
             if not torch.equal(before, _random_state(example.device)):
                 raise ConfigError(
                     "the model draws random numbers that cannot be repeated from a task's key (torch.rand, "
                     "dropout of nn.LSTM, ...); use nn.Dropout or the dropout functions of torch.nn.functional"
                 )
-        self._updated_buffers = frozenset(name for name, buffer in buffers.items() if buffer._version)
+        self._updated_buffers = frozenset(
+            name for name in self._updated_buffers if (v := state[name]) is not None and v._version
+        )
         self.uses_dropout |= mode.dropouts > 0
-        self._uses_attention |= mode.attentions > 0
+        self.uses_batch_statistics = mode.batch_norms > 0
+        self.has_task_layers = mode.batch_norms + mode.convolutions > 0
 
     @contextmanager
     def _counting(self, examples: int) -> Iterator[None]:
@@ -242,17 +259,6 @@ class FunctionalModule:
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.is_floating_point() else value
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    if any(is_lazy(parameter) for parameter in module.parameters()):
-        raise ConfigError("the model has lazy parameters without a size; run it once on an example first")
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:
-        raise ConfigError(
-            f"the model cannot be copied: {error}; it should hold no results of computations as attributes"
-        ) from error
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -15,6 +16,37 @@ def aliases(module: nn.Module) -> dict[str, str]:
         if first.setdefault(id(parameter), name) != name:
             others[name] = first[id(parameter)]
     return others
+
+
+def slots(module: nn.Module) -> dict[str, str]:
+    """Every place that holds a parameter or a buffer, under one name -> first name of the tensor that it holds.
+
+    A place is an attribute of one submodule, under whatever names that is known.
+
+    >>> tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> tied[1].weight = tied[0].weight
+    >>> tied.append(tied[0])[-1] is tied[0]
+    True
+    >>> slots(tied)
+    {'0.weight': '0.weight', '0.bias': '0.bias', '1.weight': '0.weight', '1.bias': '1.bias'}
+    """
+    first: dict[int, str] = {}
+    places = {}
+    for path, layer in module.named_modules():
+        for attribute, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+            if tensor is not None:
+                name = f"{path}.{attribute}" if path else attribute
+                places[name] = first.setdefault(id(tensor), name)
+    return places
+
+
+def counters(module: nn.Module) -> list[str]:
+    """Names of the buffers in which norms count their calls in training mode."""
+    return [
+        f"{path}.num_batches_tracked" if path else "num_batches_tracked"
+        for path, layer in module.named_modules()
+        if isinstance(layer, _NormBase) and layer._buffers.get("num_batches_tracked") is not None
+    ]
 
 
 def head(module: nn.Module) -> list[str]:
@@ -38,3 +70,8 @@ def drops(layer: nn.Module) -> bool:
     if isinstance(layer, nn.MultiheadAttention):
         return layer.training and layer.dropout > 0
     return isinstance(layer, _DROPOUTS) and layer.training and layer.p > 0
+
+
+def normalises_by_batch(layer: nn.Module) -> bool:
+    """Whether this is a batch norm that, as its training flag stands, uses the statistics of its batch."""
+    return isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None)

@@ -1,16 +1,15 @@
-"""Normalisation layers that neither read nor write running statistics where a task's own are used."""
+"""Batch norms that neither read nor write running statistics where they use those of their batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules import module as torch_module
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from distmeta.errors import ConfigError
 from distmeta.kernels import Form
@@ -19,64 +18,112 @@ from distmeta.kernels.functions import batch_norm
 Moments = tuple[Tensor, Tensor]
 """(C,) mean and (C,) biased variance of one call of a batch norm."""
 
+_EXACT = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
-class TaskBatchNorm(_BatchNorm):
-    """Batch norm by the statistics of the batch it is given, or by recorded ones.
 
-    ``y = (x - mean) / sqrt(variance + eps) * weight + bias``, a channel at a time, x of shape (N, C, ...). ``form``
-    names a task-batched implementation; with ``None`` torch's own is used.
-    Ioffe and Szegedy, ICML 2015; Bronskill et al. (TaskNorm, ICML 2020) compare what its statistics can come
-    from in few-shot learning.
+class SupportStatistics:
+    """What the batch norms of one forward pass normalised by, for another pass that is to use the same.
 
-    :func:`use_task_statistics` turns layers into this class; state names stay what they were.
+    Calls are told apart by the batch norm's own tensors, and those of one batch norm by their order.
     """
 
-    path: str
-    form: Form | None
-    recorded: list[Moments] | None
-    replayed: Iterator[Moments] | None
+    def __init__(self) -> None:
+        self._recorded: dict[Hashable, list[Moments]] = {}
+        self._replayed: dict[Hashable, Iterator[Moments]] | None = None
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Normalise (N, C, ...).
+    def replay(self) -> None:
+        """From now on statistics are given back, not recorded."""
+        self._replayed = {norm: iter(moments) for norm, moments in self._recorded.items()}
+
+    @property
+    def replaying(self) -> bool:
+        """Whether statistics are given back."""
+        return self._replayed is not None
+
+    def record(self, norm: Hashable, moments: Moments) -> None:
+        """Keep the statistics of a call."""
+        self._recorded.setdefault(norm, []).append(moments)
+
+    def next(self, norm: Hashable, path: str) -> Moments:
+        """The statistics of the support's call that answers to this one.
 
         Raises:
-            ConfigError: there is one value a channel, which has no variance.
+            ConfigError: the query needs more calls than there were for the support.
         """
-        return self.rectified(inputs, 1.0)
-
-    def rectified(self, inputs: Tensor, slope: float) -> Tensor:
-        """``f(y)`` with ``f(v) = v if v > 0 else slope * v``; errors as :meth:`forward`."""
-        if self.replayed is not None:
-            moments = next(self.replayed, None)
-            if moments is None:
-                raise ConfigError(
-                    f"the model calls its batch norm {self.path!r} more often for the query than for the "
-                    "support, so there are no support statistics for it; use another norm"
-                )
-            return _rectify(self._normalise(inputs, moments), slope)
-        if inputs.numel() <= inputs.shape[1]:
+        assert self._replayed is not None
+        moments = next(self._replayed.get(norm, iter(())), None)
+        if moments is None:
             raise ConfigError(
-                f"batch norm {self.path!r} needs more than one value per channel, got inputs of shape "
-                f"{tuple(inputs.shape)}; use more shots or queries, or another norm (model.norm)"
+                f"the model calls its batch norm {path} more often for the query than for the support, so there are "
+                "no support statistics for it; use another norm"
             )
-        if self.recorded is None:
-            if self.form is not None and self.weight is not None:
-                return batch_norm(inputs, self.weight, self.bias, self.eps, slope, self.form)
-            outputs = F.batch_norm(inputs, None, None, self.weight, self.bias, True, 0.0, self.eps)
-            return _rectify(outputs, slope)
-        dims = [dim for dim in range(inputs.dim()) if dim != 1]
-        variance, mean = torch.var_mean(inputs, dims, correction=0)
-        self.recorded.append((mean, variance))
-        return _rectify(self._normalise(inputs, (mean, variance)), slope)
+        return moments
 
-    def _normalise(self, inputs: Tensor, moments: Moments) -> Tensor:
-        # F.batch_norm has no derivative by given statistics, and these depend on the parameters.
-        shape = (1, -1, *(1 for _ in inputs.shape[2:]))
-        mean, variance = (moment.view(shape) for moment in moments)
-        normalised = (inputs - mean) * torch.rsqrt(variance + self.eps)
-        if self.weight is not None:
-            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return normalised
+
+def normalise(
+    inputs: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    path: str,
+    norm: Hashable = None,
+    slope: float = 1.0,
+    form: Form | None = None,
+    statistics: SupportStatistics | None = None,
+) -> Tensor:
+    """A batch norm by the statistics of the batch it is given, or by recorded ones, with the rectifier after it.
+
+    ``f((x - mean) / sqrt(variance + eps) * weight + bias)`` with ``f(v) = v if v > 0 else slope * v``, a channel at a
+    time, x of shape (N, C, ...).
+    Ioffe and Szegedy, ICML 2015; Bronskill et al. (TaskNorm, ICML 2020) compare what its statistics can come from in
+    few-shot learning.
+
+    Args:
+        inputs: (N, C, ...).
+        weight: (C,), ``None`` for ones.
+        bias: (C,), ``None`` for zeros.
+        eps: added to the variance.
+        path: how messages call the batch norm.
+        norm: which batch norm this is, for ``statistics``.
+        slope: 0 for a ReLU, 1 for no rectifier.
+        form: a task-batched implementation; ``None`` for torch's own.
+        statistics: records the statistics, or gives those to use.
+
+    Raises:
+        ConfigError: there is one value a channel, which has no variance.
+    """
+    if statistics is not None and statistics.replaying:
+        return _rectify(_by_moments(inputs, statistics.next(norm, path), weight, bias, eps), slope)
+    if inputs.numel() <= inputs.shape[1]:
+        raise ConfigError(
+            f"batch norm {path} needs more than one value per channel, got inputs of shape {tuple(inputs.shape)}; use "
+            "more shots or queries, or another norm (model.norm)"
+        )
+    if statistics is None:
+        if form is not None and weight is not None and _suits(inputs, weight, eps):
+            shift = torch.zeros_like(weight) if bias is None else bias
+            return batch_norm(inputs, weight, shift, eps, slope, form)
+        return _rectify(F.batch_norm(inputs, None, None, weight, bias, True, 0.0, eps), slope)
+    dims = [dim for dim in range(inputs.dim()) if dim != 1]
+    variance, mean = torch.var_mean(inputs, dims, correction=0)
+    statistics.record(norm, (mean, variance))
+    return _rectify(_by_moments(inputs, (mean, variance), weight, bias, eps), slope)
+
+
+def _suits(inputs: Tensor, weight: Tensor, eps: float) -> bool:
+    """Whether the task-batched form computes what torch would."""
+    return inputs.dtype == weight.dtype and eps > 0 and not torch.is_autocast_enabled(inputs.device.type)
+
+
+def _by_moments(inputs: Tensor, moments: Moments, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    # F.batch_norm has no derivative by given statistics, and these depend on the parameters.
+    shape = (1, -1, *(1 for _ in inputs.shape[2:]))
+    mean, variance = (moment.view(shape) for moment in moments)
+    normalised = (inputs - mean) * torch.rsqrt(variance + eps)
+    if weight is not None:
+        normalised = normalised * weight.view(shape)
+    return normalised if bias is None else normalised + bias.view(shape)
 
 
 def _rectify(outputs: Tensor, slope: float) -> Tensor:
@@ -85,109 +132,70 @@ def _rectify(outputs: Tensor, slope: float) -> Tensor:
     return F.relu(outputs) if slope == 0.0 else F.leaky_relu(outputs, slope)
 
 
-class TaskGroupNorm(nn.GroupNorm):
-    """A group norm of what task-batched convolutions give: ``vmap`` cannot look at images whose channels lie last."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Normalise (N, C, ...)."""
-        if inputs.dim() < 4:
-            return super().forward(inputs)
-        return super().forward(inputs.flatten(2)).view(inputs.shape)
-
-
-class TaskMaxPool2d(nn.MaxPool2d):
-    """A max pool of what task-batched convolutions give, for the same reason."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H', W')."""
-        return cast(Tensor, super().forward(inputs.contiguous()))
+def group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """``F.group_norm``, also under ``vmap`` of images whose channels lie last in memory."""
+    if input.dim() < 4:
+        return F.group_norm(input, num_groups, weight, bias, eps)
+    return F.group_norm(input.flatten(2), num_groups, weight, bias, eps).view(input.shape)
 
 
-def use_task_statistics(module: nn.Module) -> list[TaskBatchNorm]:
-    """Change, in place, every layer that would update running statistics to one that does not.
-
-    Batch norms that normalise by the batch (in training mode, or without running statistics) become
-    :class:`TaskBatchNorm` and are returned; those in evaluation mode keep their running statistics as
-    constants. Instance norms in training mode forget theirs, which they would only write.
-    """
-    changed = []
-    for path, layer in module.named_modules():
-        if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
-            _forget(layer)
-            # A change of class, as torch's lazy modules do, keeps hooks, sharing and state names.
-            layer.__class__ = TaskBatchNorm
-            assert isinstance(layer, TaskBatchNorm)
-            layer.path = path
-            layer.form = None
-            layer.recorded = layer.replayed = None
-            changed.append(layer)
-        elif type(layer) is nn.GroupNorm:
-            layer.__class__ = TaskGroupNorm
-        elif type(layer) is nn.MaxPool2d:
-            layer.__class__ = TaskMaxPool2d
-        elif isinstance(layer, _InstanceNorm) and layer.training:
-            _forget(layer)
-    return changed
+def rectified(layer: nn.Module, inputs: Tensor, rectifier: nn.Module, slope: float) -> Tensor:
+    """``rectifier(layer(inputs))``, a function of its own so that a mode can compute both in one."""
+    if has_torch_function_unary(inputs):
+        return handle_torch_function(rectified, (inputs,), layer, inputs, rectifier, slope)  # type: ignore[no-any-return]
+    return rectifier(layer(inputs))  # type: ignore[no-any-return]
 
 
-class TaskSequential(nn.Sequential):
-    """An ``nn.Sequential`` that lets a :class:`TaskBatchNorm` compute the (leaky) ReLU after it as well.
+class RectifyingForward:
+    """The ``forward`` of a plain ``nn.Sequential``, with batch norms and the (leaky) ReLU after them in one call.
 
-    Its layers are what they were for whoever calls them one by one.
+    Layers with hooks, subclasses and layers whose ``forward`` somebody has set are called one by one as ever.
     """
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def __init__(self, layers: nn.Sequential) -> None:
+        self._layers = layers
+
+    def __call__(self, input: Any) -> Any:
         """The layers, one after the other."""
-        layers = list(self)
+        layers = list(self._layers)
         while layers:
             layer = layers.pop(0)
-            slope = _slope(layers[0]) if layers and not _hooked(layer) else None
-            if isinstance(layer, TaskBatchNorm) and slope is not None:
-                layers.pop(0)
-                inputs = layer.rectified(inputs, slope)
+            slope = _slope(layers[0]) if layers and type(layer) in _EXACT and untouched(layer) else None
+            if slope is not None and isinstance(input, Tensor):
+                input = rectified(layer, input, layers.pop(0), slope)
             else:
-                inputs = layer(inputs)
-        return inputs
+                input = layer(input)
+        return input
 
 
 def fuse_rectifiers(module: nn.Module) -> None:
-    """Change, in place, every plain ``nn.Sequential`` to a :class:`TaskSequential`."""
+    """Give every plain ``nn.Sequential`` in the module a :class:`RectifyingForward`; no class is changed."""
     for layer in module.modules():
-        if type(layer) is nn.Sequential:
-            layer.__class__ = TaskSequential
+        if type(layer) is nn.Sequential and "forward" not in vars(layer):
+            vars(layer)["forward"] = RectifyingForward(layer)
 
 
 def _slope(layer: nn.Module) -> float | None:
     """The slope below zero of a rectifier without hooks; ``None`` for other layers."""
-    if _hooked(layer):
+    if not untouched(layer):
         return None
     if type(layer) is nn.ReLU:
         return 0.0
     return float(layer.negative_slope) if type(layer) is nn.LeakyReLU else None
 
 
-def _hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
-
-
-@contextmanager
-def recording(layers: Sequence[TaskBatchNorm]) -> Iterator[None]:
-    """Within the block the layers record the statistics of each of their calls; then they forget them."""
-    for layer in layers:
-        layer.recorded = []
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.recorded = layer.replayed = None
-
-
-def replay(layers: Sequence[TaskBatchNorm]) -> None:
-    """From now on, until :func:`recording` ends, the layers use what they recorded, call by call."""
-    for layer in layers:
-        layer.replayed = iter(layer.recorded or ())
-
-
-def _forget(layer: _BatchNorm | _InstanceNorm) -> None:
-    layer.track_running_stats = False
-    layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+def untouched(layer: nn.Module) -> bool:
+    """Whether a call of the layer is a call of its class's ``forward`` and nothing else."""
+    own: tuple[Mapping[int, Callable[..., Any]], ...] = (
+        layer._forward_hooks,
+        layer._forward_pre_hooks,
+        layer._backward_hooks,
+        layer._backward_pre_hooks,
+        torch_module._global_forward_hooks,
+        torch_module._global_forward_pre_hooks,
+        torch_module._global_backward_hooks,
+        torch_module._global_backward_pre_hooks,
+    )
+    return "forward" not in vars(layer) and not any(own)

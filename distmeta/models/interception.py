@@ -1,0 +1,206 @@
+"""What happens to torch's functions while a module's ``forward`` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distmeta.kernels import Form
+from distmeta.models.convolution import Size, task_conv2d, task_geometry
+from distmeta.models.dropout import KeyedDropout
+from distmeta.models.normalisation import SupportStatistics, group_norm, normalise, rectified
+
+Written = Literal["nothing", "counters", "all"]
+"""What norms in training mode write: what outputs depend on is tried in this order."""
+
+
+class Interception(KeyedDropout):
+    """Within this mode a module computes what it does in plain PyTorch, but so that every transform can pass through.
+
+    Beside what :class:`KeyedDropout` does:
+
+    - batch and instance norms that use the statistics of their batch write no running statistics;
+    - convolutions and batch norms are computed by ``form``, and whatever depends on how their outputs lie in memory
+      gets them as plain PyTorch would have laid them out;
+    - ``statistics`` records what batch norms normalise by, or gives it.
+
+    Functions are caught, not layers: subclasses, parametrised layers and calls of ``torch.nn.functional`` are covered
+    as layers are, and no class of the module is changed.
+
+    Args:
+        key: as in :class:`KeyedDropout`.
+        draw: as in :class:`KeyedDropout`.
+        names: the module's tensors in this pass, by name.
+        form: the task-batched implementation of convolutions and batch norms; ``None`` for torch's own.
+        statistics: of the batch norms; ``None`` for those of their batch.
+        written: whether norms write their running statistics after all, which then have to be copies.
+
+    Attributes:
+        batch_norms: calls so far of batch norms that use the statistics of their batch.
+        convolutions: calls so far of convolutions that have a task-batched form.
+    """
+
+    def __init__(
+        self,
+        key: Tensor | None,
+        draw: int = 0,
+        *,
+        names: Mapping[str, Tensor],
+        form: Form | None = None,
+        statistics: SupportStatistics | None = None,
+        written: Written = "nothing",
+    ) -> None:
+        super().__init__(key, draw)
+        self.batch_norms = 0
+        self.convolutions = 0
+        self._names = names
+        self._form = form
+        self._statistics = statistics
+        self._updates = written == "all"
+        self._slope = 1.0
+        self._handlers |= {
+            torch.conv2d: self._conv2d,
+            F.batch_norm: self._batch_norm,
+            torch.batch_norm: self._aten_batch_norm,
+            F.instance_norm: self._instance_norm,
+            F.group_norm: group_norm,
+            rectified: self._rectified,
+        }
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """As the class says; what cannot take images whose channels lie last gets a plain copy of them."""
+        if self._form is None:
+            return super().__torch_function__(func, types, args, kwargs)
+        if func in _PLAIN_LAYOUT:
+            args = [_plain(value) for value in args]
+        try:
+            return super().__torch_function__(func, types, args, kwargs)
+        except RuntimeError:
+            plain = [_plain(value) for value in args]
+            if _in_place(func) or all(a is b for a, b in zip(plain, args, strict=True)):
+                raise
+        return super().__torch_function__(func, types, plain, kwargs)
+
+    def _conv2d(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        geometry = task_geometry(input, weight, stride, padding, dilation, groups)
+        if geometry is None:
+            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+        self.convolutions += 1
+        if self._form is None:
+            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+        return task_conv2d(input, weight, bias, geometry, self._form)
+
+    def _batch_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        self.batch_norms += training
+        if not training or (self._updates and self._statistics is None):
+            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        own = (running_mean, weight, bias)
+        norm = tuple(self._name(tensor) for tensor in own)
+        return normalise(
+            input,
+            weight,
+            bias,
+            eps,
+            path=_path(norm),
+            norm=(*norm, input.shape[1]),
+            slope=self._slope,
+            form=self._form,
+            statistics=self._statistics,
+        )
+
+    def _aten_batch_norm(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool = True,
+    ) -> Tensor:
+        return self._batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+    def _instance_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        use_input_stats: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if use_input_stats and not self._updates:
+            running_mean = running_var = None
+        return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+    def _rectified(self, layer: Any, inputs: Tensor, rectifier: nn.Module, slope: float) -> Tensor:
+        # A mode is off while it handles a call.
+        with self:
+            if not layer.training and (layer.running_mean is not None or layer.running_var is not None):
+                return rectifier(layer(inputs))  # type: ignore[no-any-return]
+            if self._updates and self._statistics is None:
+                return rectifier(layer(inputs))  # type: ignore[no-any-return]
+            self._slope = slope
+            try:
+                return layer(inputs)  # type: ignore[no-any-return]
+            finally:
+                self._slope = 1.0
+
+    def _name(self, tensor: Tensor | None) -> str | None:
+        if tensor is None:
+            return None
+        return next((name for name, value in self._names.items() if value is tensor), None)
+
+
+_PLAIN_LAYOUT = frozenset({F.max_pool2d})
+
+
+def _plain(value: Any) -> Any:
+    """A tensor of images as plain PyTorch lays it out; anything else as it is."""
+    return value.contiguous() if isinstance(value, Tensor) and value.dim() >= 4 else value
+
+
+def _in_place(func: Callable[..., Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _path(norm: tuple[str | None, ...]) -> str:
+    """How messages call a batch norm with tensors of these names."""
+    name = next(filter(None, norm), None)
+    if name is None:
+        return "(without parameters and running statistics)"
+    return repr(name.rpartition(".")[0]) if "." in name else f"of {name!r}"
