@@ -10,7 +10,7 @@ import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +50,8 @@ class Snapshot:
         fingerprint: what the workers computed on, JSON values.
         seconds: training time so far.
         finished: whether this is the run's last step.
+        identity: hashes of the data, the user's code and the frozen weights, see :mod:`distmeta.identity`; empty in
+            checkpoints of older versions.
     """
 
     step: int
@@ -64,6 +66,7 @@ class Snapshot:
     fingerprint: dict[str, Any]
     seconds: float
     finished: bool
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 def save(run: Storage, snapshot: Snapshot) -> str:
@@ -125,7 +128,22 @@ def load(checkpoint: Storage) -> Snapshot:
         config=manifest["config"],
         plan=manifest["plan"],
         fingerprint=manifest["fingerprint"],
+        identity=manifest.get("identity", {}),
     )
+
+
+def read_identity(checkpoint: Storage) -> dict[str, Any]:
+    """``identity`` of one checkpoint, from its manifest alone; empty where it has none, or is damaged."""
+    try:
+        return dict(_read_manifest(checkpoint).get("identity", {}))
+    except DamagedCheckpoint:
+        return {}
+
+
+def newest_identity(run: Storage) -> dict[str, Any]:
+    """The same, of a run's newest checkpoint."""
+    found = steps(run)
+    return read_identity(_at(run, found[-1])) if found else {}
 
 
 def steps(run: Storage) -> list[int]:
@@ -145,15 +163,23 @@ def latest(run: Storage) -> tuple[Snapshot | None, list[str]]:
 
 
 def best(run: Storage) -> tuple[Snapshot | None, list[str]]:
-    """The best-validation checkpoint, else the last one, and a message for each damaged one passed over.
+    """The best-validation checkpoint, else the last one, and a message for each damaged or missing one passed over.
 
     Which is best stands in the newest checkpoint that verifies.
     """
     last, passed_over = latest(run)
-    step = last.best["step"] if last is not None and last.best else None
-    if last is None or step == last.step or step not in steps(run):
+    if last is None or last.best is None or last.best["step"] == last.step:
         return last, passed_over
-    chosen, damaged = _first_good(run, [step], load)
+    step = last.best["step"]
+    if step in steps(run):
+        chosen, damaged = _first_good(run, [step], load)
+    else:
+        chosen, damaged = None, [f"{_at(run, step).location} is missing"]
+    if chosen is None:
+        damaged[-1] += (
+            f" (it has the best validation, {last.best['metric']} {last.best['value']:.6g}); using the last "
+            f"checkpoint, of step {last.step}, instead"
+        )
     return chosen or last, passed_over + damaged
 
 
@@ -238,6 +264,7 @@ def _manifest(snapshot: Snapshot, files: Mapping[str, bytes]) -> dict[str, Any]:
         "config": snapshot.config,
         "plan": snapshot.plan,
         "fingerprint": snapshot.fingerprint,
+        "identity": snapshot.identity,
     }
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 import distmeta
 from distmeta import cli_jobs, cli_tune
-from distmeta.cli_common import Overrides
+from distmeta.cli_common import AcceptChanges, Overrides, TrustCode
 from distmeta.cli_common import errors as _errors
 from distmeta.config import dump_config, load_config
 from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
@@ -62,14 +62,18 @@ def train(
     overrides: Overrides = None,
     run_dir: Annotated[str | None, typer.Option(help="Where the run's files go (default: run.dir/name).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that lies in the run directory.")] = False,
+    trust_code: TrustCode = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Meta-train, checkpoint, and meta-test at the end."""
     out, err = consoles()
     with _errors(), messages(err), interruptible() as check:
-        loaded = load_config(config, overrides or ())
+        loaded = load_config(config, overrides or (), trust_code=trust_code)
         location = run_dir or f"{loaded.run.dir}/{loaded.name}"
         with Display(err, loaded.run.steps, loaded.run.log_every) as display:
-            steps = distmeta.train(loaded, location, resume=resume, check=check, progress=display.test)
+            steps = distmeta.train(
+                loaded, location, resume=resume, check=check, progress=display.test, accept_changes=accept_changes
+            )
             result = _drain(steps, display)
         _show(out, result["meta_test"])
         for line in result_lines(result, location):
@@ -95,11 +99,12 @@ def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run directory or one checkpoint.")],
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the meta_test object of result.json.")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Meta-test a run's best-validation checkpoint (else its last), or one checkpoint."""
     out, err = consoles()
     with _errors(), messages(err), interruptible() as check, Display(err, 0, 1) as display:
-        measured = distmeta.evaluate(run, overrides or (), check=check, progress=display.test)
+        measured = distmeta.evaluate(run, overrides or (), trust_code=trust_code, check=check, progress=display.test)
     if as_json:
         print(to_json(measured, indent=2))
     else:
@@ -115,13 +120,14 @@ def plan(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time to measure each plan for.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Measure the ways to compute this configuration's meta-gradients here; check that they agree."""
     from distmeta.planning import fastest, measure_plans, write_engine
 
     out, err = consoles()
     with _errors(), messages(err), Display(err, 0, 1) as display:
-        loaded = load_config(config, overrides or ())
+        loaded = load_config(config, overrides or (), trust_code=trust_code)
         measured = measure_plans(loaded, seconds, display.measured)
         best = fastest(measured, loaded.run.steps * loaded.run.meta_batch)
         if write:

@@ -16,6 +16,20 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's; later ones win."),
 ]
 
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Run code that a run directory, a checkpoint or a sweep's folder names or holds."
+    ),
+]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="With --resume: go on though data, code or frozen weights have changed; it is recorded.",
+    ),
+]
+
 
 @contextmanager
 def errors() -> Iterator[None]:

@@ -54,11 +54,13 @@ __all__ = [
     "StepSchedule",
     "TaskOptions",
     "WorkerRange",
+    "check_origin",
     "choose",
     "describe",
     "dump_config",
     "listed",
     "load_config",
+    "named_kinds",
     "parse_override",
     "parse_yaml",
     "put",
@@ -132,15 +134,20 @@ class Config(Section):
         return self
 
 
-def load_config(source: str | Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()) -> Config:
+def load_config(
+    source: str | Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = (), *, trust_code: bool = False
+) -> Config:
     """Read, override and validate a configuration.
 
     Args:
         source: a YAML file, or the same as a mapping.
         overrides: ``key=value`` pairs with dotted keys and YAML values; later ones win.
+        trust_code: let a file that lies in a run directory, a checkpoint or a sweep name code (``module:``) that is to
+            be run; a file of yours elsewhere may anyway.
 
     Raises:
         ConfigError: naming every setting that is wrong, what was expected and what came.
+        TrustError: the file came with a run, and names code that nobody has allowed.
 
     >>> config = load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}},
     ...                      ["run.steps=5", "algorithm.inner_lr=0.02"])
@@ -148,9 +155,12 @@ def load_config(source: str | Path | Mapping[str, Any] | None = None, overrides:
     (5, 0.02)
     """
     values = read_mapping(source)
+    overrides = list(overrides)
     for override in overrides:
         put(values, *parse_override(override))
     values = plain(values)  # with the overrides' values, which were read one by one
+    if isinstance(source, str | Path):
+        check_origin(source, values, named_kinds(overrides), trust_code)
     problems: list[str] = []
     resolved: dict[str, Any] = {}
     for key, value in values.items():
@@ -170,6 +180,41 @@ def load_config(source: str | Path | Mapping[str, Any] | None = None, overrides:
         except ValidationError as error:
             problems = describe(error)
     raise ConfigError("the configuration is not valid:" + listed(problems))
+
+
+def check_origin(source: str | Path, values: Mapping[str, Any], named: Iterable[str], trust_code: bool) -> None:
+    """Refuse code that a settings file names which came with a run; its own code, unchanged, is imported.
+
+    Args:
+        source: the file.
+        values: its settings, overridden.
+        named: kinds that the caller's own settings name.
+        trust_code: whether the caller trusts the file.
+
+    Raises:
+        TrustError: naming the code, and how to allow it.
+    """
+    from distmeta.user_code import kinds
+
+    if trust_code or not kinds(values):
+        return
+    from distmeta import trust
+
+    origin = trust.origin_of(source)
+    if origin is not None:
+        with trust.check(values, named, origin, trust_code).guard():
+            pass
+
+
+def named_kinds(overrides: Iterable[str]) -> list[str]:
+    """``module:`` kinds that ``key=value`` pairs name.
+
+    >>> named_kinds(["model.kind=module:my_model.make", "seed=1"])
+    ['module:my_model.make']
+    """
+    from distmeta.user_code import kinds
+
+    return [kind for override in overrides for kind in kinds(parse_override(override)[1]).values()]
 
 
 def dump_config(config: Config) -> str:

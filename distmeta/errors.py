@@ -23,6 +23,14 @@ class StorageError(DistmetaError):
     """A run directory or checkpoint cannot be written, read or trusted."""
 
 
+class TrustError(DistmetaError):
+    """A checkpoint, an artefact or a run directory names code, or holds pickled objects, that nobody has allowed."""
+
+
+class ChangedError(DistmetaError):
+    """The data, the code or the frozen weights of a resumed run are not those that it was computed with."""
+
+
 class ClusterError(DistmetaError):
     """The cluster cannot be reached, or its workers cannot do the work."""
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import torch
 
-from distmeta import checkpoint
-from distmeta.config import Config, load_config
+from distmeta import checkpoint, trust
+from distmeta.config import Config, load_config, named_kinds, parse_override, put, read_mapping
 from distmeta.errors import ConfigError
 from distmeta.layout import Layout, Meta
 from distmeta.learner import check_layout
@@ -66,6 +66,7 @@ def evaluate(
     location: str | Path,
     overrides: Iterable[str] = (),
     *,
+    trust_code: bool = False,
     check: Check = lambda: None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -74,6 +75,8 @@ def evaluate(
     Args:
         location: a run directory or a checkpoint folder, a path or a URI.
         overrides: ``key=value`` changes to the run's configuration, for example ``evaluation.tasks=1000``.
+        trust_code: run the code that the run's configuration names (``module:``). Without it that is refused, unless an
+            override names the same code, or it lies in the working directory as the run recorded it.
         check: raises when the evaluation should end.
         progress: called as tasks are done.
 
@@ -83,8 +86,9 @@ def evaluate(
     Raises:
         StorageError: there is no usable checkpoint.
         ConfigError: an override is wrong, or changes what is meta-learned.
+        TrustError: the run names code that nobody has allowed; none of it was run.
     """
-    snapshot, config = load_snapshot(location, overrides)
+    snapshot, config = load_snapshot(location, overrides, trust_code=trust_code)
     prepare_family(config)
     transport = open_transport(config, Plan.from_dict(snapshot.plan), check)
     try:
@@ -94,13 +98,24 @@ def evaluate(
         transport.close()
 
 
-def load_snapshot(location: str | Path, overrides: Iterable[str] = ()) -> tuple[checkpoint.Snapshot, Config]:
-    """A run's best checkpoint, or one checkpoint, and its configuration with changes that leave the layout alone."""
+def load_snapshot(
+    location: str | Path, overrides: Iterable[str] = (), *, trust_code: bool = False
+) -> tuple[checkpoint.Snapshot, Config]:
+    """A run's best checkpoint, or one checkpoint, and its configuration with changes that leave the layout alone.
+
+    Raises what :func:`evaluate` does, before code that the checkpoint names can run.
+    """
     snapshot, damaged = checkpoint.resolve(location)
     for message in damaged:
         log.warning("%s", message)
-    config = load_config(snapshot.config, overrides)
-    _check_layout(config, snapshot.meta)
+    overrides = list(overrides)
+    values = read_mapping(snapshot.config)
+    for override in overrides:
+        put(values, *parse_override(override))
+    origin = trust.of_run(location, snapshot.identity)
+    with trust.check(values, named_kinds(overrides), origin, trust_code).guard():
+        config = load_config(values)
+        _check_layout(config, snapshot.meta)
     return snapshot, config
 
 

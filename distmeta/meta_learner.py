@@ -131,13 +131,26 @@ class MetaLearner:
         return ways
 
 
-def load(location: str | Path, overrides: Iterable[str] = (), *, device: str | torch.device = "cpu") -> MetaLearner:
+def load(
+    location: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    device: str | torch.device = "cpu",
+    trust_code: bool = False,
+) -> MetaLearner:
     """A trained meta-learner from a run directory (its best-validation checkpoint, else its last) or a checkpoint.
 
     Args:
         location: a path or a URI.
         overrides: ``key=value`` changes to the run's configuration.
         device: where to adapt and predict.
+        trust_code: run the code that the run's configuration names (``module:``). Without it that is refused, unless an
+            override names the same code, or it lies in the working directory as the run recorded it.
+
+    Raises:
+        StorageError: there is no usable checkpoint.
+        ConfigError: an override is wrong, or changes what is meta-learned.
+        TrustError: the run names code that nobody has allowed; none of it was run.
 
     Example::
 
@@ -145,5 +158,5 @@ def load(location: str | Path, overrides: Iterable[str] = (), *, device: str | t
         model = learner.adapt(x_support, y_support)  # (5, 1), (5, 1)
         y = model.predict(x)  # (N, 1)
     """
-    snapshot, config = load_snapshot(location, overrides)
+    snapshot, config = load_snapshot(location, overrides, trust_code=trust_code)
     return MetaLearner(config, snapshot.meta, device)

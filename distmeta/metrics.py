@@ -79,6 +79,12 @@ class MetricsLog:
             with explained("write", self._folder / TENSORBOARD):
                 self._events.add(values)
 
+    def note(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append a line to ``metrics.jsonl`` alone: something that happened after a step and is no measurement."""
+        assert self._lines is not None, "the log is closed"
+        with self._lock, explained("write", self._folder / METRICS):
+            _append(self._lines, (to_json({"step": step, **values}) + "\n").encode())
+
     def sync(self) -> None:
         """Make what was logged last, and readable, where the run directory is."""
         paths = (self._folder / METRICS, self._events.path)

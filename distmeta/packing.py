@@ -6,7 +6,6 @@ import importlib.util
 import os
 import re
 import shutil
-import sysconfig
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from pathlib import Path
 import distmeta
 from distmeta.config import Config, dump_config, load_config
 from distmeta.errors import ConfigError
-from distmeta.models.user import PREFIX, importable, split
 from distmeta.sweep_config import dump_sweep, load_sweep
+from distmeta.user_code import PREFIX, importable, is_installed, split
 
 CONFIG = "config.yaml"
 RUNS = "~/distmeta-runs"
@@ -200,7 +199,7 @@ def _pack_module(name: str, folder: Path) -> Iterable[str]:
     places = [Path(place) for place in spec.submodule_search_locations or [spec.origin or ""]]
     if spec.name == "distmeta":
         return
-    if all(_is_installed(place) for place in places):
+    if all(is_installed(place) for place in places):
         yield f"{spec.name} is installed here, and not sent: the cluster has to have it installed too"
         return
     for place in places:
@@ -209,8 +208,3 @@ def _pack_module(name: str, folder: Path) -> Iterable[str]:
         else:
             shutil.copy(place, folder)
     yield f"{spec.name} is sent along from {places[0]}"
-
-
-def _is_installed(place: Path) -> bool:
-    libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")}
-    return not place.is_absolute() or any(place.is_relative_to(library) for library in libraries)

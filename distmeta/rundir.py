@@ -108,7 +108,7 @@ class RunDirectory:
             raise StorageError(f"{location} is damaged: {error}; write it anew with --resume") from error
 
 
-def check_resume(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def check_resume(old: Mapping[str, Any], new: Mapping[str, Any], data_is_known: bool = False) -> None:
     """Refuse to resume a run with settings that would make it another run.
 
     ``cluster.*``, ``run.{steps, keep, dir}`` and ``run.*_every`` may change; ``run.steps`` may not where
@@ -117,6 +117,7 @@ def check_resume(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     Args:
         old: the run's resolved configuration, as ``config.model_dump(mode="json")``.
         new: the one to continue with.
+        data_is_known: whether the data is compared by its hash; then ``tasks.root`` may change too.
 
     Raises:
         ConfigError: naming every setting that differs, with both values.
@@ -130,9 +131,10 @@ def check_resume(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """
     schedule = dict(_flatten(old)).get("outer.schedule")
     fixed = {"run.steps"} if schedule in _NEED_STEPS else set()
+    free = (_MAY_CHANGE | ({"tasks.root"} if data_is_known else set())) - fixed
     problems = []
     for key, change in differences(old, new).items():
-        if not key.startswith("cluster.") and key not in _MAY_CHANGE - fixed:
+        if not key.startswith("cluster.") and key not in free:
             problems.append(change + (f" (outer.schedule = {schedule} depends on it)" if key in fixed else ""))
     if problems:
         raise ConfigError(

@@ -10,15 +10,27 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distmeta.config import Config, choose, describe, load_config, parse_override, put, read_mapping, suggest
+from distmeta.config import (
+    Config,
+    check_origin,
+    choose,
+    describe,
+    load_config,
+    named_kinds,
+    parse_override,
+    put,
+    read_mapping,
+    suggest,
+)
 from distmeta.errors import ConfigError
 from distmeta.rundir import differences
 from distmeta.sections import Section
 from distmeta.sweep_checks import find_metric, find_problems, point_problems, refusal, refuse
 from distmeta.sweep_points import TRIALS, Values, changed, points
 from distmeta.sweep_sections import SCHEDULERS, Domain, Pbt, Resources, SweepOptions
+from distmeta.user_code import kinds
 
-_MAY_CHANGE = ("resources.", "base.cluster.")
+_MAY_CHANGE = ("resources.", "base.cluster.", "base.tasks.root")  # data is compared by its hash
 
 
 @dataclass(frozen=True)
@@ -83,16 +95,21 @@ class Sweep:
         return load_config(changed(self.base, {**values, "name": f"{self.options.name}_best"}))
 
 
-def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Sweep:
+def load_sweep(
+    source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, trust_code: bool = False
+) -> Sweep:
     """Read, override and check a sweep; nothing is started.
 
     Args:
         source: a YAML file, or the same as a mapping.
         overrides: ``key=value`` pairs. Keys of a sweep file (``trials``, ``scheduler.grace``, ...) change the sweep,
             all others the base configuration of all trials.
+        trust_code: let a file that lies in a run directory, a checkpoint or a sweep name code (``module:``) that is to
+            be run; a file of yours elsewhere may anyway.
 
     Raises:
         ConfigError: naming every setting that is wrong, what was expected and what came.
+        TrustError: the file, or its base, came with a run, and names code that nobody has allowed.
 
     >>> base = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}
     >>> space = {"outer.lr": {"loguniform": [1e-4, 1e-2]}}
@@ -101,6 +118,7 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     (2, 'mse', 'min')
     """
     values = read_mapping(source)
+    overrides = list(overrides)
     settings: Values = {}
     for override in overrides:
         key, value = parse_override(override)
@@ -113,8 +131,11 @@ def load_sweep(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
             settings[key] = value
     options = _options(values)
     options = options.model_copy(update={"settings": {**options.settings, **settings}})
-    folder = Path() if isinstance(source, Mapping) else Path(source).parent
-    base = _base(options, folder)
+    folder, named = Path(), [*kinds(values).values(), *named_kinds(overrides)]
+    if not isinstance(source, Mapping):
+        folder = Path(source).parent
+        check_origin(source, values, named_kinds(overrides), trust_code)
+    base = _base(options, folder, named, trust_code)
     config = load_config(base)
     if (root := getattr(config.tasks, "root", None)) is not None:
         put(base, "tasks.root", root)  # the same place wherever a trial is
@@ -194,7 +215,10 @@ def _part(model: type[Section], value: Any, key: str, problems: list[str]) -> Se
         return None
 
 
-def _base(options: SweepOptions, folder: Path) -> dict[str, Any]:
-    if isinstance(options.base, str):
-        return changed(read_mapping(folder / Path(options.base).expanduser()), options.settings)
-    return changed(options.base, options.settings)
+def _base(options: SweepOptions, folder: Path, named: Iterable[str], trust_code: bool) -> dict[str, Any]:
+    if not isinstance(options.base, str):
+        return changed(options.base, options.settings)
+    file = folder / Path(options.base).expanduser()
+    base = changed(read_mapping(file), options.settings)
+    check_origin(file, base, named, trust_code)
+    return base

@@ -11,20 +11,20 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
 from distmeta.config import Config, dump_config
-from distmeta.errors import ClusterError, ConfigError, Interrupted, NonFiniteError, StorageError
+from distmeta.errors import Interrupted, NonFiniteError, StorageError
 from distmeta.evaluate import Progress, cut, meta_test, validate
+from distmeta.identity import identify, resumed
 from distmeta.layout import Layout, Meta
 from distmeta.learner import Learner, Outcome
 from distmeta.metrics import MetricsLog, flat
 from distmeta.plan import Plan
 from distmeta.programs import blueprint
 from distmeta.records import FAULTS, MetaGradient, MetaState, Shard, StepRecord
-from distmeta.rundir import RESULT, RunDirectory, check_resume
+from distmeta.restore import check_fingerprint, find_snapshot
+from distmeta.rundir import RESULT, RunDirectory
 from distmeta.saving import Saver
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check, open_transport
@@ -41,6 +41,7 @@ def train(
     check: Check = lambda: None,
     progress: Progress | None = None,
     settle: bool = False,
+    accept_changes: bool = False,
 ) -> Generator[StepRecord, None, dict[str, Any]]:
     """Meta-train, and meta-test at the end.
 
@@ -52,6 +53,8 @@ def train(
         progress: called as the meta-test at the end advances.
         settle: yield a step only once its checkpoint, where one is due, can be read; it is written beside the next
             steps otherwise.
+        accept_changes: resume though the data, the user's code or frozen weights are not those that the run was
+            computed with; what has changed is recorded in ``metrics.jsonl`` and in the checkpoints.
 
     Yields:
         One :class:`~distmeta.records.StepRecord` a meta-step.
@@ -70,7 +73,7 @@ def train(
     [1, 2]
     """
     directory = RunDirectory(run_dir if run_dir is not None else f"{config.run.dir}/{config.name}")
-    snapshot = _find_snapshot(directory, config) if resume and directory.holds_run else None
+    snapshot = find_snapshot(directory, config, accept_changes) if resume and directory.holds_run else None
     if snapshot is not None and snapshot.step == config.run.steps and directory.storage.exists(RESULT):
         result = directory.read_result()
         if result["steps"] == snapshot.step:  # else it is of a shorter run, which this one goes on from
@@ -78,7 +81,7 @@ def train(
             return result
     if resume and snapshot is None:
         log.info("no checkpoint in %s: starting at step 0", directory.location)
-    session = _Session(config, directory, snapshot, resume, check, settle)
+    session = _Session(config, directory, snapshot, resume, check, settle, accept_changes)
     try:
         while session.learner.step < config.run.steps:
             yield session.step()
@@ -88,28 +91,6 @@ def train(
         raise
     finally:
         session.close()
-
-
-def _find_snapshot(directory: RunDirectory, config: Config) -> Snapshot | None:
-    """The newest good checkpoint, if the configuration may continue it."""
-    snapshot, damaged = checkpoint.latest(directory.storage)
-    for message in damaged:
-        log.warning("%s", message)
-    if snapshot is None and damaged:
-        raise StorageError(
-            f"every checkpoint of {directory.location} is damaged; restore one, or start over in another --run-dir"
-        )
-    old = snapshot.config if snapshot else yaml.safe_load(directory.read_config())
-    check_resume(old, config.model_dump(mode="json"))
-    if snapshot is not None:
-        if snapshot.step > config.run.steps:
-            raise ConfigError(
-                f"run.steps = {config.run.steps}, but {directory.location} has already done {snapshot.step} steps; "
-                "resume with at least as many"
-            )
-        if damaged:
-            log.warning("using the checkpoint of step %d instead", snapshot.step)
-    return snapshot
 
 
 def _tell(plan: Plan) -> None:
@@ -143,6 +124,7 @@ class _Session:
         resume: bool,
         check: Check,
         settle: bool,
+        accept_changes: bool,
     ) -> None:
         self._config = config
         self._settle = settle
@@ -159,17 +141,24 @@ class _Session:
         self._counters = dict.fromkeys(FAULTS, 0)  # before this sitting, and what it counts itself
         self._seconds = 0.0
         self._settled = True
-        if snapshot is not None:
+        accepted: list[str] = []
+        if snapshot is None:
+            self._identity = identify(config)
+        else:
+            self._identity, accepted = resumed(config, snapshot.identity, snapshot.step, accept_changes)
             self._restore(snapshot)
         plan = Plan.from_dict(snapshot.plan) if snapshot else None
         self._transport = open_transport(config, plan, check)
         try:
-            self._check_fingerprint(snapshot)
+            if snapshot is not None and not config.cluster.allow_mixed:
+                check_fingerprint(snapshot.fingerprint, self._transport.fingerprint)
             if snapshot is None:
                 _tell(self._transport.plan)
             directory.write_config(dump_config(config))
             saved = snapshot.step if snapshot else None
             self._log = MetricsLog(directory, saved)
+            if snapshot is not None and accepted:
+                self._log.note(snapshot.step, {"accepted_changes": accepted})
             self._saver = Saver(directory.storage, self._log, config.run.keep, saved)
         except BaseException:
             self._transport.close()
@@ -182,19 +171,6 @@ class _Session:
         self._counters["driver_restarts"] += 1
         self._seconds = snapshot.seconds
         log.info("resuming %s at step %d", self._directory.location, snapshot.step)
-
-    def _check_fingerprint(self, snapshot: Snapshot | None) -> None:
-        if snapshot is None or self._config.cluster.allow_mixed:
-            return
-        now = self._transport.fingerprint
-        changed = [
-            f"{key} was {was}, is {now.get(key)}" for key, was in snapshot.fingerprint.items() if was != now.get(key)
-        ]
-        if changed:
-            raise ClusterError(
-                f"this run was computed on other hardware or software ({'; '.join(changed)}), so it would not "
-                "continue to the same bits; resume where it began, or set cluster.allow_mixed=true to give that up"
-            )
 
     # A meta-step --------------------------------------------------------------------------------------------------
 
@@ -329,6 +305,7 @@ class _Session:
                 config=self._config.model_dump(mode="json"),
                 plan=self._transport.plan.as_dict(),
                 fingerprint=self._transport.fingerprint,
+                identity=self._identity,
                 seconds=seconds,
                 finished=step == run.steps,
             )

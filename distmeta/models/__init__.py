@@ -17,7 +17,8 @@ from distmeta.models.conv4 import Conv4
 from distmeta.models.functional import FunctionalModule
 from distmeta.models.mlp import MLP
 from distmeta.models.resnet12 import ResNet12
-from distmeta.models.user import PREFIX, UserOptions, build_user_model
+from distmeta.models.user import UserOptions, build_user_model
+from distmeta.user_code import PREFIX
 
 MODELS: dict[str, type[Model]] = {
     "mlp": MLP,

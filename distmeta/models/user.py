@@ -7,9 +7,7 @@ import inspect
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -17,9 +15,8 @@ from pydantic import ConfigDict, field_validator
 from torch import nn
 
 from distmeta.config import ModelOptions
-from distmeta.errors import ConfigError
-
-PREFIX = "module:"
+from distmeta.errors import ConfigError, DistmetaError
+from distmeta.user_code import folder_of, importable, is_own, lexical, noting, split
 
 
 class UserOptions(ModelOptions):
@@ -47,13 +44,6 @@ class UserOptions(ModelOptions):
         return dict(self.model_extra or {})
 
 
-def split(kind: str) -> tuple[str, str]:
-    """Name of the Python module and of the factory in it."""
-    path = kind.removeprefix(PREFIX)
-    module, _, factory = path.partition(":") if ":" in path else path.rpartition(".")
-    return module, factory
-
-
 def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs: int | None) -> nn.Module:
     """Import the factory and call it.
 
@@ -64,12 +54,12 @@ def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs
         ConfigError: the factory cannot be imported, cannot be called with these settings, fails, or gives no
             ``nn.Module``.
     """
-    with importable(os.getcwd()):
-        factory = _import(options.kind)
+    with importable(os.getcwd()), noting(options.kind):
+        factory = find_factory(options.kind)
         arguments = _arguments(factory, options, {"input_shape": input_shape, "outputs": outputs})
         try:
             module = factory(**arguments)
-        except ConfigError:
+        except DistmetaError:
             raise
         except Exception as error:
             raise ConfigError(
@@ -91,19 +81,12 @@ def sources(kind: str) -> dict[str, bytes]:
     Nothing where the module is installed, as it then is wherever distmeta is.
     """
     with importable(os.getcwd()):
-        _import(kind)
-    name = split(kind)[0].partition(".")[0]
-    file = getattr(sys.modules[name], "__file__", None)
-    if file is None:
+        find_factory(kind)
+    folder = folder_of(split(kind)[0])
+    if folder is None:
         return {}
-    path = Path(file).resolve()
-    folder = path.parents[1] if path.name == "__init__.py" else path.parent
-    if "site-packages" in folder.parts:
-        return {}
-    loaded = {Path(found).resolve() for module in list(sys.modules.values()) if (found := _source(module))}
-    ours = Path(__file__).resolve().parents[1]  # in a job it lies beside the user's modules
-    beside = [path for path in loaded if path.is_relative_to(folder) and not path.is_relative_to(ours)]
-    beside = [path for path in beside if "site-packages" not in path.parts]
+    loaded = {lexical(file) for module in list(sys.modules.values()) if (file := _source(module))}
+    beside = [path for path in loaded if is_own(path, folder)]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(beside)}
 
 
@@ -112,10 +95,13 @@ def _source(module: ModuleType) -> str | None:
     return file if isinstance(file, str) and file.endswith(".py") and os.path.exists(file) else None
 
 
-def _import(kind: str) -> Callable[..., Any]:
+def find_factory(kind: str) -> Callable[..., Any]:
+    """Import the module and take the factory out of it; raises what :func:`build_user_model` does."""
     module_name, factory_name = split(kind)
     try:
         module = importlib.import_module(module_name)
+    except DistmetaError:
+        raise
     except Exception as error:
         raise ConfigError(
             f"model.kind = {kind!r}: cannot import {module_name}: {type(error).__name__}: {error}; it should "
@@ -161,17 +147,3 @@ def _arguments(factory: Callable[..., Any], options: UserOptions, offered: Mappi
 
 def _listing(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items()) or "no arguments"
-
-
-@contextmanager
-def importable(folder: str) -> Iterator[None]:
-    """The folder's modules can be imported, as by ``python -m`` but not by an installed command."""
-    if folder in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)

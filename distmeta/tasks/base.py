@@ -74,6 +74,11 @@ class TaskFamily(Protocol):
         ...
 
     @classmethod
+    def contents(cls, options: TaskOptions) -> Mapping[str, str]:
+        """A content hash of each data set that tasks are drawn from, by name; none where they are computed."""
+        ...
+
+    @classmethod
     def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
         """The settings for a host that has the :meth:`holdings` in this folder."""
         ...

@@ -60,6 +60,11 @@ class Sinusoid:
         return {}
 
     @classmethod
+    def contents(cls, options: TaskOptions) -> Mapping[str, str]:
+        """None: tasks are computed from their ids."""
+        return {}
+
+    @classmethod
     def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
         """The same settings: nothing is moved."""
         return options

@@ -15,8 +15,9 @@ from pathlib import Path
 from distmeta.cache import build_once, cache_for, written_whole
 from distmeta.config import Config
 from distmeta.errors import DataError
-from distmeta.models.user import PREFIX, sources
+from distmeta.models.user import sources
 from distmeta.tasks import TASKS
+from distmeta.user_code import PREFIX
 
 CHUNK = 32 * 2**20
 """Bytes of a file that travel at a time."""

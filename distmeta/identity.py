@@ -1,0 +1,129 @@
+"""What a run is computed from, by hash: its data, the user's code, and weights that nothing learns.
+
+A resumed run is refused where one of them differs, by name, since it would not be the same run any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distmeta import models
+from distmeta.adaptations import ADAPTATIONS
+from distmeta.config import Config
+from distmeta.errors import ChangedError
+from distmeta.tasks import TASKS
+from distmeta.user_code import hashes, kinds, noted
+
+log = logging.getLogger(__name__)
+
+SHOWN = 8
+"""Changes of a kind that a message lists."""
+
+ACCEPTED = "accepted"
+"""Where an identity tells of changes that a user has accepted: ``[{"step", "changes"}]``, the earliest first."""
+
+_ADVICE = (
+    "restore what has changed, start a new run in another --run-dir, or go on from here with --accept-changes "
+    "(accept_changes=True in Python), which is recorded in the run's checkpoints and metrics"
+)
+
+
+def identify(config: Config) -> dict[str, Any]:
+    """The identity of a run as it begins; its family is prepared and its module built before.
+
+    Returns:
+        ``data``: content hash by data set, ``code``: SHA-256 by the path of a file, ``frozen``: SHA-256 by the name of
+        a parameter that is not trained, or of a buffer, as the module is built.
+
+    >>> from distmeta.config import load_config
+    >>> identify(load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}))
+    {'data': {}, 'code': {}, 'frozen': {}}
+    """
+    return {**_things(config), "code": _code(config, (), loaded=True)}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, in words, each thing by its name.
+
+    >>> changes({"code": {"net.py": "a", "old.py": "b"}}, {"code": {"net.py": "c"}})
+    ['code: net.py has changed', 'code: old.py is gone']
+    """
+    parts = (("data", "data"), ("code", "code"), ("frozen", "frozen weights"))
+    return [line for part, words in parts for line in _changed(words, before.get(part, {}), now.get(part, {}))]
+
+
+def _changed(words: str, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    lines = [
+        f"{words}: {name} {'is gone' if name not in now else 'has changed'}"
+        for name, digest in before.items()
+        if now.get(name) != digest
+    ]
+    lines += [f"{words}: {name} is new" for name in now if name not in before]
+    rest = len(lines) - SHOWN
+    return [*lines[:SHOWN], f"{words}: {rest} more"] if rest > 0 else lines
+
+
+def resumed(config: Config, before: Mapping[str, Any], step: int, accept: bool) -> tuple[dict[str, Any], list[str]]:
+    """The identity with which a run goes on, and the changes that were accepted for it.
+
+    Args:
+        config: the resolved configuration of the session.
+        before: the identity of the checkpoint; that of older versions is empty, and compared with nothing.
+        step: of the checkpoint.
+        accept: whether the user accepts changes.
+
+    Raises:
+        ChangedError: something differs, and that is not accepted.
+    """
+    if not before:
+        log.info(
+            "the checkpoint is of an older version, which kept no hashes: whether data, code and frozen weights have "
+            "changed since is not known"
+        )
+        return identify(config), []
+    # Without what this process happens to have loaded: that is no change of what the run is computed from.
+    now = {**_things(config), "code": _code(config, before["code"], loaded=False)}
+    found = changes(before, now)
+    if found and not accept:
+        raise ChangedError(
+            f"what the run was computed from has changed since step {step}:\n  " + "\n  ".join(found) + f"\n{_ADVICE}"
+        )
+    for change in found:
+        log.warning("accepted at step %d: %s", step, change)
+    now["code"] |= _code(config, (), loaded=True)
+    accepted = [*before.get(ACCEPTED, []), *([{"step": step, "changes": found}] if found else [])]
+    return {**now, **({ACCEPTED: accepted} if accepted else {})}, found
+
+
+def _things(config: Config) -> dict[str, Any]:
+    return {"data": dict(TASKS[config.tasks.kind].contents(config.tasks)), "frozen": _frozen(config)}
+
+
+def _code(config: Config, also: Iterable[str], loaded: bool) -> dict[str, str]:
+    """Hashes of the user's files: those that the sources show, others, and those that were seen to be loaded."""
+    found: dict[str, str] = {}
+    for kind in kinds(config.model_dump(mode="json")).values():
+        found |= hashes(kind, [*also, *(noted(kind) if loaded else ())])
+    return found
+
+
+def _frozen(config: Config) -> dict[str, str]:
+    """Hashes of what the freshly built module holds and nothing learns: it is built once more, so that it is fresh."""
+    family = TASKS[config.tasks.kind]
+    outputs = family.outputs(config.tasks) if ADAPTATIONS[config.algorithm.adaptation].needs_head else None
+    module = models.build(config.model, family.input_shape(config.tasks), outputs, config.seed)
+    fixed = {name: value for name, value in module.named_parameters() if not value.requires_grad}
+    return {name: _hash(value) for name, value in {**fixed, **dict(module.named_buffers())}.items()}
+
+
+def _hash(tensor: Tensor) -> str:
+    plain = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}\n".encode())
+    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

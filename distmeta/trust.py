@@ -1,0 +1,317 @@
+"""What may run when something is loaded: checkpoints, artefacts and run directories are data, whatever they name.
+
+Code that they name by a ``module:`` kind is imported only where the caller allows it, names the same kind, or has it in
+the working directory, file by file as the run recorded it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from distmeta.errors import TrustError
+from distmeta.user_code import importable, is_own, kinds, lexical, reached, sha256, split
+
+_WRITTEN = ("config.yaml", "sweep.yaml", "best.yaml", "schedule.yaml")
+_LONGEST = 200  # characters of a call's arguments that are shown
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a configuration comes from that the user did not write.
+
+    Attributes:
+        location: for people.
+        records: what the runs there have recorded of their code, each ``{path: sha256}``.
+        folder: where it is on this host, if it is; code that lies in it came with it.
+    """
+
+    location: str
+    records: Sequence[Mapping[str, str]] = ()
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What :func:`check` has let pass: ``recorded`` holds the record of each kind that only its hashes speak for."""
+
+    origin: Origin
+    recorded: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Import the recorded code, and let nothing else of the working directory be imported meanwhile.
+
+        Raises:
+            TrustError: it would load a file that is not as the run recorded it, or not the one that was compared.
+        """
+        if not self.recorded:
+            yield
+            return
+        with _imports_watched(self) as watch:
+            for kind, record in self.recorded.items():
+                _import(kind, record, self.origin)
+            yield
+            if watch.refused:  # the code itself may have gone on without it
+                raise watch.refused[0]
+
+
+def check(values: Mapping[str, Any], named: Iterable[str], origin: Origin, trust_code: bool) -> Allowed:
+    """Refuse code that loaded settings name and nobody has allowed; nothing is imported.
+
+    Args:
+        values: the settings.
+        named: kinds that the caller's own settings name.
+        origin: where ``values`` come from.
+        trust_code: whether the caller trusts them.
+
+    Raises:
+        TrustError: naming the code, its arguments, and how to allow it.
+
+    >>> check({"model": {"kind": "module:os.system", "command": "true"}}, (), Origin("runs/found"), False)
+    Traceback (most recent call last):
+    distmeta.errors.TrustError: runs/found asks to run code, which was refused: model.kind = module:os.system, ...
+    """
+    recorded: dict[str, Mapping[str, str]] = {}
+    for key, kind in kinds(values).items():
+        if trust_code or kind in named:
+            continue
+        problem, record = _compare(kind, origin)
+        if record is None:
+            raise TrustError(
+                f"{origin.location} asks to run code, which was refused: {_told(values, key, kind)}. Nothing of it was "
+                f"run: {problem}. If you trust whoever made it, allow its code with --trust-code (trust_code=True in "
+                f"Python), or name it in settings of your own, for example the override {_plain(f'{key}={kind}')}"
+            )
+        recorded[kind] = record
+    return Allowed(origin, recorded)
+
+
+def _told(values: Mapping[str, Any], key: str, kind: str) -> str:
+    """What would be run, and with what."""
+    section = values.get(key.partition(".")[0])
+    given = section.items() if isinstance(section, Mapping) else ()
+    settings = ", ".join(f"{_plain(str(name))}={value!r}" for name, value in given if value != kind)
+    shown = settings if len(settings) <= _LONGEST else f"{settings[:_LONGEST]} ..."
+    return _plain(f"{key} = {kind}") + (f", with {shown}" if shown else "")
+
+
+def _plain(text: str) -> str:
+    """Text of a file, without what would change a terminal."""
+    return text if text.isprintable() else repr(text)
+
+
+def _compare(kind: str, origin: Origin) -> tuple[str, Mapping[str, str] | None]:
+    """Why a kind's files are not those of a record, or the record that has all of them."""
+    root, (module, _) = _working_directory(), split(kind)
+    files = reached(root, module)
+    if module not in files:
+        return f"{module} is no file of the working directory, {root}", None
+    if origin.folder is not None and any(path.is_relative_to(origin.folder) for path in files.values()):
+        return f"{files[module]} came with it", None
+    if not origin.records:
+        return "the run has no record of its code to compare yours with (older versions of distmeta kept none)", None
+    problems = []
+    for record in origin.records:
+        wrong = [why for path in files.values() if (why := _differs(path, root, record, origin))]
+        if not wrong:
+            return "", record
+        problems.append(wrong[0])
+    return problems[0], None
+
+
+def _differs(path: Path, root: Path, record: Mapping[str, str], origin: Origin, data: bytes | None = None) -> str:
+    name = path.relative_to(root).as_posix()
+    if name not in record:
+        return f"{path} is not among the files that the run in {origin.location} recorded"
+    if sha256(path.read_bytes() if data is None else data) != record[name]:
+        return f"{path} has changed since the run in {origin.location} recorded it"
+    return ""
+
+
+# Importing --------------------------------------------------------------------------------------------------------
+
+
+class _Verified(SourceFileLoader):
+    """Runs the source that was compared, whatever a cached bytecode file says or the file becomes meanwhile."""
+
+    def __init__(self, name: str, path: str, source: bytes) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The compared source, compiled."""
+        return self.source_to_code(self._source, self.path)
+
+
+class _Watch(MetaPathFinder):
+    """Finds modules as Python does, and refuses files of the working directory that the record does not have."""
+
+    def __init__(self, allowed: Allowed) -> None:
+        self.refused: list[TrustError] = []
+        self._origin, self._root = allowed.origin, _working_directory()
+        self._record = {name: digest for record in allowed.recorded.values() for name, digest in record.items()}
+        self._expected = {
+            name: path
+            for kind in allowed.recorded
+            for name, path in reached(self._root, split(kind)[0]).items()
+            if _belongs(name, split(kind)[0])
+        }
+        self._thread = threading.get_ident()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """What the other finders find, if it may be loaded."""
+        if threading.get_ident() != self._thread:  # what other threads import is not what was asked for here
+            return None
+        others = (finder for finder in list(sys.meta_path) if finder is not self and hasattr(finder, "find_spec"))
+        found = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None:
+            self._check(fullname, spec)
+        return spec
+
+    def _check(self, name: str, spec: ModuleSpec) -> None:
+        file = _seen_from(self._root, spec.origin) if spec.has_location and spec.origin else None
+        if name in self._expected and file != self._expected[name]:
+            self._refuse(_elsewhere(name, str(file or spec.origin), self._expected[name]))
+        if file is None or not is_own(file, self._root):
+            return
+        data = file.read_bytes()
+        if problem := _differs(file, self._root, self._record, self._origin, data):
+            self._refuse(f"it would import {name}, but {problem}")
+        if isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Verified(name, spec.loader.path, data)
+
+    def _refuse(self, problem: str) -> None:
+        self.refused.append(_refusal(self._origin, problem))
+        raise self.refused[-1]
+
+
+@contextmanager
+def _imports_watched(allowed: Allowed) -> Iterator[_Watch]:
+    watch = _Watch(allowed)
+    sys.meta_path.insert(0, watch)
+    try:
+        with importable(os.getcwd()):
+            yield watch
+    finally:
+        sys.meta_path.remove(watch)
+
+
+def _import(kind: str, record: Mapping[str, str], origin: Origin) -> None:
+    """Import a kind's module, and see that its factory is the user's own: ``module:my_model.os.system`` is not."""
+    from distmeta.models.user import find_factory
+
+    root, (module, _) = _working_directory(), split(kind)
+    files = reached(root, module)
+    for name, path in files.items():  # what was loaded before, from wherever
+        file = getattr(sys.modules.get(name), "__file__", None)
+        same = file is not None and _seen_from(root, file) == path
+        if name in sys.modules and _belongs(name, module) and not same:
+            raise _refusal(origin, _elsewhere(name, str(file), path))
+    factory: Any = find_factory(kind)
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    home = getattr(factory, "__module__", None)
+    file = getattr(sys.modules.get(home or ""), "__file__", None)
+    place = _seen_from(root, file) if file is not None else None
+    if place is None or not is_own(place, root) or _differs(place, root, record, origin):
+        raise _refusal(origin, f"{kind} is not defined in the user's own code, but in {home or 'no module'}")
+
+
+def _working_directory() -> Path:
+    return lexical(os.getcwd())
+
+
+def _seen_from(root: Path, file: str) -> Path:
+    """A file's path, by way of the root where it lies below that, whichever way Python came to it."""
+    path = lexical(file)
+    for folder in () if path.is_relative_to(root) else path.parents:
+        if folder.exists() and folder.samefile(root):
+            return root / path.relative_to(folder)
+    return path
+
+
+def _belongs(name: str, module: str) -> bool:
+    """Whether importing a module needs this one to be the file that was compared: itself, and the packages above it."""
+    return f"{module}.".startswith(f"{name}.")
+
+
+def _elsewhere(name: str, file: str, expected: Path) -> str:
+    return f"Python finds {name} in {file}, and not in {expected}, which was compared"
+
+
+def _refusal(origin: Origin, problem: str) -> TrustError:
+    return TrustError(
+        f"{origin.location} asks to run code, which was refused: {problem}. If you trust whoever made it, allow its "
+        "code with --trust-code (trust_code=True in Python)"
+    )
+
+
+# Where settings come from -----------------------------------------------------------------------------------------
+
+
+def of_run(location: str | Path, identity: Mapping[str, Any]) -> Origin:
+    """The origin of a checkpoint's settings, from what it has recorded."""
+    from distmeta.storage import Storage
+
+    storage = Storage.at(location)
+    return _origin(storage.location, [identity.get("code", {})], storage.local)
+
+
+def origin_of(file: str | Path) -> Origin | None:
+    """The run, checkpoint or sweep in whose folder a settings file lies; ``None`` for one that the user has elsewhere.
+
+    The working directory is the user's own, and so is what lies above it: there it takes a name that distmeta writes.
+    """
+    place, here = Path(file).expanduser().resolve(), Path.cwd().resolve()
+    for folder in place.parents:
+        if here.is_relative_to(folder) and not (folder == place.parent and place.name in _WRITTEN):
+            return None
+        if _is_artefact(folder):
+            return _origin(str(folder), _records(folder), folder)
+    return None
+
+
+def _origin(location: str, records: Iterable[Mapping[str, str]], folder: Path | None) -> Origin:
+    if folder is not None and folder.parent.name == "checkpoints":
+        folder = folder.parent.parent  # what lies in the run came with its checkpoint
+    return Origin(location, [record for record in records if record], folder)
+
+
+def _is_artefact(folder: Path) -> bool:
+    """Whether distmeta wrote this folder, or it looks as if: a run's, a checkpoint's, a sweep's."""
+    if (folder / "manifest.json").is_file() and (folder / "params.safetensors").is_file():
+        return True
+    if (folder / "sweep.yaml").is_file() and (folder / "trials").is_dir():
+        return True
+    if (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file():
+        return True
+    checkpoints = folder / "checkpoints"
+    return checkpoints.is_dir() and any(re.fullmatch(r"step-\d{8,}", path.name) for path in checkpoints.iterdir())
+
+
+def _records(folder: Path) -> Iterator[Mapping[str, str]]:
+    """What the checkpoint, the run or a sweep's runs have recorded of their code; of each run the newest."""
+    from distmeta import checkpoint
+    from distmeta.storage import Storage
+
+    if (folder / "manifest.json").is_file():
+        yield checkpoint.read_identity(Storage.at(folder)).get("code", {})
+        return
+    runs = [folder] if (folder / "checkpoints").is_dir() else sorted(folder.glob("trials/*/seed-*"))
+    for run in runs:
+        yield checkpoint.newest_identity(Storage.at(run)).get("code", {})

@@ -1,0 +1,188 @@
+"""The user's own code, ``module:package.factory``: taken apart, its files found and hashed, nothing of it run."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+PREFIX = "module:"
+
+_OURS = Path(__file__).absolute().parent  # in a job it lies beside the user's modules
+_SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in the order in which Python looks
+_noted: dict[str, set[Path]] = {}
+
+
+def split(kind: str) -> tuple[str, str]:
+    """Name of the Python module and of the factory in it.
+
+    >>> split("module:package.my_model.make"), split("module:my_model:Net.small")
+    (('package.my_model', 'make'), ('my_model', 'Net.small'))
+    """
+    path = kind.removeprefix(PREFIX)
+    module, _, factory = path.partition(":") if ":" in path else path.rpartition(".")
+    return module, factory
+
+
+def kinds(values: Any, key: str = "") -> dict[str, str]:
+    """Every ``module:`` kind that configuration values name, by dotted key.
+
+    >>> kinds({"seed": 1, "model": {"kind": "module:my_model.make"}})
+    {'model.kind': 'module:my_model.make'}
+    """
+    if isinstance(values, str):
+        return {key: values} if values.startswith(PREFIX) else {}
+    if isinstance(values, Mapping):
+        inner: Iterable[tuple[Any, Any]] = values.items()
+    else:
+        inner = enumerate(values) if isinstance(values, Sequence) else ()
+    found: dict[str, str] = {}
+    for name, value in inner:
+        found |= kinds(value, f"{key}.{name}" if key else str(name))
+    return found
+
+
+def is_installed(place: Path) -> bool:
+    """Whether a file or folder belongs to Python or to what is installed, and is no code of the user's own."""
+    libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")}
+    if not place.is_absolute() or {"site-packages", "dist-packages"} & set(place.parts):
+        return True
+    return any(place.is_relative_to(library) for library in libraries)
+
+
+def is_own(path: Path, folder: Path) -> bool:
+    """Whether a module's file is the user's own code below this folder."""
+    return path.is_relative_to(folder) and not path.is_relative_to(_OURS) and not is_installed(path)
+
+
+def folder_of(module: str) -> Path | None:
+    """The folder of ``sys.path`` where a module's top-level package or file lies.
+
+    ``None`` where it is installed, built into Python, typed into an interpreter, or nowhere.
+    """
+    top = module.partition(".")[0]
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if file is None and top != "__main__":
+        with importable(os.getcwd()):
+            try:
+                spec = importlib.util.find_spec(top)
+            except (ImportError, ValueError):
+                spec = None
+        if spec is not None:
+            file = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or ()), None)
+    if file is None:
+        return None
+    path = lexical(file)  # a package's __init__, its folder where it has none, or a module's file
+    folder = path.parents[1] if path.stem == "__init__" else path.parent
+    return None if is_installed(path) else folder
+
+
+def file_of(folder: Path, module: str) -> Path | None:
+    """The file that Python would load for a module below this folder; none for a folder without ``__init__.py``."""
+    place = folder.joinpath(*module.split("."))
+    candidates = [*(place / f"__init__{suffix}" for suffix in _SUFFIXES), *(Path(f"{place}{s}") for s in _SUFFIXES)]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def reached(folder: Path, module: str) -> dict[str, Path]:
+    """The files below a folder that importing a module can load, by module: read off the sources, nothing is run.
+
+    Follows every ``import`` statement, those inside functions too; not what a program imports by a computed name.
+    """
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        parts = waiting.pop().split(".")
+        for name in (".".join(parts[:count]) for count in range(1, len(parts) + 1)):
+            path = None if name in found else file_of(folder, name)
+            if path is not None and is_own(path, folder):
+                found[name] = path
+                waiting += _imports(path, name)
+    return found
+
+
+def hashes(kind: str, also: Iterable[str] = ()) -> dict[str, str]:
+    """SHA-256 of the user's files behind a kind, by their path below their folder; none where it is installed.
+
+    Args:
+        kind: ``module:package.factory``.
+        also: paths to hash beside those that :func:`reached` finds, where these exist.
+    """
+    module, _ = split(kind)
+    folder = folder_of(module)
+    if folder is None:
+        return {}
+    if module == "__main__":
+        module = Path(str(sys.modules["__main__"].__file__)).stem
+    files = {*reached(folder, module).values(), *(folder / name for name in also if (folder / name).is_file())}
+    return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in sorted(files)}
+
+
+def noted(kind: str) -> list[str]:
+    """Files that a kind's import and call have loaded in this process, beside those that its sources show."""
+    folder = folder_of(split(kind)[0])
+    files = sorted(_noted.get(kind, ()))
+    return [path.relative_to(folder).as_posix() for path in files if folder is not None and is_own(path, folder)]
+
+
+@contextmanager
+def noting(kind: str) -> Iterator[None]:
+    """Note which files are loaded meanwhile, for :func:`noted`."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        files = (getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - before)
+        _noted.setdefault(kind, set()).update(lexical(file) for file in files if isinstance(file, str))
+
+
+def lexical(path: str | Path) -> Path:
+    """The absolute path; links stay, since a linked file counts where the link lies."""
+    return Path(os.path.abspath(path))
+
+
+def sha256(data: bytes) -> str:
+    """The hash by which code is known."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def importable(folder: str) -> Iterator[None]:
+    """The folder's modules can be imported, as by ``python -m`` but not by an installed command."""
+    if folder in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _imports(path: Path, name: str) -> Iterator[str]:
+    """Modules that a source file names in import statements; ``from a import b`` may mean ``a.b``."""
+    if path.suffix != ".py":
+        return
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # Python will say so where it is imported
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            if base:
+                yield base
+            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names if alias.name != "*")
