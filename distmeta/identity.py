@@ -43,7 +43,7 @@ def identify(config: Config) -> dict[str, Any]:
 
     >>> from distmeta.config import load_config
     >>> identify(load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}))
-    {'data': {}, 'code': {}, 'frozen': {}}
+    {'data': {}, 'frozen': {}, 'code': {}}
     """
     return {**_things(config), "code": _code(config, (), loaded=True)}
 
