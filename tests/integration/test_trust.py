@@ -47,14 +47,14 @@ def _plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(name="own", scope="module")
-def _own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the user's network."""
     folder = tmp_path_factory.mktemp("own")
     write_own(folder)
     with pytest.MonkeyPatch.context() as patch, new_process():
         patch.chdir(folder)
         train(folder / "run", OWN_SMALL)
-    yield folder / "run"
+    return folder / "run"
 
 
 def digest(text: str) -> str:
