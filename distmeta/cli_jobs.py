@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from distmeta.cli_common import Overrides, errors
+from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, errors
 from distmeta.display import consoles
 from distmeta.packing import Request, prepare
 
@@ -64,10 +64,14 @@ def submit(
         list[str] | None,
         typer.Option(help="A module of your own to send along; that of model.kind is. May be repeated."),
     ] = None,
+    trust_code: TrustCode = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Send a run to a Ray cluster as a job, with this package, the configuration and your own modules."""
     with errors():
-        request = Request(source, tuple(overrides or ()), name, run_dir, resume, tuple(module or ()))
+        request = Request(
+            source, tuple(overrides or ()), name, run_dir, resume, tuple(module or ()), trust_code, accept_changes
+        )
         job = prepare(command.value, request)
         cluster = _cluster(address)
         for note in (*job.notes, *cluster.submit(job)):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distmeta.cli_common import Overrides, errors
+from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, errors
 from distmeta.display import consoles, messages, meta_test_table
 from distmeta.interrupts import interruptible
 
@@ -25,6 +25,8 @@ def tune(
     address: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="A running Ray cluster (default: this machine alone).")
     ] = None,
+    trust_code: TrustCode = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Search settings over whole runs with Ray Tune, and meta-test the best."""
     import distmeta
@@ -33,11 +35,19 @@ def tune(
 
     out, err = consoles()
     with errors(), messages(err), interruptible() as check:
-        loaded = load_sweep(sweep, overrides or ())
+        loaded = load_sweep(sweep, overrides or (), trust_code=trust_code)
         location = run_dir or f"{loaded.config.run.dir}/{loaded.options.name}"
         with SweepDisplay(err, loaded) as view:
             results = distmeta.tune(
-                loaded, run_dir=location, resume=resume, address=address, check=check, view=view, progress=view.test
+                loaded,
+                run_dir=location,
+                resume=resume,
+                address=address,
+                trust_code=trust_code,
+                accept_changes=accept_changes,
+                check=check,
+                view=view,
+                progress=view.test,
             )
         out.print(ranking(results))
         out.print(meta_test_table(results["best"]["meta_test"]))

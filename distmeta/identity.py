@@ -87,18 +87,35 @@ def resumed(config: Config, before: Mapping[str, Any], step: int, accept: bool) 
             "changed since is not known"
         )
         return identify(config), []
-    # Without what this process happens to have loaded: that is no change of what the run is computed from.
-    now = {**_things(config), "code": _code(config, before["code"], loaded=False)}
-    found = changes(before, now)
+    now, found = _compare(config, before)
     if found and not accept:
-        raise ChangedError(
-            f"what the run was computed from has changed since step {step}:\n  " + "\n  ".join(found) + f"\n{_ADVICE}"
-        )
+        raise _refusal(f"what the run was computed from has changed since step {step}", found)
     for change in found:
         log.warning("accepted at step %d: %s", step, change)
     now["code"] |= _code(config, (), loaded=True)
     accepted = [*before.get(ACCEPTED, []), *([{"step": step, "changes": found}] if found else [])]
     return {**now, **({ACCEPTED: accepted} if accepted else {})}, found
+
+
+def check_same(config: Config, before: Mapping[str, Any], name: str) -> None:
+    """Refuse to go on with something that was computed from other data, code or frozen weights.
+
+    Raises:
+        ChangedError: naming what has changed.
+    """
+    _, found = _compare(config, before)
+    if found:
+        raise _refusal(f"what {name} was computed from has changed", found)
+
+
+def _compare(config: Config, before: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The identity now, and what differs; what this process happens to have loaded besides is no change."""
+    now = {**_things(config), "code": _code(config, before["code"], loaded=False)}
+    return now, changes(before, now)
+
+
+def _refusal(what: str, found: Iterable[str]) -> ChangedError:
+    return ChangedError(f"{what}:\n  " + "\n  ".join(found) + f"\n{_ADVICE}")
 
 
 def _things(config: Config) -> dict[str, Any]:

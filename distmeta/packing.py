@@ -36,6 +36,14 @@ class Request:
     run_dir: str | None = None
     resume: bool = False
     modules: tuple[str, ...] = ()
+    trust_code: bool = False
+    accept_changes: bool = False
+
+    @property
+    def flags(self) -> list[str]:
+        """What the user allows, as the job's command takes it."""
+        given = {"--trust-code": self.trust_code, "--accept-changes": self.accept_changes}
+        return [flag for flag, wanted in given.items() if wanted]
 
 
 @dataclass(frozen=True)
@@ -74,13 +82,13 @@ def prepare(command: str, request: Request) -> Job:
 
 
 def _train(request: Request) -> Job:
-    config = load_config(request.source, request.overrides)
+    config = load_config(request.source, request.overrides, trust_code=request.trust_code)
     name, run_dir = _place(request, config.name, config)
     modules, kind = list(request.modules), config.model.kind
     if kind.startswith(PREFIX):
         modules.append(split(kind)[0])
     config, notes = _for_a_job(config)
-    arguments = ["train", CONFIG, "--run-dir", run_dir, *(["--resume"] if request.resume else [])]
+    arguments = ["train", CONFIG, "--run-dir", run_dir, *(["--resume"] if request.resume else []), *request.flags]
     return Job(name, arguments, modules, run_dir, dump_config(config), notes)
 
 
@@ -95,13 +103,14 @@ def _place(request: Request, name: str, config: Config) -> tuple[str, str]:
 
 
 def _tune(request: Request) -> Job:
-    sweep = load_sweep(request.source, (*request.overrides, "cluster.address=null"))
+    overrides = (*request.overrides, "cluster.address=null")
+    sweep = load_sweep(request.source, overrides, trust_code=request.trust_code)
     config = sweep.config
     name, run_dir = _place(request, sweep.options.name, config)
     domain = sweep.options.space.get("model.kind")
     kinds = {config.model.kind, *(domain.values if domain else ())}
     modules = [*request.modules, *(split(kind)[0] for kind in sorted(kinds) if kind.startswith(PREFIX))]
-    arguments = ["tune", CONFIG, "--run-dir", run_dir, *(["--resume"] if request.resume else [])]
+    arguments = ["tune", CONFIG, "--run-dir", run_dir, *(["--resume"] if request.resume else []), *request.flags]
     return Job(name, arguments, modules, run_dir, dump_sweep(sweep), tuple(_data_notes(config)))
 
 
@@ -125,13 +134,15 @@ def _for_a_job(config: Config) -> tuple[Config, tuple[str, ...]]:
 
 
 def _evaluate(request: Request) -> Job:
-    if request.run_dir is not None or request.resume:
+    if request.run_dir is not None or request.resume or request.accept_changes:
         raise ConfigError(
-            "--run-dir and --resume are for --command train; to evaluate, name the run as RUN_OR_CHECKPOINT"
+            "--run-dir, --resume and --accept-changes are for --command train; to evaluate, name the run as "
+            "RUN_OR_CHECKPOINT"
         )
     _check_place("RUN_OR_CHECKPOINT", request.source)
     # The run's own configuration says where it was trained; later overrides win.
-    arguments = ["evaluate", request.source, "cluster.workers=auto", *request.overrides, "cluster.address=null"]
+    overrides = ("cluster.workers=auto", *request.overrides, "cluster.address=null")
+    arguments = ["evaluate", request.source, *overrides, *request.flags]
     return Job(request.name or _stamped("evaluate"), arguments, list(request.modules), request.source)
 
 

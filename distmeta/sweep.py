@@ -18,20 +18,22 @@ from ray import tune
 from distmeta.config import Config
 from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
+from distmeta.rundir import to_json
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep, check_resume, dump_sweep
 from distmeta.sweep_points import Values
 from distmeta.sweep_results import TRIALS, TrialResult, best_checkpoint, ranked, read_results, read_trial, write_results
 from distmeta.sweep_schedulers import scheduler
 from distmeta.sweep_sections import Domain
-from distmeta.sweep_state import STATE, put_back
-from distmeta.sweep_trial import Place, TrialRun, finite
+from distmeta.sweep_state import STATE, check_own, put_back
+from distmeta.sweep_trial import Place, TrialRun, check_trials, finite
 from distmeta.sweep_view import View
 from distmeta.sweep_watch import Watch, current_values, reported, why
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check
 from distmeta.transports.ray_cluster import ROUNDING, connect, fit, may_hold
 from distmeta.transports.ray_crew import SHARED_ENVIRONMENT
+from distmeta.user_code import kinds
 
 log = logging.getLogger(__name__)
 
@@ -58,19 +60,28 @@ class SweepTrial(tune.Trainable):  # type: ignore[misc]
     """What Tune runs in a trial's process; a step of it goes to the next validation."""
 
     def setup(
-        self, config: Mapping[str, Any], sweep: Sweep, trials: str, folder: str, environment: dict[str, str]
+        self,
+        config: Mapping[str, Any],
+        sweep: Sweep,
+        trials: str,
+        folder: str,
+        environment: dict[str, str],
+        accept_changes: bool,
     ) -> None:
         """Open the trial, as far as it had come; in the sweep's own folder and environment, since it is on its host."""
         os.chdir(folder)
         os.environ.update(environment)
-        self._sweep, self._trials = sweep, trials
-        self._run = TrialRun(sweep, Storage.at(trials), self.trial_id, config["values"])
+        self._sweep, self._trials, self._accept = sweep, trials, accept_changes
+        self._run = self._trial(config["values"])
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         """Use this process for another trial: its imports take seconds."""
         self._run.close()
-        self._run = TrialRun(self._sweep, Storage.at(self._trials), self.trial_id, new_config["values"])
+        self._run = self._trial(new_config["values"])
         return True
+
+    def _trial(self, values: Values) -> TrialRun:
+        return TrialRun(self._sweep, Storage.at(self._trials), self.trial_id, values, accept_changes=self._accept)
 
     def step(self) -> dict[str, Any]:
         """Go on to the next validation, and report it."""
@@ -98,6 +109,8 @@ def run_sweep(
     *,
     resume: bool = False,
     address: str | None = None,
+    trust_code: bool = False,
+    accept_changes: bool = False,
     check: Check = lambda: None,
     view: View | None = None,
     progress: Progress | None = None,
@@ -109,13 +122,20 @@ def run_sweep(
         log.info("%s is finished: nothing to do", home.location)
         return results
     prepare_family(sweep.config)
+    if begun:
+        if not trust_code:
+            check_own(home)
+        if not accept_changes:
+            check_trials(sweep, home.child(TRIALS))
     with _connected(sweep.config, address):
         _check_room(sweep)
         home.write_bytes(SWEEP, dump_sweep(sweep).encode())
         try:
-            return _finish(sweep, home, _search(sweep, home, begun, view, check), check, progress)
+            failures = _search(sweep, home, begun, accept_changes, view, check)
+            return _finish(sweep, home, failures, check, progress)
         except Interrupted as error:
-            raise Interrupted(f"{error}; the trials are saved in {home.location}, go on with --resume") from None
+            how = "--resume" if home.local is not None else "--resume --trust-code"
+            raise Interrupted(f"{error}; the trials are saved in {home.location}, go on with {how}") from None
 
 
 def _finish(
@@ -125,7 +145,10 @@ def _finish(
     trials = home.child(TRIALS)
     found = ranked(sweep, [read_trial(sweep, trials, name, failure) for name, failure in failures.items()])
     best = best_checkpoint(sweep, trials, _check_best(found))
-    measured = evaluate(best.uri, check=check, progress=progress)
+    # The sweep's own settings name its code, wherever that lies.
+    config = sweep.trial_config(found[0].values, sweep.seeds[0]).model_dump(mode="json")
+    named = [f"{key}={to_json(section)}" for key, section in config.items() if kinds(section)]
+    measured = evaluate(best.uri, named, check=check, progress=progress)
     return write_results(home, sweep, found, best.location, measured)
 
 
@@ -194,7 +217,9 @@ def _check_room(sweep: Sweep) -> None:
 # Tune -------------------------------------------------------------------------------------------------------------
 
 
-def _search(sweep: Sweep, home: Storage, begun: bool, view: View | None, check: Check) -> dict[str, str]:
+def _search(
+    sweep: Sweep, home: Storage, begun: bool, accept_changes: bool, view: View | None, check: Check
+) -> dict[str, str]:
     """Run all trials; gives their names, and what ended those that failed."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -208,6 +233,7 @@ def _search(sweep: Sweep, home: Storage, begun: bool, view: View | None, check: 
             trials=home.child(TRIALS).uri,
             folder=os.getcwd(),
             environment=environment,
+            accept_changes=accept_changes,
         ),
         tune.PlacementGroupFactory(_bundles(sweep), strategy="PACK"),
     )

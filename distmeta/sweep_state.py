@@ -11,6 +11,8 @@ import re
 import time
 from pathlib import Path
 
+from distmeta.errors import TrustError
+from distmeta.ownership import intruder
 from distmeta.rundir import to_json
 from distmeta.storage import MANIFEST, Storage
 
@@ -49,6 +51,24 @@ class StateKeeper:
             self._home.publish(KEPT[self._number % 2], {**files, MANIFEST: to_json({"number": self._number}).encode()})
         ended = time.monotonic()
         self._due = ended + max(SECONDS, 20 * (ended - began))
+
+
+def check_own(home: Storage) -> None:
+    """Refuse a sweep whose state others could have written: to go on from it is to unpickle it, which can run code.
+
+    Raises:
+        TrustError: saying whose it is, or who may write to it.
+    """
+    if home.local is None:
+        problem: str | None = "it lies elsewhere, where nobody here can see who may write to it"
+    else:
+        problem = intruder(home.local, (STATE, *KEPT))
+    if problem is not None:
+        raise TrustError(
+            f"{home.location}: --resume would unpickle what Ray Tune has kept of the sweep, which can run code, and "
+            f"{problem}. Nothing was read. If you trust everybody who may write there, go on with --trust-code "
+            "(trust_code=True in Python); else make the folder yours alone (chmod -R go-w)"
+        )
 
 
 def put_back(home: Storage) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from distmeta import checkpoint
 from distmeta.config import dump_config
 from distmeta.errors import NonFiniteError
+from distmeta.identity import check_same
 from distmeta.metrics import METRICS
 from distmeta.records import StepRecord
 from distmeta.rundir import CHECKPOINTS, RunDirectory, to_json
@@ -128,6 +129,22 @@ def mean(measured: list[dict[str, float]]) -> dict[str, float]:
     return {name: math.fsum(each[name] for each in measured) / len(measured) for name in measured[0]}
 
 
+def check_trials(sweep: Sweep, trials: Storage) -> None:
+    """Refuse to go on with trials whose data, code or frozen weights have changed, before one of them fails by it.
+
+    Raises:
+        ChangedError: naming what has changed.
+    """
+    seen: set[str] = set()
+    for part in (part for name in trials.list() for part in read_parts(trials.child(name))[-1:]):
+        config = sweep.trial_config(part.values, sweep.seeds[0])
+        before = checkpoint.newest_identity(part.run(sweep.seeds[0]).storage)
+        same = to_json([before, config.model_dump(mode="json", include={"seed", "tasks", "model"})])
+        if before and same not in seen:
+            seen.add(same)
+            check_same(config, before, f"trial {part.home.location}")
+
+
 class TrialRun:
     """Drives the runs of one trial.
 
@@ -136,13 +153,16 @@ class TrialRun:
         trials: the folder of all its trials.
         name: this trial's.
         values: its values of the space's keys.
+        accept_changes: see :func:`~distmeta.train.train`.
 
     Attributes:
         step: meta-steps that were told, by :meth:`next`.
     """
 
-    def __init__(self, sweep: Sweep, trials: Storage, name: str, values: Values) -> None:
-        self._sweep, self._trials, self._name = sweep, trials, name
+    def __init__(
+        self, sweep: Sweep, trials: Storage, name: str, values: Values, *, accept_changes: bool = False
+    ) -> None:
+        self._sweep, self._trials, self._name, self._accept = sweep, trials, name, accept_changes
         self._home = trials.child(name)
         if not self._home.exists(TRIAL):
             self._home.write_bytes(TRIAL, to_json({"values": values}).encode())
@@ -210,7 +230,7 @@ class TrialRun:
             if seed not in self._runs:
                 config = self._sweep.trial_config(self._part.values, seed)
                 home, settle = self._part.run(seed).storage, self._sweep.population is not None
-                self._runs[seed] = train(config, home.uri, resume=True, settle=settle)
+                self._runs[seed] = train(config, home.uri, resume=True, settle=settle, accept_changes=self._accept)
             record = next(self._runs[seed])
             if record.validation is not None:
                 known[record.step] = dict(record.validation)

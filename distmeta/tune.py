@@ -19,6 +19,8 @@ def tune(
     *,
     resume: bool = False,
     address: str | None = None,
+    trust_code: bool = False,
+    accept_changes: bool = False,
     check: Check = lambda: None,
     view: View | None = None,
     progress: Progress | None = None,
@@ -32,6 +34,10 @@ def tune(
         resume: continue the sweep that lies there: trials that have ended are kept, the others go on from their
             checkpoints. Without a sweep there it starts one, finished it does nothing.
         address: of a running Ray cluster; without one Ray starts on this machine alone.
+        trust_code: run code that a file in the folder of a run or a sweep names, where ``sweep`` is one, and resume a
+            sweep whose folder is not the caller's alone, though Ray Tune's state in it is unpickled.
+        accept_changes: resume though the data, the user's code or frozen weights are not those that the trials were
+            computed with; what has changed is recorded in each trial's ``metrics.jsonl`` and checkpoints.
         check: called often; raises when the sweep should end.
         view: is shown the trials as they go.
         progress: called as the meta-test at the end advances.
@@ -45,5 +51,15 @@ def tune(
     """
     from distmeta.sweep import run_sweep
 
-    loaded = sweep if isinstance(sweep, Sweep) else load_sweep(sweep, overrides)
-    return run_sweep(loaded, run_dir, resume=resume, address=address, check=check, view=view, progress=progress)
+    loaded = sweep if isinstance(sweep, Sweep) else load_sweep(sweep, overrides, trust_code=trust_code)
+    return run_sweep(
+        loaded,
+        run_dir,
+        resume=resume,
+        address=address,
+        trust_code=trust_code,
+        accept_changes=accept_changes,
+        check=check,
+        view=view,
+        progress=progress,
+    )

@@ -9,7 +9,7 @@ from sweep_helpers import scores, undisturbed_scores, written
 
 import distmeta
 from distmeta import checkpoint
-from distmeta.errors import Interrupted
+from distmeta.errors import Interrupted, TrustError
 from distmeta.storage import Storage
 from distmeta.sweep_results import TRIALS
 
@@ -25,11 +25,15 @@ def test_a_sweep_in_a_bucket(bucket: str, tmp_path: Path) -> None:
         if any(trials.child(name, "seed-0", "checkpoints").list() for name in trials.list()):
             raise Interrupted("interrupted")
 
-    with pytest.raises(Interrupted, match=r"saved in s3://key:\*\*\*@bucket/runs/sweep\?.*go on with --resume"):
+    with pytest.raises(
+        Interrupted, match=r"saved in s3://key:\*\*\*@bucket/runs/sweep\?.*go on with --resume --trust-code"
+    ):
         distmeta.tune(written(), ["trials=3"], home.uri, check=end)
     assert "results.json" not in home.list()
 
-    results = distmeta.tune(written(), ["trials=3"], home.uri, resume=True)
+    with pytest.raises(TrustError, match="it lies elsewhere"):
+        distmeta.tune(written(), ["trials=3"], home.uri, resume=True)
+    results = distmeta.tune(written(), ["trials=3"], home.uri, resume=True, trust_code=True)
     assert scores(results) == undisturbed_scores(tmp_path / "whole", ["trials=3"])
     assert {"best.yaml", "curves.png", "results.json", "sweep.yaml", "trials.csv", "trials.parquet"} <= set(home.list())
     assert checkpoint.resolve(results["best"]["checkpoint"])[0].step == results["best"]["step"]
