@@ -22,6 +22,7 @@ from trust_helpers import HELPER, NET, OWN, OWN_SMALL, SMALL, forge, new_process
 import distmeta
 from distmeta import checkpoint
 from distmeta.errors import ConfigError, StorageError, TrustError
+from distmeta.packing import Request, pack, prepare
 from distmeta.storage import Storage
 from distmeta.sweep_config import load_sweep
 
@@ -321,3 +322,27 @@ def test_best_checkpoint_that_is_missing(tmp_path: Path, caplog: pytest.LogCaptu
     assert f"step-{best:08d} is missing (it has the best validation, mse " in caplog.text
     assert "using the last checkpoint, of step 6, instead" in caplog.text
     assert parameters(run, 6)
+
+
+def test_jobs(work: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a job takes along is as the run recorded it, and what the user allows goes with it."""
+    job = prepare("evaluate", Request(str(own), name="test", modules=("own_net", "own_helper")))
+    assert "--trust-code" not in job.arguments
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    pack(job, sent)
+    with new_process():
+        monkeypatch.chdir(sent)
+        assert distmeta.evaluate(own)
+    allowed = Request(str(own), name="test", trust_code=True)
+    assert prepare("evaluate", allowed).arguments[-1] == "--trust-code"
+    with pytest.raises(ConfigError, match="--accept-changes"):
+        prepare("evaluate", Request(str(own), name="test", accept_changes=True))
+
+    monkeypatch.chdir(work)
+    (work / "own_helper.py").write_text("width = 2\n")
+    settings = str(own / "config.yaml")
+    with new_process(), pytest.raises(TrustError):
+        prepare("train", Request(settings, name="test"))
+    arguments = prepare("train", Request(settings, name="test", trust_code=True, accept_changes=True)).arguments
+    assert arguments[-2:] == ["--trust-code", "--accept-changes"]
