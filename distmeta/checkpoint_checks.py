@@ -46,6 +46,18 @@ class _File(_Values):
     sha256: str
 
 
+class _Accepted(_Values):
+    step: Step
+    changes: list[str]
+
+
+class _Identity(_Values):
+    data: dict[str, str] = Field(default_factory=dict)
+    code: dict[str, str] = Field(default_factory=dict)
+    frozen: dict[str, str] = Field(default_factory=dict)
+    accepted: list[_Accepted] = Field(default_factory=list)
+
+
 class _Manifest(_Values):
     version: Annotated[int, Field(ge=1, alias="schema")]
     step: Step
@@ -56,7 +68,7 @@ class _Manifest(_Values):
     config: dict[str, Any]
     plan: dict[str, Any]
     fingerprint: dict[str, Any]
-    identity: dict[str, Any] = Field(default_factory=dict)
+    identity: _Identity = Field(default_factory=lambda: _Identity())
 
 
 class _State(_Values):

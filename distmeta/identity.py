@@ -110,7 +110,7 @@ def check_same(config: Config, before: Mapping[str, Any], name: str) -> None:
 
 def _compare(config: Config, before: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The identity now, and what differs; what this process happens to have loaded besides is no change."""
-    now = {**_things(config), "code": _code(config, before["code"], loaded=False)}
+    now = {**_things(config), "code": _code(config, before.get("code", {}), loaded=False)}
     return now, changes(before, now)
 
 

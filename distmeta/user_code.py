@@ -122,7 +122,8 @@ def hashes(kind: str, also: Iterable[str] = ()) -> dict[str, str]:
         return {}
     if module == "__main__":
         module = Path(str(sys.modules["__main__"].__file__)).stem
-    files = {*reached(folder, module).values(), *(folder / name for name in also if (folder / name).is_file())}
+    others = {path for name in also if is_own(path := lexical(folder / name), folder) and path.is_file()}
+    files = {*reached(folder, module).values(), *others}
     return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in sorted(files)}
 
 
