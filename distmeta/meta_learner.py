@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import operator
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
-from distmeta.adaptations import Batch, Support
-from distmeta.config import Config
+from distmeta.adaptations import Batch, Iterative, Support
+from distmeta.config import Config, load_config
 from distmeta.errors import ConfigError
 from distmeta.evaluate import load_snapshot
 from distmeta.layout import Meta
 from distmeta.programs.assembly import Assembly
-from distmeta.tasks import TASKS
+from distmeta.replicas import Replicas
+from distmeta.task_inputs import TaskInputs
+
+log = logging.getLogger(__name__)
 
 Statistics = Literal["support", "query"]
 
+_BUILDING = threading.Lock()
+"""Building a network seeds torch's global random numbers for a moment, which two threads must not do at once."""
+
 
 class AdaptedModel:
-    """The solution of one task."""
+    """The solution of one task.
 
-    def __init__(self, learner: MetaLearner, support: Support, adapted: Any) -> None:
+    Several threads may predict with it at once. It can be pickled: it then holds the learner, what the task changed
+    and, for networks with batch statistics alone, the inputs of the support set; several that are pickled together
+    hold their learner once. As for the learner, the user's own network has to be importable where it is unpickled.
+    """
+
+    def __init__(self, learner: MetaLearner, support: Support | None, adapted: Any) -> None:
         self._learner = learner
         self._support = support
         self._adapted = adapted
@@ -33,102 +47,138 @@ class AdaptedModel:
         """The network's outputs for new inputs.
 
         Args:
-            x: (N, ...) inputs like those of the support set.
+            x: (N, ...) floating-point inputs like those of the support set, N >= 1.
             statistics: which examples' statistics normalise the inputs, in networks with batch statistics: those of the
                 support set (a prediction then depends on its own input alone), or of ``x`` itself (transductive, the
                 published protocol of MAML).
 
         Returns:
             (N, ways) logits of the classes, or (N, D) predicted values.
+
+        Raises:
+            ConfigError: inputs that do not fit the model, or unknown ``statistics``.
         """
-        parts, meta = self._learner.parts, self._learner.meta
-        batch = Batch({"x": self._learner.inputs(x, "x")})
-        with torch.no_grad():
-            if statistics == "support" and parts.network.uses_batch_statistics:
-                return parts.adaptation.predict_inductive(meta, self._adapted, self._support, batch)
-            return parts.adaptation.predict(meta, self._adapted, batch)
+        if statistics not in get_args(Statistics):
+            raise ConfigError(f"statistics = {statistics!r}: expected one of {', '.join(get_args(Statistics))}")
+        with self._learner.computing() as parts:
+            batch = Batch({"x": self._learner.inputs(x, "x")})
+            meta, adapted = self._learner.meta, self._adapted
+            if statistics == "support" and self._support is not None:
+                return parts.adaptation.predict_inductive(meta, adapted, self._support, batch)
+            return parts.adaptation.predict(meta, adapted, batch)
 
 
 class MetaLearner:
-    """Meta-parameters with the adaptation that they were trained for; :func:`load` makes one."""
+    """Meta-parameters with the adaptation that they were trained for; :func:`load` makes one.
+
+    Several threads may share it: each gets what it would get alone, and nothing that :meth:`adapt` and
+    :meth:`AdaptedModel.predict` do changes the learner, the tensors that they are given, or settings of the process. It
+    can be pickled and copied: it is its configuration, its parameters and the network's constants, from which the
+    network is built anew.
+
+    Args:
+        config: of the run.
+        meta: trained parameters.
+        device: where to adapt and predict.
+
+    Raises:
+        ConfigError: there is no such device, or the network cannot be built.
+    """
 
     def __init__(self, config: Config, meta: Meta, device: str | torch.device = "cpu") -> None:
         self.config = config
-        self.parts = Assembly(config)
-        self._family = TASKS[config.tasks.kind]
-        self.parts.network.to(torch.device(device))
-        self._device = torch.device(device)
+        self._device = _device(device)
+        with _BUILDING:
+            self.parts = Assembly(config)
+        self.parts.network.to(self._device)
         self.meta = {name: value.to(self._device) for name, value in meta.items()}
-
-    def tensor(self, values: Any) -> Tensor:
-        """Inputs as a tensor on the learner's device, floating-point ones in float32."""
-        tensor = torch.as_tensor(values, device=self._device)
-        return tensor.float() if tensor.is_floating_point() else tensor
+        self._replicas = Replicas(self.parts)
+        self._inputs = TaskInputs(config, self.parts, self._device)
 
     def adapt(self, x_support: Tensor, y_support: Tensor, steps: int | None = None) -> AdaptedModel:
         """Adapt to one task.
 
+        It takes memory for one set of parameters and their gradient, however many steps there are.
+
         Args:
-            x_support: (S, ...) inputs; for images, strokes or intensities in [0, 1] as in training.
+            x_support: (S, ...) floating-point inputs; for images, strokes or intensities in [0, 1] as in training.
             y_support: (S,) class indices 0, 1, ..., ways - 1, or (S, D) values.
-            steps: inner steps; as in the run's evaluation by default.
+            steps: inner steps, 0 or more; as in the run's evaluation by default. Adaptations in closed form take none.
 
         Raises:
-            ConfigError: shapes or labels that do not fit the model.
+            ConfigError: shapes, types, values or labels that do not fit the model, or a wrong number of steps.
         """
-        x, y = self.inputs(x_support, "x_support"), self.tensor(y_support)
-        if len(x) != len(y) or len(x) == 0:
-            raise ConfigError(
-                f"the support set has {len(x)} inputs and {len(y)} targets; give one target for each input"
-            )
-        ways = self._ways(y) if self.parts.objective.classes else None
-        if self.parts.objective.classes:
-            y = y.long()
-        else:
-            self._check_values(y)
-        count = steps if steps is not None else self.config.evaluation.inner_steps
-        support = Support({"x": x, "y": y}, ways)
-        adapted = self.parts.adaptation.adapt(self.meta, support, count)
-        return AdaptedModel(self, support, tree_map(torch.detach, adapted))
+        count = self._steps(steps)
+        with self.computing() as parts:
+            support = self._inputs.support(x_support, y_support)
+            if parts.adaptation.iterative:
+                assert count is not None
+                adapted = cast(Iterative, parts.adaptation).descend(self.meta, support, count)
+            else:
+                adapted = parts.adaptation.adapt(self.meta, support, count)
+            kept = support._replace(data={"x": support.data["x"]}) if parts.network.uses_batch_statistics else None
+            return AdaptedModel(self, kept, adapted)
 
     def inputs(self, values: Any, name: str) -> Tensor:
-        """Inputs of the shape that the tasks have, as a tensor."""
-        x, shape = self.tensor(values), self._family.input_shape(self.config.tasks)
-        if x.dim() == 0 or tuple(x.shape[1:]) != shape:
-            raise ConfigError(
-                f"{name} should have the shape (N, {', '.join(map(str, shape))}), as in training, but has "
-                f"{tuple(x.shape)}"
-            )
-        return x
+        """Inputs of the shape that the tasks have, as a new tensor on the learner's device."""
+        return self._inputs.inputs(values, name)
 
-    def _check_values(self, y: Tensor) -> None:
-        outputs = self._family.outputs(self.config.tasks)
-        if y.dim() != 2 or y.shape[1] != outputs:
-            raise ConfigError(f"y_support should have the shape (S, {outputs}), but has {tuple(y.shape)}")
+    @contextmanager
+    def computing(self) -> Iterator[Assembly]:
+        """The learner's parts for one call, in a thread of any kind: without derivatives of what the call gives."""
+        # Under inference_mode, which the caller may have on, no inner gradient could be taken.
+        with self._replicas.borrow() as parts, torch.inference_mode(False), torch.no_grad():
+            yield parts
 
-    def _ways(self, y: Tensor) -> int:
-        """The number of classes of a support set, checked."""
-        if y.dim() != 1 or y.is_floating_point() or y.min() < 0:
+    def _steps(self, steps: int | None) -> int | None:
+        if steps is None:
+            return self.config.evaluation.inner_steps
+        if not self.parts.adaptation.iterative:
             raise ConfigError(
-                f"y_support holds class indices: expected (S,) integers 0, 1, ..., got "
-                f"{y.dtype} of shape {tuple(y.shape)}"
+                f"steps = {steps!r}: algorithm {self.config.algorithm.name} adapts in closed form and takes no inner "
+                "steps; leave steps out"
             )
-        ways = int(y.max()) + 1
-        if self.parts.adaptation.needs_head:
-            allowed = self.config.evaluation.ways
-            assert allowed is not None
-            if ways > allowed:
-                raise ConfigError(
-                    f"y_support names class {ways - 1}, but the model was trained for {allowed} ways: "
-                    f"0 to {allowed - 1}"
-                )
-            return allowed
-        missing = sorted(set(range(ways)) - set(y.tolist()))
-        if missing:
-            raise ConfigError(
-                f"y_support has no example of class {missing[0]}; number the classes 0, 1, ... without gaps"
-            )
-        return ways
+        try:
+            count = -1 if isinstance(steps, bool) else operator.index(steps)
+        except TypeError:
+            count = -1
+        if count < 0:
+            raise ConfigError(f"steps = {steps!r}: expected a whole number of inner steps, 0 or more")
+        return count
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies: a view would take everything that it is a view of with it.
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "meta": _copies(self.meta),
+            "constants": _copies(self.parts.network.constants()),
+            "device": str(self._device),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        device = torch.device(state["device"])
+        if device.type == "cuda" and not torch.cuda.is_available():
+            log.warning("the learner was pickled on %s, which is not here: it computes on the CPU", device)
+            device = torch.device("cpu")
+        self.__init__(load_config(state["config"]), state["meta"], device)  # type: ignore[misc]
+        for name, value in self.parts.network.constants().items():
+            value.copy_(state["constants"][name])
+
+
+def _copies(tensors: Meta) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device = {name!r}: cannot compute there ({reason}); use cpu, or cuda where there is one"
+        ) from None
+    return device
 
 
 def load(

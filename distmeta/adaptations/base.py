@@ -118,6 +118,13 @@ class Iterative(Adaptation, Protocol):
         """Parameters and state after step ``step`` (0, 1, ...)."""
         ...
 
+    def descend(self, meta: Meta, support: Support, steps: int) -> Params:
+        """What :meth:`adapt` gives, to the same bits, in the memory of one set of parameters and their gradient.
+
+        It writes to what it made itself, and so can be neither mapped nor differentiated.
+        """
+        ...
+
 
 def module_parameters(meta: Meta) -> dict[str, Tensor]:
     """The module's parameters of ``meta``, under the module's own names."""
@@ -137,4 +144,5 @@ def trajectory(adaptation: Iterative, meta: Meta, support: Support, steps: int) 
     for step in range(steps):
         gradient = inner_gradient(adaptation, params, meta, support.step(step))
         params, state = adaptation.update(params, state, gradient, meta, step)
+        del gradient  # it is as large as the parameters, and the next one comes before this name is taken again
         yield params

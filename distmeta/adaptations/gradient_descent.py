@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from distmeta.adaptations.base import Batch, Params, Support, module_parameters, trajectory
+from distmeta.adaptations.base import Batch, Params, Support, inner_gradient, module_parameters, trajectory
 from distmeta.adaptations.inner_optimizers import SGD, Adam, InnerOptimizer, Momentum
 from distmeta.config import PositiveFloat, Section
 from distmeta.errors import ConfigError
@@ -107,17 +107,36 @@ class GradientDescent:
     def update(self, params: Params, state: Any, gradient: Params, meta: Meta, step: int) -> tuple[Params, Any]:
         """One step of the inner optimizer."""
         direction, state = self.optimizer.direction(gradient, state, step)
-        rate = self.options.inner_lr
-        if self.options.learned_rates == "none":
-            assert not isinstance(rate, tuple)
-            return {name: value - rate * direction[name] for name, value in params.items()}, state
-        return {name: value - meta[RATES + name] * direction[name] for name, value in params.items()}, state
+        return {name: value - self._rate(meta, name) * direction[name] for name, value in params.items()}, state
 
     def adapt(self, meta: Meta, support: Support, steps: int | None) -> Params:
         """The parameters after ``steps`` steps."""
         assert steps is not None
-        *_, params = trajectory(self, meta, support, steps)
+        for params in trajectory(self, meta, support, steps):
+            adapted = params
+        return adapted
+
+    def descend(self, meta: Meta, support: Support, steps: int) -> Params:
+        """The same for use alone: updates write to one copy of the parameters."""
+        params, state = self.init(meta)
+        params = {name: value.clone() for name, value in params.items()}
+        scratch = _scratch(params.values())
+        for step in range(steps):
+            gradient = inner_gradient(self, params, meta, support.step(step))
+            direction, state = self.optimizer.direction(gradient, state, step)
+            for name, value in params.items():
+                change = scratch[value.dtype][: value.numel()].view(value.shape)
+                value.sub_(torch.mul(direction[name], self._rate(meta, name), out=change))
+            del gradient, direction  # before the next ones are computed
         return params
+
+    def _rate(self, meta: Meta, name: str) -> float | Tensor:
+        """The inner rate of a parameter."""
+        rate = self.options.inner_lr
+        if self.options.learned_rates != "none":
+            return meta[RATES + name]
+        assert not isinstance(rate, tuple)
+        return rate
 
     def predict(self, meta: Meta, adapted: Params, batch: Batch) -> Tensor:
         """The network's outputs with the adapted parameters."""
@@ -128,6 +147,15 @@ class GradientDescent:
         """The network's outputs, normalised with the support set's statistics under the adapted parameters."""
         parameters = {**module_parameters(meta), **adapted}
         return self.network.with_support_statistics(parameters, support.data["x"], batch.data["x"])
+
+
+def _scratch(params: Iterable[Tensor]) -> dict[torch.dtype, Tensor]:
+    """Room for a tensor of the size of any of these, by type."""
+    largest: dict[torch.dtype, Tensor] = {}
+    for value in params:
+        if value.dtype not in largest or value.numel() > largest[value.dtype].numel():
+            largest[value.dtype] = value
+    return {dtype: torch.empty_like(value).flatten() for dtype, value in largest.items()}
 
 
 def _optimizer(options: GradientDescentOptions) -> InnerOptimizer:

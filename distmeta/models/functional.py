@@ -169,6 +169,20 @@ class FunctionalModule:
         self.parameters = {name: value.to(device, dtype) for name, value in self.parameters.items()}
         return self
 
+    def constants(self) -> dict[str, Tensor]:
+        """Frozen parameters and buffers, by their names; not copies."""
+        named = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        return {name: value.detach() for name, value in named.items() if name not in self.parameters}
+
+    def tensors(self) -> list[Tensor]:
+        """All that no call writes to, so that copies may share it."""
+        return [
+            *self._module.parameters(),
+            *self._module.buffers(),
+            *self.parameters.values(),
+            *self._constants.values(),
+        ]
+
     def state_dict(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What ``module.load_state_dict(..., strict=True)`` of the original module takes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -51,6 +52,11 @@ class Assembly:
         """The module's initial parameters and whatever else is meta-learned, a pure function of the configuration."""
         own = {MODEL + name: value for name, value in self.network.parameters.items()}
         return {**own, **self.adaptation.extras(self.config.seed)}
+
+    def replica(self) -> Assembly:
+        """The same parts once more, for use at the same time: with layers of their own, and all tensors shared."""
+        shared = (self.config, *self.network.tensors())
+        return copy.deepcopy(self, {id(each): each for each in shared})
 
     def module_state(self, meta: Meta) -> dict[str, Tensor]:
         """The module's full state dict with these meta-parameters."""

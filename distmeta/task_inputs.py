@@ -1,0 +1,128 @@
+"""What a caller gives for one task, as tensors that a trained model takes; or refused, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distmeta.adaptations import Support
+from distmeta.config import Config
+from distmeta.errors import ConfigError
+from distmeta.programs.assembly import Assembly
+from distmeta.tasks import TASKS
+
+
+class TaskInputs:
+    """Checks examples against the tasks that a model was trained for, and copies them to its device.
+
+    They are copies, so that nothing that a module does to its inputs reaches the caller's tensors, and nothing that the
+    caller does to them later reaches an adapted model.
+
+    Args:
+        config: of the run.
+        parts: what the configuration stands for.
+        device: of the model.
+    """
+
+    def __init__(self, config: Config, parts: Assembly, device: torch.device) -> None:
+        family = TASKS[config.tasks.kind]
+        self._shape = family.input_shape(config.tasks)
+        self._outputs = family.outputs(config.tasks)
+        self._classes = parts.objective.classes
+        self._ways = config.evaluation.ways if parts.adaptation.needs_head else None
+        self._device = device
+
+    def support(self, x: Any, y: Any) -> Support:
+        """The support set of (S, ...) inputs and (S,) labels or (S, D) values.
+
+        Raises:
+            ConfigError: shapes, types, values or labels that do not fit the model.
+        """
+        inputs = self.inputs(x, "x_support")
+        targets = _tensor(y, "y_support")
+        count = len(targets) if targets.dim() else 0
+        if len(inputs) != count:
+            raise ConfigError(f"the support set has {len(inputs)} inputs and {count} targets; give one for each input")
+        if not self._classes:
+            return Support({"x": inputs, "y": self._values(targets)})
+        labels = _labels(targets)
+        return Support({"x": inputs, "y": labels.to(self._device)}, self._count(labels))
+
+    def inputs(self, values: Any, name: str) -> Tensor:
+        """(N, ...) float32 inputs of the shape that the tasks have."""
+        x = _tensor(values, name)
+        if x.dim() == 0 or tuple(x.shape[1:]) != self._shape:
+            raise ConfigError(
+                f"{name} should have the shape (N, {', '.join(map(str, self._shape))}), as in training, but has "
+                f"{tuple(x.shape)}"
+            )
+        if len(x) == 0:
+            raise ConfigError(f"{name} has 0 inputs; give at least one")
+        if not x.is_floating_point():
+            scaled = "x.float() / 255, intensities in [0, 1]," if len(self._shape) == 3 else "x.float()"
+            raise ConfigError(
+                f"{name} holds {x.dtype} numbers, but the model was trained on floating-point ones; give for example "
+                f"{scaled} on the scale of the training tasks"
+            )
+        return self._finite(x, name)
+
+    def _values(self, y: Tensor) -> Tensor:
+        """(S, D) float32 targets of a regression."""
+        if y.dim() != 2 or y.shape[1] != self._outputs:
+            raise ConfigError(f"y_support should have the shape (S, {self._outputs}), but has {tuple(y.shape)}")
+        return self._finite(y, "y_support")
+
+    def _finite(self, values: Tensor, name: str) -> Tensor:
+        """A float32 copy of finite numbers on the device."""
+        numbers = values.to(self._device, torch.float32, copy=True)
+        finite = torch.isfinite(numbers).flatten(1).all(1)
+        if not finite.all():
+            raise ConfigError(
+                f"{name} holds numbers that are not finite in float32: {int((~finite).sum())} of {len(numbers)} "
+                f"examples have some, the first is example {int((~finite).nonzero()[0])}; leave them out or mend them"
+            )
+        return numbers
+
+    def _count(self, labels: Tensor) -> int:
+        """The number of classes of a support set, checked."""
+        ways = int(labels.max()) + 1
+        if self._ways is not None:
+            if ways > self._ways:
+                raise ConfigError(
+                    f"y_support names class {ways - 1}, but the model was trained for {self._ways} ways: "
+                    f"0 to {self._ways - 1}"
+                )
+            return self._ways
+        present = torch.unique(labels)
+        if len(present) < ways:
+            missing = int((present != torch.arange(len(present))).nonzero()[0])
+            raise ConfigError(f"y_support has no example of class {missing}; number the classes 0, 1, ... without gaps")
+        return ways
+
+
+def _tensor(values: Any, name: str) -> Tensor:
+    try:
+        tensor = torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{name} cannot be read as a tensor ({' '.join(str(error).split())}); give a tensor, a NumPy array or "
+            "lists of numbers"
+        ) from None
+    if tensor.layout is not torch.strided or tensor.is_complex():
+        kind = "complex numbers" if tensor.is_complex() else f"a tensor of layout {tensor.layout}"
+        raise ConfigError(f"{name} is {kind}; give a dense tensor of real numbers")
+    return tensor
+
+
+def _labels(y: Tensor) -> Tensor:
+    """(S,) int64 class indices on the CPU."""
+    whole = not (y.is_floating_point() or y.dtype == torch.bool)
+    labels = y.to("cpu", torch.int64, copy=True) if whole else y
+    if y.dim() != 1 or not whole or labels.min() < 0:
+        raise ConfigError(
+            f"y_support holds class indices: expected (S,) integers 0, 1, ..., got {y.dtype} of shape {tuple(y.shape)}"
+            + (f" down to {int(labels.min())}" if whole and y.dim() == 1 else "")
+        )
+    return labels
