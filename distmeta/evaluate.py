@@ -12,6 +12,7 @@ import torch
 from distmeta import checkpoint, trust
 from distmeta.config import Config, load_config, named_kinds, parse_override, put, read_mapping
 from distmeta.errors import ConfigError
+from distmeta.identity import differing
 from distmeta.layout import Layout, Meta
 from distmeta.learner import check_layout
 from distmeta.metrics import mean_ci
@@ -90,6 +91,8 @@ def evaluate(
     """
     snapshot, config = load_snapshot(location, overrides, trust_code=trust_code)
     prepare_family(config)
+    for change in differing(config, snapshot.identity, ["data"]):
+        log.warning("since the run was computed: %s", change)
     transport = open_transport(config, Plan.from_dict(snapshot.plan), check)
     try:
         vector = Layout.of(snapshot.meta).flatten(snapshot.meta)
@@ -116,6 +119,8 @@ def load_snapshot(
     with trust.check(values, named_kinds(overrides), origin, trust_code).guard():
         config = load_config(values)
         _check_layout(config, snapshot.meta)
+        for change in differing(config, snapshot.identity, ["frozen"]):
+            log.warning("since the run was computed: %s", change)
     return snapshot, config
 
 

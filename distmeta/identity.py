@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -108,6 +108,12 @@ def check_same(config: Config, before: Mapping[str, Any], name: str) -> None:
         raise _refusal(f"what {name} was computed from has changed", found)
 
 
+def differing(config: Config, before: Mapping[str, Any], parts: Iterable[str]) -> list[str]:
+    """What differs in some parts of an identity, in words; nothing where the earlier one has no such part."""
+    now = {part: _PARTS[part](config) for part in parts if before.get(part)}
+    return changes({part: before.get(part, {}) for part in now}, now)
+
+
 def _compare(config: Config, before: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The identity now, and what differs; what this process happens to have loaded besides is no change."""
     now = {**_things(config), "code": _code(config, before.get("code", {}), loaded=False)}
@@ -119,7 +125,11 @@ def _refusal(what: str, found: Iterable[str]) -> ChangedError:
 
 
 def _things(config: Config) -> dict[str, Any]:
-    return {"data": dict(TASKS[config.tasks.kind].contents(config.tasks)), "frozen": _frozen(config)}
+    return {part: find(config) for part, find in _PARTS.items()}
+
+
+def _data(config: Config) -> dict[str, str]:
+    return dict(TASKS[config.tasks.kind].contents(config.tasks))
 
 
 def _code(config: Config, also: Iterable[str], loaded: bool) -> dict[str, str]:
@@ -144,3 +154,6 @@ def _hash(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}\n".encode())
     digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+_PARTS: dict[str, Callable[[Config], dict[str, str]]] = {"data": _data, "frozen": _frozen}
