@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from distmeta.config import ModelOptions, choose
 from distmeta.errors import ConfigError
 from distmeta.models.base import Model
-from distmeta.models.checks import check_outputs, materialise
+from distmeta.models.checks import check_outputs, check_types, materialise
 from distmeta.models.conv4 import Conv4
 from distmeta.models.functional import FunctionalModule
 from distmeta.models.mlp import MLP
@@ -88,4 +88,5 @@ def build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | No
             materialise(module, options, input_shape)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise ConfigError(f"model.kind = {options.kind}: the network has no trainable parameters; it needs some")
+    check_types(module, options)
     return module

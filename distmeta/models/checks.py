@@ -11,6 +11,7 @@ from torch import nn
 from distmeta.config import ModelOptions
 from distmeta.errors import ConfigError
 from distmeta.models.functional import FunctionalModule
+from distmeta.models.hints import hint
 
 
 def check_outputs(module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None) -> None:
@@ -52,8 +53,33 @@ def _explained(options: ModelOptions, input_shape: tuple[int, ...]) -> Iterator[
     except Exception as error:
         raise ConfigError(
             f"model.kind = {options.kind}: the model cannot take examples of shape {input_shape}: "
-            f"{type(error).__name__}: {error}; change the model or the tasks so that they fit"
+            f"{type(error).__name__}: {error}; {hint(error) or 'change the model or the tasks so that they fit'}"
         ) from error
+
+
+def check_types(module: nn.Module, options: ModelOptions) -> None:
+    """Refuse trainable parameters of another type than the float32 that meta-parameters have.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    other = {
+        name: parameter.dtype
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and parameter.dtype != torch.float32
+    }
+    if not other:
+        return
+    name, dtype = next(iter(other.items()))
+    more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+    kept = (
+        "keep real and imaginary parts as two real parameters"
+        if dtype.is_complex
+        else "make the network in float32 (.float()); engine.precision=bf16 computes in bfloat16"
+    )
+    raise ConfigError(
+        f"model.kind = {options.kind}: trainable parameters are float32, but {name} is {dtype}{more}; {kept}"
+    )
 
 
 def materialise(module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...]) -> None:

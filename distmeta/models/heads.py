@@ -1,0 +1,68 @@
+"""The layer of a network that makes its outputs, found by running it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Node = Any
+"""A node of torch's autograd graph."""
+
+
+def output_layer(module: nn.Module, example: Tensor) -> str | None:
+    """Path of the submodule that makes the outputs: the last one with parameters that all of them come through.
+
+    The autograd graph of one forward pass is followed back from the outputs, through what has no parameters (a
+    softmax, a reshape, a mean over positions), to the first result of a submodule with parameters. The submodule
+    ``head`` is taken as a whole; else a layer, that is a submodule whose parts have no parameters.
+
+    Args:
+        module: not changed; a copy runs, on the device of ``example``.
+        example: inputs (N, ...).
+
+    Returns:
+        ``None`` where several layers, or parameters outside of layers, make the outputs together; ``""`` where the
+        module itself is one layer.
+
+    >>> output_layer(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)), torch.ones(4, 2))
+    '2'
+    """
+    module = copy.deepcopy(module)
+    results: dict[Node, str] = {}
+
+    def remember(path: str) -> Any:
+        def hook(layer: nn.Module, given: Any, outputs: Any) -> None:
+            if isinstance(outputs, Tensor) and outputs.grad_fn is not None:
+                results.setdefault(outputs.grad_fn, path)  # the innermost one ends first
+
+        return hook
+
+    for path, layer in module.named_modules():
+        if path == "head" or _is_layer(layer):
+            layer.register_forward_hook(remember(path))
+    devices = [example.device] if example.is_cuda else []
+    with torch.random.fork_rng(devices), torch.enable_grad():
+        outputs = module(example)
+    found = _first_on_the_way(outputs.grad_fn, results) if isinstance(outputs, Tensor) else None
+    if found is not None and found.startswith("head."):
+        return "head"
+    return found
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a submodule has parameters, frozen ones too, and is no container of submodules with parameters."""
+    parts = [part for name, part in module.named_children() if name != "parametrizations"]
+    return any(True for _ in module.parameters()) and not any(True for part in parts for _ in part.parameters())
+
+
+def _first_on_the_way(node: Node | None, results: dict[Node, str]) -> str | None:
+    """The first remembered result on the way back from a node, as long as there is one way only."""
+    while node is not None:
+        if node in results:
+            return results[node]
+        before = [other for other, _ in node.next_functions if other is not None]
+        node = before[0] if len(set(before)) == 1 else None
+    return None

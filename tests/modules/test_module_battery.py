@@ -1,0 +1,100 @@
+"""Every kind of network that people bring: the meta-step, validation and meta-test are what plain PyTorch computes.
+
+The reference (``battery_reference.py``) is autograd in float64 on the user's own module, one task at a time.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import battery_networks
+import pytest
+import torch
+from battery_reference import Case
+from torch import Tensor, nn
+
+import distmeta
+from distmeta.config import Config
+from distmeta.programs.supervised import SupervisedProgram
+from distmeta.records import MetaState
+
+BASE: dict[str, Any] = {
+    "name": "battery",
+    "tasks": {"kind": "glyphs", "ways": 3, "shots": 2, "queries": 2},
+    "algorithm": {"name": "maml", "inner_lr": 0.1, "inner_steps": 2},
+    "outer": {"optimizer": "sgd", "lr": 1.0},
+    "run": {"steps": 1, "meta_batch": 4, "tasks_per_shard": 2, "device": "cpu"},
+    "evaluation": {"tasks": 4, "validation_tasks": 4, "inner_steps": 3},
+    "cluster": {"workers": 0},
+}
+TASKS = range(4)
+HELPERS = {"flat", "maps", "tokens_of", "rows", "doubled"}
+NETWORKS = sorted(
+    name
+    for name, value in vars(battery_networks).items()
+    if getattr(value, "__module__", None) == "battery_networks"
+    and name not in HELPERS
+    and "outputs" in inspect.signature(value).parameters
+    and not {"kind", "reentrant"} & set(inspect.signature(value).parameters)
+)
+DROPOUT = {"dropout", "feature_dropout", "transformer_dropout"}
+KINKED = {"straight_through"}
+
+
+def configure(network: str, *overrides: str, module: str = "battery_networks") -> Config:
+    return distmeta.load_config({**BASE, "model": {"kind": f"module:{module}.{network}"}}, overrides)
+
+
+def apart(ours: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
+    difference = sum(float((ours[name].double() - value).square().sum()) for name, value in reference.items())
+    return float((difference / sum(float(value.square().sum()) for value in reference.values())) ** 0.5)
+
+
+def gradient(program: SupervisedProgram) -> dict[str, Tensor]:
+    state = MetaState(0, program.initial_vector())
+    total = program.gradient(state, "train", TASKS).vector
+    return {name.removeprefix("model/"): value for name, value in program.layout.unflatten(total).items()}
+
+
+def test_the_battery_is_large() -> None:
+    assert len(NETWORKS) >= 60
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_computes_what_plain_pytorch_computes(name: str) -> None:
+    config = configure(name)
+    program = SupervisedProgram(config, torch.device("cpu"))
+    program.follow(program.probe())
+    case = Case(config)
+    initial = program.layout.unflatten(program.initial_vector())
+    assert {key.removeprefix("model/") for key in initial} == set(case.initial)
+    assert all(torch.equal(initial[f"model/{key}"], value.float()) for key, value in case.initial.items())
+
+    assert apart(gradient(program), case.gradient(TASKS, name in DROPOUT)) < 1e-4
+
+    state = MetaState(0, program.initial_vector())
+    validation = program.evaluate(state, "validation", TASKS, details=False)
+    torch.testing.assert_close(validation.values["loss"], case.losses("validation", TASKS), rtol=1e-4, atol=1e-5)
+    test = program.evaluate(state, "test", TASKS, details=True)
+    torch.testing.assert_close(test.values["loss"], case.losses("test", TASKS), rtol=1e-4, atol=1e-5)
+    assert same_hits(test.values["accuracy"], case.hits("test", TASKS))
+    assert test.by_step is not None
+    assert same_hits(test.by_step[:, -1], test.values["accuracy"])
+    if "accuracy_inductive" in test.values and name not in OWN_STATISTICS:
+        assert same_hits(test.values["accuracy_inductive"], case.inductive_hits("test", TASKS))
+    assert ("accuracy_inductive" in test.values) == uses_batch_statistics(case.module)
+
+
+def same_hits(a: Tensor, b: Tensor) -> bool:
+    """Whether two accuracies of six query examples mean the same numbers of hits."""
+    return bool((a - b).abs().max() < 1e-6)
+
+
+OWN_STATISTICS = {"FunctionalNorms"}
+"""Networks whose batch statistics stand in no layer, so that the reference cannot replace them."""
+
+
+def uses_batch_statistics(module: nn.Module) -> bool:
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    return any(layer.training or layer.running_mean is None for layer in norms) or hasattr(module, "variance")
