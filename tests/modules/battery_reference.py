@@ -6,7 +6,6 @@ are its definitions.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,12 +40,8 @@ def freshly_built(config: Config) -> nn.Module:
     return module
 
 
-def run_with(module: nn.Module, parameters: Parameters, inputs: Tensor) -> Tensor:
-    """The outputs of a copy whose parameters, wherever they stand in it, are replaced by these."""
-    return _with(copy.deepcopy(module), parameters)(inputs.clone())  # type: ignore[no-any-return]
-
-
-def _with(own: nn.Module, parameters: Parameters) -> nn.Module:
+def with_parameters(own: nn.Module, parameters: Parameters) -> nn.Module:
+    """The module, its parameters replaced by these wherever they stand in it."""
     values = {id(parameter): parameters[name] for name, parameter in own.named_parameters() if name in parameters}
     for layer in own.modules():
         for name, parameter in layer._parameters.items():
@@ -64,7 +59,7 @@ class Case:
     config: Config
 
     def __post_init__(self) -> None:
-        module = freshly_built(self.config).double()
+        module = self._build()
         object.__setattr__(self, "module", module)
         initial = {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
         object.__setattr__(self, "initial", initial)
@@ -99,7 +94,7 @@ class Case:
         hits = []
         for task in self._tasks(split, ids):
             adapted = self._evaluated(task)
-            own = _with(copy.deepcopy(self.module), adapted)
+            own = with_parameters(self._build(), adapted)
             with _statistics_of_next_call(own):
                 own(task.support_x.clone())
             hits.append((own(task.query_x.clone()).argmax(-1) == task.query_y).double().mean())
@@ -146,7 +141,11 @@ class Case:
     def _run(self, parameters: Parameters, inputs: Tensor, key: Tensor | None, draw: int) -> Tensor:
         dropout = nullcontext() if key is None and not self._drops() else KeyedDropout(key, draw)
         with sdpa_kernel(SDPBackend.MATH), dropout:
-            return run_with(self.module, parameters, inputs)
+            # Not a copy: what a closure of the module refers to would stay behind.
+            return with_parameters(self._build(), parameters)(inputs.clone())  # type: ignore[no-any-return]
+
+    def _build(self) -> nn.Module:
+        return freshly_built(self.config).double()
 
     def _drops(self) -> bool:
         return any("Dropout" in type(layer).__name__ for layer in self.module.modules())
