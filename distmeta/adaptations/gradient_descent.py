@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -29,7 +29,8 @@ class GradientDescentOptions(Section):
 
     ``inner_lr`` is a number, or with learned rates also a range ``[low, high]`` from which they are drawn uniformly.
     ``inner_batch`` examples are used in each step, ``null`` for the whole support set. ``adapt`` is ``all``,
-    ``head``, or one or several patterns of parameter names (``*`` matches anything). ``inner_momentum`` belongs to
+    ``head``, or one or several patterns of parameter names (``*`` matches anything). The head is the layer that makes
+    the outputs, or the submodule that ``head`` names. ``inner_momentum`` belongs to
     the optimizer ``momentum``; ``inner_betas`` and ``inner_eps`` belong to ``adam``.
     """
 
@@ -41,7 +42,17 @@ class GradientDescentOptions(Section):
     inner_eps: PositiveFloat = 1e-8
     inner_batch: PositiveInt | None = None
     adapt: str | list[str] = "all"
+    head: str | None = None
     learned_rates: Literal["none", "per_tensor", "per_element"] = "none"
+
+    @model_validator(mode="after")
+    def _check_head(self) -> GradientDescentOptions:
+        if self.head is not None and self.adapt != "head":
+            raise ValueError(
+                f"algorithm.head = {self.head} says what algorithm.adapt = head adapts, but algorithm.adapt = "
+                f"{self.adapt}; leave it out, or set algorithm.adapt=head"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_range(self) -> GradientDescentOptions:
@@ -76,7 +87,7 @@ class GradientDescent:
         self.options = options
         self.network = network
         self.objective = objective
-        self.names = _select(options.adapt, network)
+        self.names = _select(options, network)
         self.optimizer = _optimizer(options)
 
     def extras(self, seed: int) -> dict[str, Tensor]:
@@ -166,18 +177,13 @@ def _optimizer(options: GradientDescentOptions) -> InnerOptimizer:
     return SGD()
 
 
-def _select(adapt: str | Sequence[str], network: FunctionalModule) -> tuple[str, ...]:
+def _select(options: GradientDescentOptions, network: FunctionalModule) -> tuple[str, ...]:
     """The parameter names that a task changes, sorted."""
-    names = sorted(network.parameters)
+    names, adapt = sorted(network.parameters), options.adapt
     if adapt == "all":
         return tuple(names)
     if adapt == "head":
-        if not network.head:
-            raise ConfigError(
-                "algorithm.adapt = head: the model has no attribute 'head' and does not end in a linear layer; "
-                f"name its head by a pattern instead, for example algorithm.adapt='{names[-1]}'"
-            )
-        return tuple(sorted(network.head))
+        return tuple(sorted(_head(options.head, network)))
     patterns = [adapt] if isinstance(adapt, str) else list(adapt)
     chosen = tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
     if not chosen:
@@ -185,3 +191,17 @@ def _select(adapt: str | Sequence[str], network: FunctionalModule) -> tuple[str,
             f"algorithm.adapt = {adapt!r} matches no trainable parameter of the model; there are {', '.join(names)}"
         )
     return chosen
+
+
+def _head(named: str | None, network: FunctionalModule) -> tuple[str, ...]:
+    """The parameter names of the head."""
+    head = network.head if named is None else network.names_below(named)
+    if head:
+        return head
+    layers = ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in network.parameters))
+    if named is not None:
+        raise ConfigError(f"algorithm.head = {named} is no submodule with trainable parameters; there are {layers}")
+    raise ConfigError(
+        "algorithm.adapt = head: the model's outputs do not come from one trainable layer; name the head with "
+        f"algorithm.head, one of {layers}"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from distmeta.errors import ConfigError
 from distmeta.kernels import Form
 from distmeta.models.convolution import filter_layout, filters
 from distmeta.models.copying import copy_module
-from distmeta.models.inspection import aliases, counters, drops, head, normalises_by_batch, slots
+from distmeta.models.heads import output_layer
+from distmeta.models.inspection import aliases, counters, drops, normalises_by_batch, slots
 from distmeta.models.interception import Interception, Written
 from distmeta.models.normalisation import SupportStatistics, fuse_rectifiers
 
@@ -40,8 +42,6 @@ class FunctionalModule:
             name.
         frozen: names of the other parameters.
         tied: other name of a tied parameter -> its first name.
-        head: names of the parameters of the head: of the submodule ``head`` if there is one, else of the last
-            ``nn.Linear`` if nothing trainable comes after it, else none.
         uses_batch_statistics: whether outputs for one example depend on the others.
         uses_dropout: whether outputs depend on ``key``.
         activations: numbers that the module's layers give for one example, 0 without ``example``.
@@ -75,8 +75,7 @@ class FunctionalModule:
             if self.tied.get(name, name) not in self.parameters
         }
         self._state_names = tuple(module.state_dict())
-        first_names = dict.fromkeys(self.tied.get(name, name) for name in head(module))
-        self.head = tuple(name for name in first_names if name in self.parameters)
+        self._example = example
         self.uses_batch_statistics = any(map(normalises_by_batch, module.modules()))
         self.uses_dropout = any(map(drops, module.modules()))
         weights = {id(weight) for weight in filters(self._module)}
@@ -152,6 +151,30 @@ class FunctionalModule:
                 parameters' type in any case.
         """
         self._form, self._compute = form, compute
+
+    @cached_property
+    def head(self) -> tuple[str, ...]:
+        """Names of the trainable parameters of the layer that makes the outputs.
+
+        None where that is not one layer (see :func:`~distmeta.models.heads.output_layer`), and without ``example``.
+
+        Raises:
+            ConfigError: the module cannot run with gradients.
+        """
+        path = output_layer(self._module, self._example) if self._example is not None else None
+        return self.names_below(path) if path is not None else ()
+
+    def names_below(self, path: str) -> tuple[str, ...]:
+        """Names of the trainable parameters of a submodule, or of one parameter; ``""`` is the whole module.
+
+        A tied parameter is found under each of its names.
+        """
+        below = (
+            self.tied.get(name, name)
+            for name, _ in self._module.named_parameters(remove_duplicate=False)
+            if not path or name == path or name.startswith(f"{path}.")
+        )
+        return tuple(name for name in dict.fromkeys(below) if name in self.parameters)
 
     def arrange(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same parameters, filters of convolutions lying in memory as the task-batched layers want them.

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from distmeta.errors import ConfigError
+from distmeta.models.copying import copy_module
+from distmeta.models.hints import hint
 
 Node = Any
 """A node of torch's autograd graph."""
 
 
 def output_layer(module: nn.Module, example: Tensor) -> str | None:
-    """Path of the submodule that makes the outputs: the last one with parameters that all of them come through.
+    """Path of the submodule that makes the outputs, wherever it is registered.
 
-    The autograd graph of one forward pass is followed back from the outputs, through what has no parameters (a
-    softmax, a reshape, a mean over positions), to the first result of a submodule with parameters. The submodule
-    ``head`` is taken as a whole; else a layer, that is a submodule whose parts have no parameters.
+    The autograd graph of one forward pass is followed back from the outputs, through what has no trainable parameters
+    (a softmax, a reshape, a mean over positions), to the first result of a layer. The submodule ``head`` is taken as a
+    whole where it makes the outputs.
 
     Args:
         module: not changed; a copy runs, on the device of ``example``.
@@ -27,10 +30,13 @@ def output_layer(module: nn.Module, example: Tensor) -> str | None:
         ``None`` where several layers, or parameters outside of layers, make the outputs together; ``""`` where the
         module itself is one layer.
 
+    Raises:
+        ConfigError: the module cannot run with gradients.
+
     >>> output_layer(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)), torch.ones(4, 2))
     '2'
     """
-    module = copy.deepcopy(module)
+    module = copy_module(module)
     results: dict[Node, str] = {}
 
     def remember(path: str) -> Any:
@@ -44,8 +50,13 @@ def output_layer(module: nn.Module, example: Tensor) -> str | None:
         if path == "head" or _is_layer(layer):
             layer.register_forward_hook(remember(path))
     devices = [example.device] if example.is_cuda else []
-    with torch.random.fork_rng(devices), torch.enable_grad():
-        outputs = module(example)
+    try:
+        with torch.random.fork_rng(devices), torch.enable_grad():
+            outputs = module(example.clone())
+    except Exception as error:
+        raise ConfigError(
+            f"the model cannot run with gradients: {type(error).__name__}: {error}; {hint(error) or 'correct it'}"
+        ) from error
     found = _first_on_the_way(outputs.grad_fn, results) if isinstance(outputs, Tensor) else None
     if found is not None and found.startswith("head."):
         return "head"
@@ -53,9 +64,13 @@ def output_layer(module: nn.Module, example: Tensor) -> str | None:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether a submodule has parameters, frozen ones too, and is no container of submodules with parameters."""
+    """Whether a submodule has a matrix of parameters, frozen or not, and is no container of submodules with parameters.
+
+    Norms and learned scales are no layers that could make outputs out of features.
+    """
     parts = [part for name, part in module.named_children() if name != "parametrizations"]
-    return any(True for _ in module.parameters()) and not any(True for part in parts for _ in part.parameters())
+    has_matrix = any(parameter.dim() > 1 for parameter in module.parameters())
+    return has_matrix and not any(True for part in parts for _ in part.parameters())
 
 
 def _first_on_the_way(node: Node | None, results: dict[Node, str]) -> str | None:

@@ -1,4 +1,4 @@
-"""What a module's structure tells: tied names, the head, dropout layers."""
+"""What a module's structure tells: tied names, places of tensors, dropout layers."""
 
 from __future__ import annotations
 
@@ -47,22 +47,6 @@ def counters(module: nn.Module) -> list[str]:
         for path, layer in module.named_modules()
         if isinstance(layer, _NormBase) and layer._buffers.get("num_batches_tracked") is not None
     ]
-
-
-def head(module: nn.Module) -> list[str]:
-    """Names, under its own path, of the parameters of the module's last part."""
-    part = getattr(module, "head", None)
-    if isinstance(part, nn.Module):
-        return [f"head.{name}" for name, _ in part.named_parameters()]
-    trainable = [
-        (path, layer)
-        for path, layer in module.named_modules()
-        if any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
-    ]
-    if not trainable or not isinstance(trainable[-1][1], nn.Linear):
-        return []
-    path, layer = trainable[-1]
-    return [f"{path}.{name}" if path else name for name, _ in layer.named_parameters()]
 
 
 def drops(layer: nn.Module) -> bool:

@@ -78,6 +78,8 @@ class Assembly:
             notes.append(f"frozen, so neither adapted nor meta-learned: {', '.join(self.network.frozen)}")
         if self.network.tied:
             notes.append(f"tied, learned once: {_pairs(self.network.tied)}")
+        if getattr(self.config.algorithm, "adapt", None) == "head":
+            notes.append(f"a task adapts the head alone: {', '.join(self.adaptation.names)}")  # type: ignore[attr-defined]
         return notes
 
 

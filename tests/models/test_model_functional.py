@@ -257,30 +257,6 @@ def test_missing_parameters_are_refused():
         network({"weight": network.parameters["weight"]}, torch.ones(3, 2))
 
 
-class Named(nn.Module):
-    def __init__(self, head):
-        super().__init__()
-        self.head = head
-        self.after = nn.Linear(2, 2)
-
-
-@pytest.mark.parametrize(
-    ("module", "head"),
-    [
-        (nn.Linear(2, 3), ("weight", "bias")),
-        (nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2, bias=False), nn.Tanh()), ("2.weight",)),
-        (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), ()),
-        (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, affine=False)), ("0.weight", "0.bias")),
-        (nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3).requires_grad_(False)), ("0.weight", "0.bias")),
-        (Named(nn.Conv2d(1, 1, 1)), ("head.weight", "head.bias")),
-        (Named(nn.Linear(1, 1).requires_grad_(False)), ()),
-        (Tied(), ("embed.weight", "out.bias")),
-    ],
-)
-def test_head(module, head):
-    assert FunctionalModule(module).head == head
-
-
 class Counting(nn.Module):
     """Writes a buffer in place, and replaces another."""
 

@@ -70,7 +70,7 @@ class Case:
 
     def __post_init__(self) -> None:
         self.options: Any = algorithm_options(self.algorithm).model_validate(self.algorithm)
-        self.network = FunctionalModule(self.module)
+        self.network = FunctionalModule(self.module, self.tasks["support"]["x"][0])
         row = ADAPTATIONS[self.options.adaptation]
         self.adaptation: Any = row(self.options, self.network, OBJECTIVES[self.objective]())
         self.estimator = ESTIMATORS[self.options.estimator](self.options, self.adaptation)
