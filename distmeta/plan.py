@@ -16,6 +16,8 @@ Differentiation = Literal["reverse", "mixed"]
 Compile = Literal["none", "graph", "inductor"]
 Layers = Literal["native", "products", "general"]
 Precision = Literal["float32", "tf32", "bf16"]
+Running = Literal["mapped", "looped", "plain"]
+"""Tasks of a chunk together by ``torch.func.vmap``; one by one, by ``torch.func``; one by one, by plain autograd."""
 
 ACTIVATIONS = {"native": 64 * 2**20, "products": 16 * 2**20, "general": 16 * 2**20}
 """Bytes of a chunk's activations in one forward pass on a CPU; beyond, larger chunks gain nothing or lose the cache."""
@@ -38,7 +40,7 @@ class Plan:
     """Taken by the first worker at the start of a run, followed by all workers, kept in every checkpoint.
 
     Attributes:
-        mapped: tasks of a chunk are computed together by ``torch.func.vmap``; else one after the other.
+        running: how tasks are computed; the first of :data:`Running` that works.
         reason: why tasks are not mapped, in the words of the operation that cannot be.
         chunk: tasks of a shard that are computed together; ``None`` for all of them.
         layers: what computes convolutions and batch norms.
@@ -48,7 +50,7 @@ class Plan:
         notes: what a user should hear about these decisions.
     """
 
-    mapped: bool = True
+    running: Running = "mapped"
     reason: str = ""
     chunk: Annotated[int, Field(gt=0)] | None = None
     layers: Layers = "general"
@@ -68,15 +70,27 @@ class Plan:
         Raises:
             ValueError: naming the value that is unknown or wrong.
         """
-        unknown = [name for name in values if name not in {field.name for field in fields(cls)}]
+        read = dict(values)
+        if isinstance(mapped := read.get("mapped"), bool):  # of a run before there was a third way
+            read["running"] = "mapped" if mapped else "looped"
+            del read["mapped"]
+        unknown = [name for name in read if name not in {field.name for field in fields(cls)}]
         if unknown:
             raise ValueError(f"plan.{shown(unknown[0])[1:-1]}: there is no such value in this version of distmeta")
         try:
-            return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+            return TypeAdapter(cls).validate_json(json.dumps(read), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, ("plan", *first["loc"])))
             raise ValueError(f"{place}: {first['msg']}, got {shown(first['input'])}") from None
+
+    @property
+    def announcement(self) -> str:
+        """What a user should hear where tasks are not mapped; empty where they are."""
+        if self.running == "mapped":
+            return ""
+        way = ", by plain autograd" if self.running == "plain" else ""
+        return f"tasks are computed one by one{way}, not mapped together: {self.reason}"
 
     def settings(self) -> dict[str, Any]:
         """The values of the section ``engine`` that ask for this plan."""

@@ -16,7 +16,8 @@ import yaml
 from distmeta.config import Config
 from distmeta.errors import ConfigError
 from distmeta.plan import Compile, Differentiation, Layers, Plan
-from distmeta.programs.settling import SAMPLES, disagreement, sample
+from distmeta.programs.comparison import disagreement
+from distmeta.programs.settling import SAMPLES, TOLERANCE, sample
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.records import MetaState
 from distmeta.tasks import prepare_family
@@ -79,7 +80,7 @@ def measure_plans(config: Config, seconds: float = 2.0, report: Report = lambda 
         program = worker.program
         assert isinstance(program, SupervisedProgram)
         auto = program.probe()
-        if not auto.mapped:
+        if auto.running != "mapped":
             raise ConfigError(f"tasks are computed one by one here, so there is no plan to choose: {auto.reason}")
         bench = _Bench(config, program, seconds)
         measured = [bench.measure(auto)]
@@ -133,7 +134,9 @@ class _Bench:
         except Exception as error_:  # whatever a compiler raises
             return Measured(plan, problem=f"{type(error_).__name__}: {' '.join(str(error_).split())[:100]}")
         usual = statistics.median(rounds)
-        tolerance = max(AGREES, 10 * self._plain) if plan.precision == "float32" else 0.3
+        tolerance = TOLERANCE[plan.precision]
+        if plan.precision == "float32":
+            tolerance = min(tolerance, max(AGREES, 10 * self._plain))
         return Measured(plan, self._shard / usual, max(0.0, first - usual), error, error <= tolerance)
 
     def _error(self) -> float:

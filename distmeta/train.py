@@ -95,8 +95,8 @@ def train(
 
 def _tell(plan: Plan) -> None:
     """Say how a run computes."""
-    if plan.reason:
-        log.warning("tasks are computed one by one, not mapped together: %s", plan.reason)
+    if plan.announcement:
+        log.warning("%s", plan.announcement)
     for note in plan.notes:
         log.warning("%s", note)
     log.info("engine: %s", ", ".join(f"{name} {value}" for name, value in plan.settings().items()))

@@ -1,6 +1,7 @@
 """What an adaptation is, and what it sees of one task.
 
-Everything here is about ONE task and is pure: the engine maps it over tasks with ``torch.func.vmap``.
+Everything here is about ONE task and is pure: the engine maps it over tasks with ``torch.func.vmap``, or runs it for
+one task after the other. Derivatives come from :mod:`distmeta.adaptations.gradients`.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
+from distmeta.adaptations.gradients import gradient
 from distmeta.config import Section
 from distmeta.layout import MODEL, Meta
 from distmeta.models.functional import FunctionalModule
@@ -133,8 +134,8 @@ def module_parameters(meta: Meta) -> dict[str, Tensor]:
 
 def inner_gradient(adaptation: Iterative, params: Params, meta: Meta, batch: Batch) -> Params:
     """Gradient of the inner loss with respect to what the task changes."""
-    gradient, _ = torch.func.grad(adaptation.loss, has_aux=True)(params, meta, batch)
-    return dict(gradient)
+    found, _ = gradient(adaptation.loss, params, meta, batch)
+    return dict(found)
 
 
 def trajectory(adaptation: Iterative, meta: Meta, support: Support, steps: int) -> Iterator[Params]:
@@ -142,7 +143,7 @@ def trajectory(adaptation: Iterative, meta: Meta, support: Support, steps: int) 
     params, state = adaptation.init(meta)
     yield params
     for step in range(steps):
-        gradient = inner_gradient(adaptation, params, meta, support.step(step))
-        params, state = adaptation.update(params, state, gradient, meta, step)
-        del gradient  # it is as large as the parameters, and the next one comes before this name is taken again
+        direction = inner_gradient(adaptation, params, meta, support.step(step))
+        params, state = adaptation.update(params, state, direction, meta, step)
+        del direction  # it is as large as the parameters, and the next one comes before this name is taken again
         yield params

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from distmeta.adaptations.base import Batch, Iterative, Params, Task, inner_gradient
+from distmeta.adaptations.gradients import gradient, pullback
 from distmeta.estimators.base import Measured
 from distmeta.layout import Meta
 
@@ -35,14 +35,14 @@ def adjoint(adaptation: Iterative, meta: Meta, task: Task, steps: int) -> tuple[
     Hessian product is reverse over reverse: it asks no operator for a forward mode, at the same memory.
     """
     segment = 1 if steps <= KEEP_ALL else math.ceil(math.sqrt(steps))
-    before, pull_init = _vjp(adaptation.init, meta)
+    before, pull_init = pullback(adaptation.init, meta)
     kept: list[tuple[int, tuple[Params, Any]]] = []
     for first in range(0, steps, segment):
         kept.append((first, before))
         before = _run(adaptation, meta, task, before, range(first, min(first + segment, steps)))[-1]
 
     params, state = before
-    (lp, lmeta), measured = torch.func.grad(_query_loss(adaptation, task.query), (0, 1), has_aux=True)(params, meta)
+    (lp, lmeta), (_, measured) = gradient(_query_loss(adaptation, task.query), params, meta, argnums=(0, 1))
     ls = tree_map(torch.zeros_like, state)
     last = steps
     while kept:
@@ -63,8 +63,8 @@ def _run(
     states = [before]
     for step in steps:
         params, state = states[-1]
-        gradient = inner_gradient(adaptation, params, meta, task.support.step(step))
-        states.append(adaptation.update(params, state, gradient, meta, step))
+        found = inner_gradient(adaptation, params, meta, task.support.step(step))
+        states.append(adaptation.update(params, state, found, meta, step))
     return states
 
 
@@ -79,17 +79,11 @@ def _step_back(
     """Cotangents of the parameters and state before a step, and the step's share of the meta-gradient."""
     params, state = before
     batch = task.support.step(step)
-    gradient, pull_gradient = _vjp(lambda p, m: inner_gradient(adaptation, p, m, batch), params, meta)
-    _, pull_update = _vjp(lambda p, s, g, m: adaptation.update(p, s, g, m, step), params, state, gradient, meta)
+    found, pull_gradient = pullback(lambda p, m: inner_gradient(adaptation, p, m, batch), params, meta)
+    _, pull_update = pullback(lambda p, s, g, m: adaptation.update(p, s, g, m, step), params, state, found, meta)
     dp, ds, dg, dm = pull_update(cotangent)
     hp, hm = pull_gradient(dg)
     return (_add(dp, hp), ds), _add(dm, hm)
-
-
-def _vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """``torch.func.vjp`` without auxiliary outputs, and with that said in its type."""
-    value, pull, *_ = torch.func.vjp(function, *primals)
-    return value, pull
 
 
 def _query_loss(adaptation: Iterative, query: Batch) -> Any:

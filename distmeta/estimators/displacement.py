@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Task
+from distmeta.adaptations.gradients import gradient
 from distmeta.config import Section
 from distmeta.estimators.base import Measured
 from distmeta.layout import MODEL, Meta
@@ -56,9 +56,7 @@ class Displacement:
         measured: dict[str, Tensor] = {}
         for step in range(steps):
             batch = task.support.step(step)
-            gradient, (loss, outputs) = torch.func.grad_and_value(self.adaptation.loss, has_aux=True)(
-                params, meta, batch
-            )
-            params, state = self.adaptation.update(params, state, gradient, meta, step)
+            found, (loss, outputs) = gradient(self.adaptation.loss, params, meta, batch)
+            params, state = self.adaptation.update(params, state, found, meta, step)
             measured = {"loss": loss, objective.metric: objective.measure(outputs, batch.data)}
         return {MODEL + name: meta[MODEL + name] - value for name, value in params.items()}, measured

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Task
+from distmeta.adaptations.gradients import gradient
 from distmeta.config import Section
 from distmeta.estimators.adjoint import adjoint
 from distmeta.estimators.base import Measured
@@ -51,7 +51,8 @@ class Exact:
         if self.differentiation == "mixed":
             assert steps is not None
             return adjoint(cast(Iterative, self.adaptation), meta, task, steps)
-        return cast("tuple[Meta, Measured]", torch.func.grad(self._loss, has_aux=True)(meta, task, steps))
+        found, (_, measured) = gradient(self._loss, meta, task, steps)
+        return found, measured
 
     def _loss(self, meta: Meta, task: Task, steps: int | None) -> tuple[Tensor, Measured]:
         objective = self.adaptation.objective

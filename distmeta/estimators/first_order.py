@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Params, Task, inner_gradient
+from distmeta.adaptations.gradients import gradient
 from distmeta.config import Section
 from distmeta.estimators.base import Measured
 from distmeta.layout import Meta
@@ -41,22 +41,23 @@ class FirstOrder:
         """The task's first-order meta-gradient."""
         assert steps is not None
         directions = self._inner_gradients(meta, task, steps)
-        return cast("tuple[Meta, Measured]", torch.func.grad(self._loss, has_aux=True)(meta, task, directions))
+        found, (_, measured) = gradient(self._loss, meta, task, directions)
+        return found, measured
 
     def _inner_gradients(self, meta: Meta, task: Task, steps: int) -> list[Params]:
         params, state = self.adaptation.init(meta)
         gradients: list[Params] = []
         for step in range(steps):
-            gradient = inner_gradient(self.adaptation, params, meta, task.support.step(step))
-            params, state = self.adaptation.update(params, state, gradient, meta, step)
-            gradients.append(gradient)
+            found = inner_gradient(self.adaptation, params, meta, task.support.step(step))
+            params, state = self.adaptation.update(params, state, found, meta, step)
+            gradients.append(found)
         return gradients
 
     def _loss(self, meta: Meta, task: Task, gradients: list[Params]) -> tuple[Tensor, Measured]:
         """The query loss of the updates with these gradients given."""
         params, state = self.adaptation.init(meta)
-        for step, gradient in enumerate(gradients):
-            params, state = self.adaptation.update(params, state, gradient, meta, step)
+        for step, found in enumerate(gradients):
+            params, state = self.adaptation.update(params, state, found, meta, step)
         objective = self.adaptation.objective
         outputs = self.adaptation.predict(meta, params, task.query)
         loss = objective.loss(outputs, task.query.data)

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from distmeta.errors import ConfigError
 from distmeta.kernels import Form
 from distmeta.models.convolution import filter_layout, filters
 from distmeta.models.copying import copy_module
+from distmeta.models.forward import forward
 from distmeta.models.heads import output_layer
 from distmeta.models.inspection import aliases, counters, drops, normalises_by_batch, slots
 from distmeta.models.interception import Interception, Written
@@ -87,6 +87,7 @@ class FunctionalModule:
         self.activations = 0
         self._form: Form | None = None
         self._compute: torch.dtype | None = None
+        self._differentiates: bool | None = None
         if example is not None:
             self._probe(example)
 
@@ -237,7 +238,7 @@ class FunctionalModule:
             state = {name: None if value is None else _cast(value, self._compute) for name, value in state.items()}
             inputs = _cast(inputs, self._compute)
         with Interception(key, draw, names=state, form=self._form, statistics=statistics):
-            outputs = functional_call(self._module, state, (inputs,), tie_weights=False)
+            outputs = self._run(state, inputs)
         if not isinstance(outputs, Tensor):
             raise ConfigError(
                 f"the model returns {type(outputs).__name__}, but one tensor of outputs is expected; wrap it "
@@ -256,6 +257,12 @@ class FunctionalModule:
             state |= dict.fromkeys(self._counters)
         return state
 
+    def _run(self, state: Mapping[str, Any], inputs: Tensor) -> Any:
+        outputs, self._differentiates = forward(
+            self._module, state, inputs, tied=False, differentiates=self._differentiates
+        )
+        return outputs
+
     def _probe(self, example: Tensor) -> None:
         """Learn from one forward pass what the list of submodules does not show."""
         self._updated_buffers = frozenset(name for name, _ in self._module.named_buffers())
@@ -265,7 +272,7 @@ class FunctionalModule:
         mode = Interception(key, names=state)
         with torch.random.fork_rng(devices), torch.no_grad(), mode, self._counting(len(example)):
             before = _random_state(example.device)
-            functional_call(self._module, state, (example,), tie_weights=False)
+            self._run(state, example)
             if not torch.equal(before, _random_state(example.device)):
                 raise ConfigError(
                     "the model draws random numbers that cannot be repeated from a task's key (torch.rand, "

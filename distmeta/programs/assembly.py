@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distmeta import models
 from distmeta.adaptations import ADAPTATIONS
@@ -36,17 +37,33 @@ class Assembly:
     def __init__(self, config: Config) -> None:
         self.config = config
         family = TASKS[config.tasks.kind]
-        adaptation = ADAPTATIONS[config.algorithm.adaptation]
-        shape = family.input_shape(config.tasks)
-        outputs = family.outputs(config.tasks) if adaptation.needs_head else None
-        module = models.build(config.model, shape, outputs, config.seed)
+        module, (shape, outputs) = self.build(), self._shapes()
         models.check_outputs(module, config.model, shape, outputs)
         self.network = FunctionalModule(module, torch.zeros(2, *shape))
         self.objective = OBJECTIVES[family.objective]()
         self.metric = self.objective.metric
         self.higher_is_better = self.objective.higher_is_better
-        self.adaptation = adaptation(config.algorithm, self.network, self.objective)
+        self.adaptation = ADAPTATIONS[config.algorithm.adaptation](config.algorithm, self.network, self.objective)
         self.estimator = ESTIMATORS[config.algorithm.estimator](config.algorithm, self.adaptation)
+
+    def build(self) -> nn.Module:
+        """The configured module, newly built, as the user wrote it."""
+        shape, outputs = self._shapes()
+        return models.build(self.config.model, shape, outputs, self.config.seed)
+
+    def on(self, network: Any, estimator: str | None = None) -> Assembly:
+        """The same parts on another network, or with another estimator of the table."""
+        parts, options = copy.copy(self), self.config.algorithm
+        parts.adaptation = copy.copy(self.adaptation)
+        parts.adaptation.network = network
+        parts.estimator = ESTIMATORS[estimator or options.estimator](options, parts.adaptation)
+        return parts
+
+    def _shapes(self) -> tuple[tuple[int, ...], int | None]:
+        """Shape of one example, and numbers that the network gives for it; ``None`` for an embedding."""
+        family = TASKS[self.config.tasks.kind]
+        needs_head = ADAPTATIONS[self.config.algorithm.adaptation].needs_head
+        return family.input_shape(self.config.tasks), family.outputs(self.config.tasks) if needs_head else None
 
     def initial_meta(self) -> dict[str, Tensor]:
         """The module's initial parameters and whatever else is meta-learned, a pure function of the configuration."""

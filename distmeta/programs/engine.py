@@ -1,4 +1,4 @@
-"""Maps one-task code over the tasks of a chunk: ``torch.func.vmap`` outermost, or a loop where that cannot be."""
+"""Runs one-task code for the tasks of a chunk: ``torch.func.vmap`` outermost, or a loop where that cannot be."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from distmeta.adaptations.gradients import transforms
+from distmeta.plan import Running
+
 OneTask = Callable[[Mapping[str, Tensor], Any], Any]
 
 
-def run_tasks(one_task: OneTask, meta: Mapping[str, Tensor], tasks: Any, count: int, *, mapped: bool) -> Any:
+def run_tasks(one_task: OneTask, meta: Mapping[str, Tensor], tasks: Any, count: int, *, running: Running) -> Any:
     """``one_task(meta, task)`` of every task, results stacked along a new first dimension.
 
     Args:
@@ -20,11 +23,16 @@ def run_tasks(one_task: OneTask, meta: Mapping[str, Tensor], tasks: Any, count: 
         meta: shared by all tasks.
         tasks: tree of tensors with a leading dimension of ``count`` tasks.
         count: number of tasks.
-        mapped: map them together, else loop.
+        running: how.
     """
-    if mapped:
-        return torch.func.vmap(one_task, in_dims=(None, 0))(meta, tasks)
-    results = [one_task(meta, tree_map(lambda value, t=t: value[t], tasks)) for t in range(count)]
+    with transforms(running != "plain"):
+        if running == "mapped":
+            return torch.func.vmap(one_task, in_dims=(None, 0))(meta, tasks)
+        results = []
+        for t in range(count):
+            result = one_task(meta, tree_map(lambda value, t=t: value[t], tasks))
+            # A module that differentiates in its forward pass gives outputs with a graph, even under no_grad.
+            results.append(tree_map(torch.detach, result) if running == "plain" else result)
     return tree_map(lambda *values: torch.stack(values), *results)
 
 
@@ -39,16 +47,3 @@ def chunks(tasks: Any, count: int, size: int | None) -> Iterator[Any]:
         return
     for first in range(0, count, size):
         yield tree_map(lambda value, a=first, b=first + size: value[a:b], tasks)
-
-
-def unmappable(one_task: OneTask, meta: Mapping[str, Tensor], tasks: Any, count: int) -> str | None:
-    """Why ``one_task`` cannot be mapped over tasks, in torch's own words; ``None`` where it can.
-
-    A reason is believed only if the loop works: an error in both is the user's to see, and is raised.
-    """
-    try:
-        run_tasks(one_task, meta, tasks, count, mapped=True)
-    except RuntimeError as error:
-        run_tasks(one_task, meta, tasks, count, mapped=False)
-        return " ".join(str(error).split())[:300]
-    return None

@@ -1,17 +1,27 @@
-"""The slow and plain way to a meta-gradient, which the fast ways are held against."""
+"""The slow and plain way to meta-gradients and losses, which the fast ways are held against.
+
+It shares the sampled tasks and the algorithm's formulas with them, and nothing else: the user's own module, freshly
+built and never converted, ``torch.func.functional_call`` on a copy for each call, plain ``torch.autograd``, one task
+after the other, float64.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from distmeta.adaptations.base import Batch, Iterative, Support, Task
+from distmeta.adaptations.gradients import transforms
 from distmeta.layout import Layout, Meta
+from distmeta.models.copying import copy_module
+from distmeta.models.dropout import KeyedDropout
+from distmeta.models.forward import forward
 from distmeta.programs.assembly import Assembly
+from distmeta.programs.curvature import hides_curvature
 
 
 def one_task(tree: Mapping[str, Any], ways: int | None, steps: int | None) -> Task:
@@ -23,52 +33,85 @@ def one_task(tree: Mapping[str, Any], ways: int | None, steps: int | None) -> Ta
     return Task(support, Batch(tree["query"], key, after))
 
 
-def plain_gradient(parts: Assembly, meta: Meta, tasks: Any, count: int, ways: int | None, steps: int | None) -> Tensor:
-    """Sum of the tasks' meta-gradients (P,) in float64: one task at a time, on the module's own layers.
-
-    The exact one is by ``torch.autograd`` alone, without ``torch.func``; other estimators compute their own definition.
+class OwnModule:
+    """A user's module as it is, to be called as a :class:`~distmeta.models.FunctionalModule`.
 
     Args:
-        parts: a configuration's parts, not used for anything else; they are turned to float64.
-        meta: meta-parameters of any floating-point type, on the device of the tasks.
-        tasks: tree of tensors with a leading dimension of ``count`` tasks.
-        count: number of tasks.
-        ways: classes of a task, in families that have them.
-        steps: inner steps, where there are any.
+        module: turned to ``dtype`` in place.
+        names: of the parameters that are given in each call.
+        dtype: floating-point type of everything.
     """
-    parts.network.to(dtype=torch.float64)
-    doubled = {name: value.double().requires_grad_() for name, value in meta.items()}
-    total = torch.zeros(Layout.of(meta).size, dtype=torch.float64, device=next(iter(doubled.values())).device)
-    for t in range(count):
-        task = one_task(tree_map(lambda value, t=t: _double(value[t]), tasks), ways, steps)
-        if parts.config.algorithm.estimator == "exact":
-            gradient = _by_autograd(parts, doubled, task, steps)
-        else:
-            gradient, _ = parts.estimator.gradient(tree_map(torch.detach, doubled), task, steps)
-        total += Layout.of(meta).flatten(gradient)
-    return total
+
+    def __init__(self, module: nn.Module, names: Collection[str], dtype: torch.dtype) -> None:
+        self._module = module.to(dtype=dtype)
+        self._names = names
+
+    def __call__(
+        self, parameters: Mapping[str, Tensor], inputs: Tensor, *, key: Tensor | None = None, draw: int = 0
+    ) -> Tensor:
+        """The module's outputs; see :meth:`FunctionalModule.__call__ <distmeta.models.FunctionalModule.__call__>`."""
+        # What is given from outside is not worth a copy.
+        given = {id(p): p for name, p in self._module.named_parameters() if name in self._names}
+        module = copy_module(self._module, dict(given))
+        with KeyedDropout(key, draw):
+            outputs, _ = forward(module, parameters, inputs, tied=True)
+        return cast(Tensor, outputs)
 
 
-def _double(value: Tensor) -> Tensor:
-    return value.double() if value.is_floating_point() else value
+class Reference:
+    """Meta-gradients and losses of a configuration by plain autograd.
 
+    Args:
+        parts: the configuration's parts, from which names are taken.
+        device: where to compute.
+        dtype: of the whole computation.
+    """
 
-def _by_autograd(parts: Assembly, meta: Meta, task: Task, steps: int | None) -> Meta:
-    adaptation = parts.adaptation
-    if adaptation.iterative:
-        assert steps is not None
-        adapted = _descend(cast(Iterative, adaptation), meta, task, steps)
-    else:
-        adapted = adaptation.adapt(meta, task.support, steps)
-    loss = parts.objective.loss(adaptation.predict(meta, adapted, task.query), task.query.data)
-    gradients = torch.autograd.grad(loss, list(meta.values()), materialize_grads=True, allow_unused=True)
-    return dict(zip(meta, gradients, strict=True))
+    def __init__(self, parts: Assembly, device: torch.device, dtype: torch.dtype = torch.float64) -> None:
+        self.dtype = dtype
+        self._parts = parts.on(OwnModule(parts.build().to(device), parts.network.parameters, dtype))
 
+    def gradient(self, meta: Meta, tasks: Any, count: int, ways: int | None, steps: int | None) -> Tensor:
+        """Sum of the tasks' meta-gradients (P,), by the estimator's own definition.
 
-def _descend(adaptation: Iterative, meta: Meta, task: Task, steps: int) -> Any:
-    params, state = adaptation.init(meta)
-    for step in range(steps):
-        loss, _ = adaptation.loss(params, meta, task.support.step(step))
-        gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-        params, state = adaptation.update(params, state, dict(zip(params, gradients, strict=True)), meta, step)
-    return params
+        Args:
+            meta: meta-parameters of any floating-point type, on the device of the tasks.
+            tasks: tree of tensors with a leading dimension of ``count`` tasks.
+            count: number of tasks.
+            ways: classes of a task, in families that have them.
+            steps: inner steps, where there are any.
+        """
+        given, layout = self._given(meta), Layout.of(meta)
+        total = torch.zeros(layout.size, dtype=self.dtype, device=next(iter(given.values())).device)
+        with torch.no_grad(), transforms(False):
+            for t in range(count):
+                found, _ = self._parts.estimator.gradient(given, self._task(tasks, t, ways, steps), steps)
+                total += layout.flatten(found)
+        return total
+
+    def losses(self, meta: Meta, tasks: Any, count: int, ways: int | None, steps: int | None) -> Tensor:
+        """(count,) query losses after adaptation; arguments as in :meth:`gradient`."""
+        given, adaptation = self._given(meta), self._parts.adaptation
+        losses = []
+        with torch.no_grad(), transforms(False):
+            for t in range(count):
+                task = self._task(tasks, t, ways, steps)
+                adapted = adaptation.adapt(given, task.support, steps)
+                outputs = adaptation.predict(given, adapted, task.query)
+                losses.append(self._parts.objective.loss(outputs, task.query.data).detach())
+        return torch.stack(losses)
+
+    def hides_curvature(self, meta: Meta, tasks: Any, ways: int | None, steps: int | None) -> str:
+        """Which custom functions of the model lose second derivatives silently; empty where none does."""
+        with transforms(False):
+            support = self._task(tasks, 0, ways, steps).support
+            return hides_curvature(cast(Iterative, self._parts.adaptation), self._given(meta), support.step(0))
+
+    def _given(self, meta: Meta) -> dict[str, Tensor]:
+        return {name: self._cast(value) for name, value in meta.items()}
+
+    def _task(self, tasks: Any, t: int, ways: int | None, steps: int | None) -> Task:
+        return one_task(tree_map(lambda value: self._cast(value[t]), tasks), ways, steps)
+
+    def _cast(self, value: Tensor) -> Tensor:
+        return value.to(self.dtype) if value.is_floating_point() else value

@@ -1,26 +1,30 @@
-"""From a decided plan to one that works here: tried on real tasks, and compared with the plain way."""
+"""From a decided plan to one that works here: tried on all that a run asks for, compared with plain autograd."""
 
 from __future__ import annotations
 
 import logging
 import statistics
+import traceback
 from dataclasses import replace
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, get_args
 
 from torch import Tensor
 
 from distmeta.config import EngineOptions
-from distmeta.errors import ClusterError, ConfigError
+from distmeta.errors import ClusterError, ConfigError, DistmetaError
 from distmeta.kernels.build import Unavailable, load
-from distmeta.plan import Plan
+from distmeta.plan import Plan, Running
+from distmeta.programs.comparison import Compared, Comparison, disagreement
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = {"float32": 1e-3, "tf32": 3e-2, "bf16": 0.8}
-"""Relative difference (Euclidean norm) to the plain way's gradient beyond which a plan is not believed.
+"""Relative difference (Euclidean norm) of a meta-gradient beyond which a plan of this precision is not believed.
 
 The median over SAMPLES chunks counts: it is far above rounding (1e-6) and below a missing derivative. A single float32
-chunk may be 1e-3 off where an activation lies at the corner of its rectifier and rounding decides its side."""
+chunk may be 1e-3 off where an activation lies at the corner of its rectifier and rounding decides its side. The 8 bits
+of bfloat16 are amplified by batch norms of a few examples."""
 
 SAMPLES = 3
 """Chunks of tasks by which gradients are compared."""
@@ -29,36 +33,118 @@ WORST = 0.1
 """Relative difference that no chunk of a float32 plan may have."""
 
 
-class Tried(Protocol):
+class Tried(Compared, Protocol):
     """What a plan is tried on."""
 
     def follow(self, plan: Plan) -> None:
         """Compute by this plan."""
         ...
 
-    def sample_gradient(self, count: int, first: int = 0) -> Tensor:
-        """Meta-gradient (P,) of so many tasks from this one on."""
+    def hides_curvature(self) -> str:
+        """Custom functions that lose the second derivatives which the meta-gradient needs; empty where none does."""
+        ...
+
+    def differentiates_once(self) -> bool:
+        """Whether the meta-gradient is asked for second derivatives, and works without them."""
         ...
 
 
-def plain(plan: Plan) -> Plan:
-    """Mapped Python code, own layers, float32; chunk and differentiation as planned, since they bound memory."""
-    return Plan(chunk=plan.chunk, differentiation=plan.differentiation, notes=plan.notes)
+def choose(program: Tried, plan: Plan, asked: EngineOptions) -> Plan:
+    """The plan with the first way of running that works, and with what works here of the rest.
 
-
-def looped(plan: Plan, reason: str, asked: EngineOptions) -> Plan:
-    """The plan of tasks that cannot be mapped together.
+    A way works if everything that a run asks for can be computed by it, and comes out as plain autograd on the user's
+    own module says. Why an earlier way does not work is believed only if a later one does.
 
     Raises:
-        ConfigError: the configuration asks for something that needs mapped tasks.
+        ConfigError: no way works, or not with what the configuration asks for by name.
     """
+    comparison = Comparison(program)
+    problems: list[str | Exception] = []
+    for running in get_args(Running):
+        base = plain(replace(plan, running=running, reason=_words(problems[-1]) if problems else ""))
+        problem = _problem(program, base, comparison)
+        if problem is None:
+            break
+        log.debug("tasks cannot be %s: %s", running, problem)
+        problems.append(problem)
+    else:
+        raise _refusal(program, problems)
+    hidden = program.hides_curvature()
+    if hidden:
+        raise _first_order_only(f"the backward pass of {hidden} cannot be differentiated")
+    if running != "mapped":
+        _check_asked(asked, base.reason)
+        plan = replace(base, chunk=None, precision=plan.precision)
+    plan = replace(plan, notes=(*plan.notes, *comparison.notes))
+    return settle(program, plan, asked)
+
+
+def _problem(program: Tried, plan: Plan, comparison: Comparison) -> str | Exception | None:
+    """What is wrong with a plan of the module's own layers."""
+    program.follow(plan)  # what bounds memory holds from the first gradient on
+    try:
+        return comparison.difference()
+    except DistmetaError:
+        raise
+    except Exception as error:  # whatever a module or a transform raises
+        return error
+
+
+def _refusal(program: Tried, problems: list[str | Exception]) -> ConfigError:
+    """Why no way of running works, from what the plainest one met."""
+    problem = problems[-1]
+    if isinstance(problem, str):
+        return ConfigError(
+            f"the model computes something else here than under plain PyTorch: {problem}. A layer of a class of your "
+            "own, or one that is changed in forward, may be taken for another; write it with torch's own layers"
+        )
+    if program.differentiates_once():
+        return _first_order_only(f"{_words(problem)}{_where(problem)}")
+    refusal = ConfigError(
+        f"the model cannot compute these tasks: {type(problem).__name__}: {_words(problem)}{_where(problem)}"
+    )
+    refusal.__cause__ = problem
+    return refusal
+
+
+def _first_order_only(reason: str) -> ConfigError:
+    return ConfigError(
+        f"the model has no second derivatives, which algorithm.estimator = exact needs: {reason}; use a method that "
+        "does without them (algorithm.name=fomaml, reptile)"
+    )
+
+
+def _words(problem: str | Exception) -> str:
+    return " ".join(str(problem).split())[:300]
+
+
+def _where(error: Exception) -> str:
+    """The place in the user's code that an error came through."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not {"torch", "distmeta"} & set(Path(frame.filename).parts) and not frame.filename.startswith("<"):
+            return f" ({frame.filename}, line {frame.lineno})"
+    return ""
+
+
+def plain(plan: Plan) -> Plan:
+    """Python code, own layers, float32; the rest, which bounds memory, as planned."""
+    return Plan(
+        running=plan.running,
+        reason=plan.reason,
+        chunk=plan.chunk,
+        differentiation=plan.differentiation,
+        notes=plan.notes,
+    )
+
+
+def _check_asked(asked: EngineOptions, reason: str) -> None:
+    """Refuse what needs mapped tasks, where they cannot be mapped."""
     for name, default in (("compile", "none"), ("layers", "general")):
         if getattr(asked, name) not in ("auto", default):
             raise ConfigError(
                 f"engine.{name} = {getattr(asked, name)} needs tasks that can be mapped together, and these cannot: "
                 f"{reason}; use engine.{name}=auto"
             )
-    return Plan(mapped=False, reason=reason, differentiation=plan.differentiation, precision=plan.precision)
 
 
 def require(plan: Plan) -> None:
@@ -75,13 +161,6 @@ def require(plan: Plan) -> None:
                 f"this run computes with compiled layers, and this host cannot: {error}. Install a C++ compiler on "
                 "every host of the run, or start it with engine.layers=general"
             ) from None
-
-
-def disagreement(a: Tensor, b: Tensor) -> float:
-    """``|a - b| / |b|`` of two gradients, in float64; 0 where both are zero."""
-    reference = float(b.double().norm())
-    difference = float((a.double() - b.double()).norm())
-    return difference / reference if reference else (float("inf") if difference else 0.0)
 
 
 def settle(program: Tried, plan: Plan, asked: EngineOptions) -> Plan:
@@ -118,6 +197,7 @@ def _fails(program: Tried, plan: Plan, reference: list[Tensor], count: int) -> s
     try:
         program.follow(plan)
         gradients = sample(program, count)
+        program.sample_losses(1)
     except (ConfigError, ClusterError) as error:
         return str(error)
     except Exception as error:  # whatever a tracer or a compiler raises

@@ -23,9 +23,9 @@ from distmeta.layout import Layout, Meta
 from distmeta.plan import Compile, Facts, Plan, decide
 from distmeta.programs.assembly import Assembly
 from distmeta.programs.compiling import specialise
-from distmeta.programs.engine import OneTask, chunks, run_tasks, unmappable
-from distmeta.programs.reference import one_task, plain_gradient
-from distmeta.programs.settling import looped, plain, require, settle
+from distmeta.programs.engine import OneTask, chunks, run_tasks
+from distmeta.programs.reference import Reference, one_task
+from distmeta.programs.settling import choose, require
 from distmeta.records import Data, MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
 from distmeta.tasks import open_family
 from distmeta.tasks.base import Episode, episodes
@@ -62,26 +62,15 @@ class SupervisedProgram:
         self._evaluation_steps = config.evaluation.inner_steps
         self._inner_batch: int | None = getattr(config.algorithm, "inner_batch", None)
         self._sampler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sample")
+        self._references: dict[torch.dtype, Reference] = {}
         self._functions: dict[Hashable, Callable[..., Any]] = {}
         self._seen: Counter[Hashable] = Counter()
         self._ahead: dict[tuple[Split, tuple[int, ...]], tuple[Future[TaskBatch], int]] = {}
 
     def probe(self) -> Plan:
-        """Map two tasks through training and evaluation; where that fails and a loop works, tasks are looped.
-
-        Mapped tasks are computed by :func:`~distmeta.plan.decide`'s plan, once it gives the gradient of the plain way.
-        """
-        meta = self.layout.unflatten(self.initial_vector())
-        tasks, ways = self._tasks("train", range(2), self._steps, dropout=True)
-        plan = decide(self._config, self._facts(tasks))
-        self.follow(plain(plan))  # what bounds memory holds from the first gradient on
-        reason = unmappable(lambda m, t: self._gradient(m, t, ways), meta, tasks, 2)
-        if reason is None:
-            checks, ways = self._tasks("validation", range(2), self._evaluation_steps, dropout=False)
-            reason = unmappable(lambda m, t: self._measure(m, t, ways, True), meta, checks, 2)
-        if reason is not None:
-            return looped(plan, reason, self._config.engine)
-        return settle(self, plan, self._config.engine)
+        """What :func:`~distmeta.plan.decide` says, as far as it works for everything that the run will ask for."""
+        tasks, _ = self._tasks("train", range(2), self._steps, dropout=True)
+        return choose(self, decide(self._config, self._facts(tasks)), self._config.engine)
 
     def follow(self, plan: Plan) -> None:
         """Compute by this plan from now on."""
@@ -92,17 +81,66 @@ class SupervisedProgram:
         self._parts.follow(plan)
         self._functions.clear()
 
-    def reference_gradient(self, count: int, first: int = 0) -> Tensor:
-        """What :meth:`sample_gradient` is in theory: float64, plain autograd, one task at a time."""
-        tasks, ways = self._tasks("train", range(first, first + count), self._steps, dropout=True)
-        parts = Assembly(self._config)
-        parts.network.to(self._device)
-        meta = self.layout.unflatten(self.initial_vector())
-        return plain_gradient(parts, meta, tasks, count, ways, self._steps).cpu()
-
     def sample_gradient(self, count: int, first: int = 0) -> Tensor:
         """Meta-gradient (P,) of some training tasks at the initial parameters: what plans are compared by."""
-        return self.gradient(MetaState(0, self.initial_vector().cpu()), "train", range(first, first + count)).vector
+        return self.gradient(self._initial(), "train", range(first, first + count)).vector
+
+    def sample_losses(self, count: int) -> Tensor:
+        """(count,) losses of meta-test tasks, measured in all details, after a validation task."""
+        self.evaluate(self._initial(), "validation", range(1), details=False)
+        return self.evaluate(self._initial(), "test", range(count), details=True).values["loss"]
+
+    def reference_gradient(self, count: int, first: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+        """What :meth:`sample_gradient` is in theory: plain autograd on the user's own module, one task at a time."""
+        tasks, ways = self._tasks("train", range(first, first + count), self._steps, dropout=True)
+        meta = self.layout.unflatten(self.initial_vector())
+        return self._reference(dtype).gradient(meta, tasks, count, ways, self._steps).cpu()
+
+    def reference_losses(self, count: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """What :meth:`sample_losses` is in theory."""
+        tasks, ways = self._tasks("test", range(count), self._evaluation_steps, dropout=False)
+        meta = self.layout.unflatten(self.initial_vector())
+        return self._reference(dtype).losses(meta, tasks, count, ways, self._evaluation_steps).cpu()
+
+    def differentiates_once(self) -> bool:
+        """Whether the exact meta-gradient through inner steps is asked for, and only the first-order one works."""
+        if self._config.algorithm.estimator != "exact" or not self._parts.adaptation.iterative:
+            return False
+        tasks, ways = self._tasks("train", range(1), self._steps, dropout=True)
+        estimator = self._parts.on(self._parts.network, "first_order").estimator
+        meta = self.layout.unflatten(self.initial_vector())
+        try:
+            with torch.no_grad():
+                run_tasks(
+                    lambda m, t: estimator.gradient(m, one_task(t, ways, self._steps), self._steps),
+                    meta,
+                    tasks,
+                    1,
+                    running="plain",
+                )
+        except Exception:  # whatever a user's module raises
+            return False
+        return True
+
+    def hides_curvature(self) -> str:
+        """Custom functions that lose the second derivatives which the meta-gradient needs; empty where none does."""
+        exact = self._config.algorithm.estimator == "exact" and self._parts.adaptation.iterative
+        if not exact:
+            return ""
+        tasks, ways = self._tasks("train", range(1), self._steps, dropout=True)
+        meta = self.layout.unflatten(self.initial_vector())
+        try:
+            return self._reference(torch.float64).hides_curvature(meta, tasks, ways, self._steps)
+        except RuntimeError:  # the model cannot run in float64, and a difference needs its digits
+            return ""
+
+    def _initial(self) -> MetaState:
+        return MetaState(0, self.initial_vector().cpu())
+
+    def _reference(self, dtype: torch.dtype) -> Reference:
+        if dtype not in self._references:
+            self._references[dtype] = Reference(self._parts, self._device, dtype)
+        return self._references[dtype]
 
     def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
         """Sample the tasks of these shards in the background, all at once, which costs little more than one of them."""
@@ -165,7 +203,7 @@ class SupervisedProgram:
         )
 
     def _chunks(self, tasks: Any, count: int) -> Iterator[Any]:
-        return chunks(tasks, count, self.plan.chunk if self.plan.mapped else 1)
+        return chunks(tasks, count, self.plan.chunk if self.plan.running == "mapped" else 1)
 
     def _call(self, name: str, ways: int | None, training: bool, vector: Tensor, tasks: Any) -> Any:
         """One of the functions of a chunk, recorded or compiled for these shapes as the plan says.
@@ -202,7 +240,7 @@ class SupervisedProgram:
         meta: Meta = self.layout.unflatten(vector)
         if self.plan.layers != "general":
             meta = self._parts.network.arrange(meta)
-        return run_tasks(function, meta, tasks, len(tree_leaves(tasks)[0]), mapped=self.plan.mapped)
+        return run_tasks(function, meta, tasks, len(tree_leaves(tasks)[0]), running=self.plan.running)
 
     def _nonfinite(self, vector: Tensor, tasks: Any, ways: int | None, ids: Sequence[int]) -> tuple[int, ...]:
         """The tasks whose loss or meta-gradient is not finite, one by one.

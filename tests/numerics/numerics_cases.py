@@ -111,7 +111,7 @@ class Case:
             self.meta,
             self.tree,
             self.count,
-            mapped=mapped,
+            running="mapped" if mapped else "looped",
         )
 
     @cached_property
@@ -127,7 +127,7 @@ class Case:
             solution = self.adaptation.adapt(meta, task.support, self.steps)
             return self.adaptation.objective.loss(self.adaptation.predict(meta, solution, task.query), task.query.data)
 
-        return run_tasks(one_task, meta, self.tree, self.count, mapped=True)
+        return run_tasks(one_task, meta, self.tree, self.count, running="mapped")
 
     def reference(self) -> Named:
         """Every task's meta-gradient by plain autograd, stacked."""

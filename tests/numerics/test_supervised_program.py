@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distmeta import models
 from distmeta.config import Config, load_config
+from distmeta.errors import ConfigError
 from distmeta.layout import Layout
 from distmeta.plan import Plan
 from distmeta.programs.assembly import Assembly
@@ -274,7 +275,7 @@ def test_what_cannot_be_mapped_is_looped(
     config = user_config(name, tmp_path, monkeypatch, f"engine.differentiation={differentiation}")
     program, state = SupervisedProgram(config, CPU), initial(config)
     plan = program.probe()
-    assert not plan.mapped
+    assert plan.running == "looped"
     assert len(plan.reason) > 10
     program.follow(plan)
     near(program.gradient(state, "train", range(3)).vector.double(), reference(config, range(3)), 1e-3)
@@ -292,22 +293,22 @@ def test_what_maps_in_gradients_alone_is_evaluated_too(tmp_path: Path, monkeypat
     assert measured.values["mse"].isfinite().all()
 
 
-def test_a_bug_of_the_model_is_raised_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_of_the_model_is_said_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It works on the two examples of the check of shapes, and on no support set."""
     program = SupervisedProgram(user_config("faulty", tmp_path, monkeypatch), CPU)
-    with pytest.raises(RuntimeError, match="a bug of the model's own"):
+    with pytest.raises(ConfigError, match=r"RuntimeError: a bug of the model's own \(.*user_faulty\.py, line 9\)"):
         program.probe()
 
 
 def test_what_can_be_mapped_is_mapped(config: Config) -> None:
     small = load_config(config.model_dump(), ["run.tasks_per_shard=2"])  # the plan is tried on whole shards
     plan = SupervisedProgram(small, CPU).probe()
-    assert (plan.mapped, plan.reason) == (True, "")
+    assert (plan.running, plan.reason) == ("mapped", "")
 
 
 def test_looped_is_mapped(config: Config) -> None:
     program, state = SupervisedProgram(config, CPU), initial(config)
     mapped = program.gradient(state, "train", range(3))
-    program.follow(Plan(mapped=False, reason="asked for"))
+    program.follow(Plan(running="looped", reason="asked for"))
     looped = program.gradient(state, "train", range(3))
     near(looped.vector, mapped.vector)

@@ -1,0 +1,53 @@
+"""One forward pass of a user's module with given parameters, in the grad mode that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from distmeta.models.recomputation import without_checkpoints
+
+
+def forward(
+    module: nn.Module, state: Mapping[str, Any], inputs: Tensor, *, tied: bool, differentiates: bool | None = None
+) -> tuple[Any, bool]:
+    """The module's outputs, and whether it differentiates by itself in its forward pass.
+
+    A module that takes derivatives in ``forward`` (a force field, a physics-informed network) and leaves grad mode as
+    it is cannot run under ``torch.no_grad``, where evaluation runs: it gets grad mode, and its outputs are detached.
+
+    Args:
+        module: not changed, but for buffers that it writes itself.
+        state: parameters and buffers to run it with.
+        inputs: (N, ...).
+        tied: a value given for one name of a tied parameter counts for all its names.
+        differentiates: what the first call has given; ``None`` in the first call.
+    """
+    with without_checkpoints():
+        if torch.is_grad_enabled():
+            # A module may ask its inputs for gradients, and they are not its own.
+            own = inputs.detach() if differentiates and not inputs.requires_grad else inputs
+            return functional_call(module, dict(state), (own,), tie_weights=tied), bool(differentiates)
+        if not differentiates:
+            try:
+                return _detached(functional_call(module, dict(state), (inputs,), tie_weights=tied)), False
+            except Exception as error:  # whatever a user's module raises
+                if differentiates is False:
+                    raise
+                reason = error
+        try:
+            with torch.enable_grad():
+                outputs = functional_call(module, dict(state), (inputs.detach(),), tie_weights=tied)
+        except Exception:
+            if differentiates:
+                raise
+            raise reason from None  # grad mode was not what it needed
+        return _detached(outputs), True
+
+
+def _detached(outputs: Any) -> Any:
+    return outputs.detach() if isinstance(outputs, Tensor) and outputs.requires_grad else outputs
