@@ -171,7 +171,7 @@ def test_threads_are_given_back(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("two_threads")
 def test_threads_are_given_back_after_a_failed_start(tmp_path: Path) -> None:
     broken = configure(SINUSOID, "model={kind: 'module:integration_models.RaisesOnTasks'}")
-    with pytest.raises(LookupError, match="the user's own complaint"):
+    with pytest.raises(distmeta.DistmetaError, match="LookupError: the user's own complaint"):
         next(distmeta.train(broken, tmp_path))
     assert torch.get_num_threads() == 2
 
