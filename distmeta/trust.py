@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -21,7 +21,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from distmeta.errors import TrustError
-from distmeta.user_code import importable, is_own, kinds, lexical, reached, sha256, split
+from distmeta.user_code import folder_of, importable, is_own, kinds, lexical, reached, sha256, split
 
 _WRITTEN = ("config.yaml", "sweep.yaml", "best.yaml", "schedule.yaml")
 _LONGEST = 200  # characters of a call's arguments that are shown
@@ -43,11 +43,28 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class _Code:
+    """Code that only its hashes speak for.
+
+    Attributes:
+        kind: ``module:package.factory``.
+        root: the folder of ``sys.path`` where it lies: the working directory or one below.
+        files: what importing it can load from there, by module.
+        record: what a run has recorded, which has all of them.
+    """
+
+    kind: str
+    root: Path
+    files: Mapping[str, Path]
+    record: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Allowed:
-    """What :func:`check` has let pass: ``recorded`` holds the record of each kind that only its hashes speak for."""
+    """What :func:`check` has let pass."""
 
     origin: Origin
-    recorded: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    recorded: Sequence[_Code] = ()
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -60,8 +77,8 @@ class Allowed:
             yield
             return
         with _imports_watched(self) as watch:
-            for kind, record in self.recorded.items():
-                _import(kind, record, self.origin)
+            for code in self.recorded:
+                _import(code, self.origin)
             yield
             if watch.refused:  # the code itself may have gone on without it
                 raise watch.refused[0]
@@ -83,19 +100,19 @@ def check(values: Mapping[str, Any], named: Iterable[str], origin: Origin, trust
     Traceback (most recent call last):
     distmeta.errors.TrustError: runs/found asks to run code, which was refused: model.kind = module:os.system, ...
     """
-    recorded: dict[str, Mapping[str, str]] = {}
+    recorded: dict[str, _Code] = {}
     for key, kind in kinds(values).items():
         if trust_code or kind in named:
             continue
-        problem, record = _compare(kind, origin)
-        if record is None:
+        problem, code = _compare(kind, origin)
+        if code is None:
             raise TrustError(
                 f"{origin.location} asks to run code, which was refused: {_told(values, key, kind)}. Nothing of it was "
                 f"run: {problem}. If you trust whoever made it, allow its code with --trust-code (trust_code=True in "
                 f"Python), or name it in settings of your own, for example the override {_plain(f'{key}={kind}')}"
             )
-        recorded[kind] = record
-    return Allowed(origin, recorded)
+        recorded[kind] = code
+    return Allowed(origin, list(recorded.values()))
 
 
 def _told(values: Mapping[str, Any], key: str, kind: str) -> str:
@@ -112,13 +129,16 @@ def _plain(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _compare(kind: str, origin: Origin) -> tuple[str, Mapping[str, str] | None]:
-    """Why a kind's files are not those of a record, or the record that has all of them."""
-    root, (module, _) = _working_directory(), split(kind)
+def _compare(kind: str, origin: Origin) -> tuple[str, _Code | None]:
+    """Why a kind's files are not those of a record, or what was compared."""
+    here, (module, _) = _working_directory(), split(kind)
+    found = folder_of(module)
+    root = here if found is None else _seen_from(here, str(found))
     files = reached(root, module)
-    if module not in files:
-        return f"{module} is no file of the working directory, {root}", None
-    if origin.folder is not None and any(path.is_relative_to(origin.folder) for path in files.values()):
+    if not root.is_relative_to(here) or module not in files:
+        elsewhere = "" if root == here else f" (Python finds it in {root})"
+        return f"{_plain(module)} is no file of the working directory, {here}{elsewhere}", None
+    if origin.folder is not None and any(path.resolve().is_relative_to(origin.folder) for path in files.values()):
         return f"{files[module]} came with it", None
     if not origin.records:
         return "the run has no record of its code to compare yours with (older versions of distmeta kept none)", None
@@ -126,12 +146,20 @@ def _compare(kind: str, origin: Origin) -> tuple[str, Mapping[str, str] | None]:
     for record in origin.records:
         wrong = [why for path in files.values() if (why := _differs(path, root, record, origin))]
         if not wrong:
-            return "", record
+            return "", _Code(kind, root, files, record)
         problems.append(wrong[0])
     return problems[0], None
 
 
+def _unrecorded(path: Path, allowed: Allowed, data: bytes) -> str:
+    """Why a file of the working directory is not as recorded; empty where it is."""
+    codes = [code for code in allowed.recorded if path.is_relative_to(code.root)]
+    problems = [_differs(path, code.root, code.record, allowed.origin, data) for code in codes]
+    return "" if "" in problems else next(iter(problems), f"{path} is not beside the code that the run recorded")
+
+
 def _differs(path: Path, root: Path, record: Mapping[str, str], origin: Origin, data: bytes | None = None) -> str:
+    """Why a file is not as a record has it; empty where it is."""
     name = path.relative_to(root).as_posix()
     if name not in record:
         return f"{path} is not among the files that the run in {origin.location} recorded"
@@ -160,14 +188,8 @@ class _Watch(MetaPathFinder):
 
     def __init__(self, allowed: Allowed) -> None:
         self.refused: list[TrustError] = []
-        self._origin, self._root = allowed.origin, _working_directory()
-        self._record = {name: digest for record in allowed.recorded.values() for name, digest in record.items()}
-        self._expected = {
-            name: path
-            for kind in allowed.recorded
-            for name, path in reached(self._root, split(kind)[0]).items()
-            if _belongs(name, split(kind)[0])
-        }
+        self._allowed, self._here = allowed, _working_directory()
+        self._expected = {name: path for code in allowed.recorded for name, path in _packages(code).items()}
         self._thread = threading.get_ident()
 
     def find_spec(
@@ -184,19 +206,19 @@ class _Watch(MetaPathFinder):
         return spec
 
     def _check(self, name: str, spec: ModuleSpec) -> None:
-        file = _seen_from(self._root, spec.origin) if spec.has_location and spec.origin else None
+        file = _seen_from(self._here, spec.origin) if spec.has_location and spec.origin else None
         if name in self._expected and file != self._expected[name]:
             self._refuse(_elsewhere(name, str(file or spec.origin), self._expected[name]))
-        if file is None or not is_own(file, self._root):
+        if file is None or not is_own(file, self._here):
             return
         data = file.read_bytes()
-        if problem := _differs(file, self._root, self._record, self._origin, data):
+        if problem := _unrecorded(file, self._allowed, data):
             self._refuse(f"it would import {name}, but {problem}")
         if isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Verified(name, spec.loader.path, data)
 
     def _refuse(self, problem: str) -> None:
-        self.refused.append(_refusal(self._origin, problem))
+        self.refused.append(_refusal(self._allowed.origin, problem))
         raise self.refused[-1]
 
 
@@ -211,25 +233,29 @@ def _imports_watched(allowed: Allowed) -> Iterator[_Watch]:
         sys.meta_path.remove(watch)
 
 
-def _import(kind: str, record: Mapping[str, str], origin: Origin) -> None:
-    """Import a kind's module, and see that its factory is the user's own: ``module:my_model.os.system`` is not."""
+def _import(code: _Code, origin: Origin) -> None:
+    """Import a kind's module, and see that its factory is the user's own: ``module:my_model:os.system`` is not."""
     from distmeta.models.user import find_factory
 
-    root, (module, _) = _working_directory(), split(kind)
-    files = reached(root, module)
-    for name, path in files.items():  # what was loaded before, from wherever
+    here = _working_directory()
+    for name, path in _packages(code).items():  # what was loaded before, from wherever
         file = getattr(sys.modules.get(name), "__file__", None)
-        same = file is not None and _seen_from(root, file) == path
-        if name in sys.modules and _belongs(name, module) and not same:
+        if name in sys.modules and (file is None or _seen_from(here, file) != path):
             raise _refusal(origin, _elsewhere(name, str(file), path))
-    factory: Any = find_factory(kind)
+    factory: Any = find_factory(code.kind)
     while isinstance(factory, functools.partial):
         factory = factory.func
     home = getattr(factory, "__module__", None)
     file = getattr(sys.modules.get(home or ""), "__file__", None)
-    place = _seen_from(root, file) if file is not None else None
-    if place is None or not is_own(place, root) or _differs(place, root, record, origin):
-        raise _refusal(origin, f"{kind} is not defined in the user's own code, but in {home or 'no module'}")
+    place = _seen_from(here, file) if file is not None else None
+    if place is None or not is_own(place, code.root) or _differs(place, code.root, code.record, origin):
+        raise _refusal(origin, f"{code.kind} is not defined in the user's own code, but in {home or 'no module'}")
+
+
+def _packages(code: _Code) -> dict[str, Path]:
+    """The files of a kind's module and of the packages above it."""
+    module = f"{split(code.kind)[0]}."
+    return {name: path for name, path in code.files.items() if module.startswith(f"{name}.")}
 
 
 def _working_directory() -> Path:
@@ -243,11 +269,6 @@ def _seen_from(root: Path, file: str) -> Path:
         if folder.exists() and folder.samefile(root):
             return root / path.relative_to(folder)
     return path
-
-
-def _belongs(name: str, module: str) -> bool:
-    """Whether importing a module needs this one to be the file that was compared: itself, and the packages above it."""
-    return f"{module}.".startswith(f"{name}.")
 
 
 def _elsewhere(name: str, file: str, expected: Path) -> str:
@@ -287,8 +308,10 @@ def origin_of(file: str | Path) -> Origin | None:
 
 
 def _origin(location: str, records: Iterable[Mapping[str, str]], folder: Path | None) -> Origin:
-    if folder is not None and folder.parent.name == "checkpoints":
-        folder = folder.parent.parent  # what lies in the run came with its checkpoint
+    if folder is not None:
+        folder = folder.resolve()
+        if folder.parent.name == "checkpoints":
+            folder = folder.parent.parent  # what lies in the run came with its checkpoint
     return Origin(location, [record for record in records if record], folder)
 
 

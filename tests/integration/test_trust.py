@@ -226,13 +226,17 @@ def test_what_is_imported_is_what_was_compared(
     (other / "own_net.py").write_text(f"open({str(canary)!r}, 'w').close()\n{NET}")
     with monkeypatch.context() as patch:
         patch.setattr(sys, "path", [str(other), str(work), *sys.path])
-        with pytest.raises(TrustError, match=r"finds own_net in .*other.own_net.py"):
+        with pytest.raises(
+            TrustError, match=r"own_net is no file of the working directory.*\(Python finds it in .*other\)"
+        ):
             distmeta.load(own)
     assert not canary.exists()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "path", [str(other), *sys.path])
         __import__("own_net")
-    with pytest.raises(TrustError, match=r"finds own_net in .*other.own_net.py"):
+    with pytest.raises(
+        TrustError, match=r"own_net is no file of the working directory.*\(Python finds it in .*other\)"
+    ):
         distmeta.load(own)
 
 
@@ -281,6 +285,25 @@ def test_packages_and_folders_of_modules(work: Path, tmp_path: Path) -> None:
         (work / folder / ("__init__.py" if has_init else "helper.py")).write_text("width = 4\n")
         with new_process(), pytest.raises(TrustError, match=rf"{folder}.*has changed since the run"):
             distmeta.load(run)
+
+
+def test_code_in_a_folder_of_the_working_directory(
+    work: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ``PYTHONPATH=src``, and by way of a link."""
+    (work / "src").mkdir()
+    (work / "own_net.py").rename(work / "src" / "own_net.py")
+    (work / "own_helper.py").rename(work / "src" / "own_helper.py")
+    (tmp_path / "link").symlink_to(work)
+    for place in (work / "src", tmp_path / "link" / "src"):
+        with new_process(), monkeypatch.context() as patch:
+            patch.syspath_prepend(place)
+            assert distmeta.load(own)
+    (work / "src" / "own_helper.py").write_text("width = 3  # other\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path / "link" / "src")
+        with pytest.raises(TrustError, match=r"own_helper.py has changed"):
+            distmeta.load(own)
 
 
 def test_settings_of_ones_own(work: Path, own: Path, tmp_path: Path) -> None:
