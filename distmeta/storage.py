@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow.fs
 
 from distmeta.errors import StorageError
+from distmeta.text import BAD_TEXT, shown
 
 MANIFEST = "manifest.json"
 """The file that makes a published folder whole where folders cannot be renamed."""
@@ -86,8 +87,10 @@ class Storage:
     @classmethod
     def at(cls, location: str | Path) -> Storage:
         """The folder at a path or at a URI such as ``s3://bucket/runs`` or ``file:///data/runs``."""
+        if BAD_TEXT.search(str(location)):
+            raise StorageError(f"cannot open {shown(str(location))}: expected UTF-8 text without null bytes")
         if isinstance(location, Path) or "://" not in location:
-            path = str(Path(location).expanduser().absolute())
+            path = str(Path(os.path.expanduser(location)).absolute())
             return cls(pyarrow.fs.LocalFileSystem(), path, path)
         try:
             filesystem, path = pyarrow.fs.FileSystem.from_uri(location)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,7 +219,7 @@ def _part(model: type[Section], value: Any, key: str, problems: list[str]) -> Se
 def _base(options: SweepOptions, folder: Path, named: Iterable[str], trust_code: bool) -> dict[str, Any]:
     if not isinstance(options.base, str):
         return changed(options.base, options.settings)
-    file = folder / Path(options.base).expanduser()
+    file = folder / os.path.expanduser(options.base)
     base = changed(read_mapping(file), options.settings)
     check_origin(file, base, named, trust_code)
     return base

@@ -29,7 +29,8 @@ INTEGERS = (-(2**63), 2**64 - 1)
 _SHOWN = 200
 """Characters of a value in a message."""
 
-_BAD_TEXT = re.compile("[\0\ud800-\udfff]")
+BAD_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Characters that no file system and no UTF-8 takes."""
 
 
 def shown(value: Any) -> str:
@@ -211,14 +212,14 @@ class _Copier:
             raise _refused(
                 (*place, shown(key)), "there is no such setting: names are text; put it in quotes if it is one"
             )
-        if _BAD_TEXT.search(key):
+        if BAD_TEXT.search(key):
             raise _refused((*place, shown(key)), "there is no such setting: names hold no null bytes and surrogates")
         return key
 
 
 def _problem(value: Any) -> str | None:
     if isinstance(value, str):
-        found = _BAD_TEXT.search(value)
+        found = BAD_TEXT.search(value)
         return f"expected text without null bytes and surrogates, got {shown(value)}" if found else None
     if isinstance(value, int):
         low, high = INTEGERS

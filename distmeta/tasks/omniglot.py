@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -40,7 +41,7 @@ class OmniglotOptions(ImageOptions):
     @classmethod
     def _anchor(cls, root: str | None) -> str | None:
         """Workers and resumed runs may have another working directory."""
-        return root if root is None or "://" in root else str(Path(root).expanduser().absolute())
+        return root if root is None or "://" in root else str(Path(os.path.expanduser(root)).absolute())
 
 
 class Omniglot(ImageFamily):

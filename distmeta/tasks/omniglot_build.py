@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from distmeta.cache import build_once, cache_for, written_whole
 from distmeta.errors import DataError
 from distmeta.tasks.omniglot_source import MD5, STORE, Folder, find_anywhere, find_given, fingerprint
 from distmeta.tasks.store import EpisodeStore, write_store
+from distmeta.text import shown
 
 BUILDER = "1"
 """Version of how images are made; a change makes a new file in the cache."""
@@ -27,6 +29,9 @@ CHARACTERS = {"background": 964, "evaluation": 659}
 DRAWINGS = 20
 SIZE = 28
 _SOURCE_SIZE = 105
+_LARGEST = 2**20
+"""Bytes of an unpacked image; the official ones have a few hundred."""
+
 _MEMBER = re.compile(r"images_(background|evaluation)/([^/]+)/(character\d+)/[^/]+\.png")
 
 Progress = Callable[[int, int], None]
@@ -44,7 +49,7 @@ def build_omniglot(source: str | Path, out: str | Path, progress: Progress | Non
         DataError: an archive is missing, damaged or incomplete, or ``out`` cannot be written; nothing is left
             behind.
     """
-    path = Path(out).expanduser() / STORE
+    path = Path(os.path.expanduser(out)) / STORE
     _build(find_given(str(source)), progress, path)
     return path
 
@@ -103,6 +108,7 @@ def _build(folder: Folder, progress: Progress | None, path: Path) -> None:
         # Both archives are opened and counted before the first image is decoded.
         archives = {file: stack.enter_context(folder.archive(file, whole=True)) for file in MD5}
         members = {file: _members(archive, f"{folder.name}/{file}") for file, archive in archives.items()}
+        _check_apart(members.values(), folder.name)
         total = sum(map(len, members.values()))
         for file, archive in archives.items():
             for member, part, alphabet, character in members[file]:
@@ -121,6 +127,9 @@ def _members(archive: zipfile.ZipFile, place: str) -> list[tuple[str, str, str, 
     drawings = Counter((match[2], match[3]) for match in found)
     expected = CHARACTERS[part] * DRAWINGS
     missing = expected - sum(min(count, DRAWINGS) for count in drawings.values())
+    twice = [name for name, count in Counter(archive.namelist()).items() if count > 1]
+    if twice:
+        raise DataError(f"{place} is damaged: it holds {shown(twice[0])} twice; fetch it again")
     if missing > 0 or len(found) != expected:
         problem = (
             f"is incomplete: {missing:,} of {expected:,} images are missing"
@@ -134,6 +143,12 @@ def _members(archive: zipfile.ZipFile, place: str) -> list[tuple[str, str, str, 
     return sorted((match[0], match[1], match[2], match[3]) for match in found)
 
 
+def _check_apart(parts: Iterable[list[tuple[str, str, str, str]]], place: str) -> None:
+    both = set.intersection(*({(alphabet, character) for _, _, alphabet, character in part} for part in parts))
+    if both:
+        raise DataError(f"{place}: {shown('/'.join(min(both)))} is in both archives; fetch them again")
+
+
 def _image(archive: zipfile.ZipFile, member: str, place: str) -> NDArray[np.uint8]:
     """One image, (28, 28) uint8, strokes 255 on 0.
 
@@ -142,15 +157,22 @@ def _image(archive: zipfile.ZipFile, member: str, place: str) -> NDArray[np.uint
     """
     from PIL import Image
 
+    expected = (_SOURCE_SIZE, _SOURCE_SIZE)
     try:
-        with Image.open(io.BytesIO(archive.read(member))) as image:
+        with archive.open(member) as packed:
+            data = packed.read(_LARGEST + 1)  # unpacked as far as it is read, whatever size its directory claims
+        if len(data) > _LARGEST:
+            raise ValueError(f"it unpacks to more than {_LARGEST:,} bytes")
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             size = image.size
-            grey = image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+            # Only an image of the right size is decoded: a few bytes may claim to be gigabytes of pixels.
+            grey = image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS) if size == expected else None
     except Exception as error:  # a damaged member gives CRC, zlib, struct, syntax and other errors
-        raise DataError(f"{place} is damaged: {member} cannot be read ({error}); fetch it again") from None
-    if size != (_SOURCE_SIZE, _SOURCE_SIZE):
+        reason = shown(" ".join(str(error).split()))[1:-1]
+        raise DataError(f"{place} is damaged: {shown(member)} cannot be read ({reason}); fetch it again") from None
+    if grey is None:
         raise DataError(
-            f"{place}: {member} is {size[0]} x {size[1]} pixels instead of {_SOURCE_SIZE} x {_SOURCE_SIZE}; "
+            f"{place}: {shown(member)} is {size[0]} x {size[1]} pixels instead of {_SOURCE_SIZE} x {_SOURCE_SIZE}; "
             "fetch it again"
         )
     return 255 - np.asarray(grey)

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import io
 import os
+import struct
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ class Folder:
         try:
             stream = io.BytesIO(self.read(file)) if whole else self.filesystem.open_input_file(f"{self.path}/{file}")
             opened = zipfile.ZipFile(stream)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OverflowError) as error:
             raise DataError(
                 f"{place} is damaged or truncated ({str(error).rstrip('.')}); fetch it again, for example "
                 f"from {OFFICIAL}{file}"
@@ -104,7 +105,7 @@ def find(place: str) -> Folder | None:
         if "://" in place:
             filesystem, base = FileSystem.from_uri(place)
         else:
-            filesystem, base = LocalFileSystem(), str(Path(place).expanduser().absolute())
+            filesystem, base = LocalFileSystem(), str(Path(os.path.expanduser(place)).absolute())
         for folder, name in ((base, place), (f"{base}/omniglot", f"{place.rstrip('/')}/omniglot")):
             infos = filesystem.get_file_info([f"{folder}/{file}" for file in (STORE, *MD5)])
             files = frozenset(info.base_name for info in infos if info.type == FileType.File)

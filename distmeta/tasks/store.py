@@ -77,12 +77,14 @@ class EpisodeStore:
 
     @classmethod
     def _of(cls, path: Path, batch: Any, content_hash: str) -> EpisodeStore:
+        _check_columns(batch)
         column = batch.column("image")
         images = column.storage.flatten().to_numpy(zero_copy_only=True).reshape(-1, *column.type.shape)
         labels = batch.column("class").indices.to_numpy()
         starts = np.flatnonzero(np.diff(labels, prepend=-1)).astype(np.int64)
         classes = batch.column("class").dictionary.to_pylist()
-        if len(images) != batch.num_rows or not np.array_equal(labels[starts], np.arange(len(classes))):
+        by_name = classes == sorted(set(classes)) and np.array_equal(labels[starts], np.arange(len(classes)))
+        if len(images) != batch.num_rows or not by_name:
             raise ValueError("its rows are not sorted by class")
         groups = batch.column("group").take(starts).to_pylist()
         counts = np.diff(starts, append=batch.num_rows)
@@ -149,6 +151,28 @@ def write_store(path: Path, images: NDArray[np.uint8], classes: Sequence[str], g
         pa.ipc.new_file(sink, batch.schema) as writer,
     ):
         writer.write_batch(batch)
+
+
+def _check_columns(batch: Any) -> None:
+    """Refuse other columns than a store's, and such whose offsets and indices point elsewhere: Arrow trusts them."""
+    import pyarrow as pa
+
+    if not batch.num_rows:
+        raise ValueError("it has no rows")
+    image = batch.schema.field("image").type
+    dtype_fits = isinstance(image, pa.FixedShapeTensorType) and image.value_type == pa.uint8()
+    if not dtype_fits or len(image.shape) not in (2, 3) or image.permutation not in (None, [*range(len(image.shape))]):
+        raise ValueError(f"its images are of type {image}")
+    for name in ("class", "group"):
+        column = batch.column(name)
+        if not pa.types.is_dictionary(column.type) or column.type.value_type != pa.string():
+            raise ValueError(f"its column {name} is of type {column.type}")
+        column.validate(full=True)
+        if column.null_count or column.dictionary.null_count:
+            raise ValueError(f"its column {name} has gaps")
+    batch.column("image").validate()
+    if batch.column("image").null_count or batch.column("image").storage.flatten().null_count:
+        raise ValueError("its images have gaps")
 
 
 def _check_version(path: Path, metadata: dict[bytes, bytes]) -> None:
