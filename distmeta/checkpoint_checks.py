@@ -12,8 +12,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from torch import Tensor
 
+from distmeta.errors import ConfigError
+from distmeta.json_files import problem_of
 from distmeta.layout import MODEL
-from distmeta.text import shown
+from distmeta.text import plain, shown
 
 PARAMS = "params.safetensors"
 META = "meta.safetensors"
@@ -90,6 +92,10 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
         ValueError: naming what is wrong.
     """
     _check(_Manifest, manifest)
+    try:
+        plain(manifest["config"])
+    except ConfigError as error:
+        raise ValueError(f"config: {error}") from None
     files = set(manifest["files"])
     if not {PARAMS, STATE} <= files <= {PARAMS, STATE, META}:
         raise ValueError(f"files: expected {PARAMS}, {STATE} and perhaps {META}, got {shown(sorted(files))}")
@@ -151,10 +157,7 @@ def _check(model: type[BaseModel], values: Any) -> None:
     try:
         model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "its content"
-        message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-        raise ValueError(f"{shown(place)[1:-1]}: {message}, got {shown(first['input'])}") from None
+        raise ValueError(problem_of(error)) from None
 
 
 def _check_pickle(data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import socket
@@ -10,7 +9,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from distmeta.errors import StorageError
 from distmeta.records import StepRecord
 from distmeta.rundir import RunDirectory, to_json
 from distmeta.storage import Storage, explained
+from distmeta.text import parse_json
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -210,15 +210,21 @@ def mean_ci(values: Tensor) -> dict[str, float | int]:
 
 
 def _lines_until(storage: Storage, step: int) -> bytes:
-    """The whole lines of ``metrics.jsonl`` up to this step; a killed process can leave a torn last one."""
+    """The whole lines of ``metrics.jsonl`` up to this step."""
+    return b"".join(line + b"\n" for line, values in read_lines(storage) if values["step"] <= step)
+
+
+def read_lines(storage: Storage) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The lines of ``metrics.jsonl``, as they stand there and their values.
+
+    Those that are no record of a step are left out: a killed process can leave a torn last one.
+    """
     if not storage.exists(METRICS):
-        return b""
-    lines = storage.read_bytes(METRICS).splitlines()
-    return b"".join(line + b"\n" for line in lines if _logged_step(line, default=step + 1) <= step)
-
-
-def _logged_step(line: bytes, default: int) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):
-        return default
+        return
+    for line in storage.read_bytes(METRICS).splitlines():
+        try:
+            values = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and type(values.get("step")) is int:
+            yield line, values

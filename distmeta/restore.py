@@ -6,13 +6,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
 from distmeta.config import Config
 from distmeta.errors import ClusterError, ConfigError, StorageError
-from distmeta.rundir import RunDirectory, check_resume
+from distmeta.rundir import RESULT, RunDirectory, check_resume
+from distmeta.text import parse_yaml, plain
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ def find_snapshot(directory: RunDirectory, config: Config, accept_changes: bool)
         raise StorageError(
             f"every checkpoint of {directory.location} is damaged; restore one, or start over in another --run-dir"
         )
-    old = snapshot.config if snapshot else yaml.safe_load(directory.read_config())
+    old = snapshot.config if snapshot else plain(parse_yaml(directory.read_config(), directory.config_location))
     # Where data lies says nothing about what it is, once its hash is known.
     known = accept_changes or snapshot is None or bool(snapshot.identity.get("data"))
     check_resume(old, config.model_dump(mode="json"), data_is_known=known)
@@ -39,6 +38,18 @@ def find_snapshot(directory: RunDirectory, config: Config, accept_changes: bool)
         if damaged:
             log.warning("using the checkpoint of step %d instead", snapshot.step)
     return snapshot
+
+
+def find_result(directory: RunDirectory, snapshot: Snapshot | None, config: Config) -> dict[str, Any] | None:
+    """The content of ``result.json`` where the run has ended; ``None`` where there is something left to do."""
+    if snapshot is None or snapshot.step != config.run.steps or not directory.storage.exists(RESULT):
+        return None
+    try:
+        result = directory.read_result()
+    except StorageError as error:
+        log.warning("%s; it is written anew", str(error).rpartition(";")[0])
+        return None
+    return result if result["steps"] == snapshot.step else None  # else it is of a shorter run, which this one goes on
 
 
 def check_fingerprint(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -6,9 +6,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt
 
 from distmeta.errors import ConfigError, StorageError
+from distmeta.json_files import JsonValues, MetaTest, read_json
 from distmeta.storage import Storage
 
 CONFIG = "config.yaml"
@@ -22,6 +25,24 @@ _MAY_CHANGE = frozenset(
 )
 _NEED_STEPS = ("linear", "cosine")
 _ABSENT = object()
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Workers(JsonValues):
+    count: int
+    shards_each: list[int]
+
+
+class _Result(JsonValues):
+    steps: NonNegativeInt
+    tasks: NonNegativeInt
+    seconds: Seconds
+    tasks_per_second: Seconds
+    checkpoint: str
+    workers: _Workers
+    faults: dict[str, int]
+    meta_test: MetaTest
 
 
 class RunDirectory:
@@ -44,6 +65,11 @@ class RunDirectory:
     def location(self) -> str:
         """Path or URI, for people."""
         return self.storage.location
+
+    @property
+    def config_location(self) -> str:
+        """Path or URI of ``config.yaml``, for people."""
+        return self.storage.child(CONFIG).location
 
     @property
     def holds_run(self) -> bool:
@@ -99,13 +125,10 @@ class RunDirectory:
         Raises:
             StorageError: the run has not ended, or the file is damaged.
         """
-        location = self.storage.child(RESULT).location
         if not self.storage.exists(RESULT):
+            location = self.storage.child(RESULT).location
             raise StorageError(f"there is no {location}: the run has not ended; finish it with --resume")
-        try:
-            return dict(json.loads(self.storage.read_bytes(RESULT)))
-        except (ValueError, TypeError) as error:
-            raise StorageError(f"{location} is damaged: {error}; write it anew with --resume") from error
+        return read_json(self.storage, RESULT, _Result, "write it anew with --resume")
 
 
 def check_resume(old: Mapping[str, Any], new: Mapping[str, Any], data_is_known: bool = False) -> None:

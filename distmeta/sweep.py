@@ -20,7 +20,7 @@ from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
 from distmeta.rundir import to_json
 from distmeta.storage import Storage
-from distmeta.sweep_config import Sweep, check_resume, dump_sweep
+from distmeta.sweep_config import SWEEP, Sweep, check_resume, dump_sweep
 from distmeta.sweep_points import Values
 from distmeta.sweep_results import TRIALS, TrialResult, best_checkpoint, ranked, read_results, read_trial, write_results
 from distmeta.sweep_schedulers import scheduler
@@ -37,7 +37,6 @@ from distmeta.user_code import kinds
 
 log = logging.getLogger(__name__)
 
-SWEEP = "sweep.yaml"
 RESTARTS = 3
 """Times that a trial whose process died is started again."""
 
@@ -162,7 +161,7 @@ def _check_home(home: Storage, sweep: Sweep, resume: bool) -> bool:
         raise StorageError(
             f"{home.location} already holds a sweep; continue it with --resume or name another --run-dir"
         )
-    check_resume(home.read_bytes(SWEEP).decode(), dump_sweep(sweep))
+    check_resume(home.read_bytes(SWEEP).decode(errors="replace"), dump_sweep(sweep))
     return True
 
 

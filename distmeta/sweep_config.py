@@ -29,7 +29,11 @@ from distmeta.sections import Section
 from distmeta.sweep_checks import find_metric, find_problems, point_problems, refusal, refuse
 from distmeta.sweep_points import TRIALS, Values, changed, points
 from distmeta.sweep_sections import SCHEDULERS, Domain, Pbt, Resources, SweepOptions
+from distmeta.text import parse_yaml, plain
 from distmeta.user_code import kinds
+
+SWEEP = "sweep.yaml"
+"""The sweep in its own folder."""
 
 _MAY_CHANGE = ("resources.", "base.cluster.", "base.tasks.root")  # data is compared by its hash
 
@@ -165,7 +169,8 @@ def check_resume(old: str, new: str) -> None:
     Raises:
         ConfigError: naming the settings that differ.
     """
-    changes = differences(yaml.safe_load(old), yaml.safe_load(new))
+    kept, asked = (plain(parse_yaml(text, SWEEP)) for text in (old, new))
+    changes = differences(kept, asked)
     lines = [change for key, change in changes.items() if not key.startswith(_MAY_CHANGE)]
     if lines:
         raise ConfigError(

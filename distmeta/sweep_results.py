@@ -13,6 +13,7 @@ import yaml
 
 from distmeta.config import dump_config
 from distmeta.errors import StorageError
+from distmeta.json_files import JsonValues, MetaTest, read_json
 from distmeta.rundir import CHECKPOINTS, to_json
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep
@@ -100,7 +101,13 @@ def _history(
     first = 0
     if part.origin is not None:
         other = part.origin
-        before, rates = _history(sweep, trials, other.trial, read_parts(trials.child(other.trial)), other.part)
+        its = read_parts(trials.child(other.trial))
+        if other.part >= len(its) or (other.trial == name and other.part >= number):
+            raise StorageError(
+                f"{part.home.location} says that it goes on from part {other.part} of trial {other.trial}, which there "
+                "is not; restore it, or delete the trial's folder"
+            )
+        before, rates = _history(sweep, trials, other.trial, its, other.part)
         first = other.step
         points = {step: point for step, point in before.items() if step <= first}
     measured = [read_validations(part.run(seed)) for seed in sweep.seeds]
@@ -169,15 +176,34 @@ def write_results(
     return dict(json.loads(text))
 
 
+class _Trial(JsonValues):
+    name: str
+    status: str
+    values: dict[str, Any]
+    score: float | None
+    step: int
+    steps: int
+
+
+class _Best(JsonValues):
+    trial: str
+    values: dict[str, Any]
+    checkpoint: str
+    meta_test: MetaTest
+
+
+class _Results(JsonValues):
+    metric: str
+    best: _Best
+    files: list[str]
+    trials: list[_Trial]
+
+
 def read_results(home: Storage) -> dict[str, Any] | None:
     """The content of ``results.json``; ``None`` where the sweep has not ended."""
     if not home.exists(RESULTS):
         return None
-    try:
-        return dict(json.loads(home.read_bytes(RESULTS)))
-    except (ValueError, TypeError) as error:
-        location = home.child(RESULTS).location
-        raise StorageError(f"{location} is damaged: {error}; delete it and write it anew with --resume") from error
+    return read_json(home, RESULTS, _Results, "delete it and write it anew with --resume")
 
 
 def _tables(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, bytes]:

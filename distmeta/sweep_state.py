@@ -6,12 +6,14 @@ or not at all, and is put back before Tune reads it.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from pathlib import Path
 
+from pydantic import NonNegativeInt
+
 from distmeta.errors import TrustError
+from distmeta.json_files import JsonValues, read_json
 from distmeta.ownership import intruder
 from distmeta.rundir import to_json
 from distmeta.storage import MANIFEST, Storage
@@ -26,6 +28,10 @@ SECONDS = 2.0
 """Between two copies, at least; and where copying takes long, twenty times as long as it took."""
 
 _FILES = re.compile(r"(experiment_state|search_gen_state|searcher-state|basic-variant-state)-.*")
+
+
+class _Kept(JsonValues):
+    number: NonNegativeInt
 
 
 class StateKeeper:
@@ -89,4 +95,5 @@ def put_back(home: Storage) -> bool:
 def _numbers(home: Storage) -> dict[str, int]:
     """The folders that are whole, and when they were written, counted."""
     whole = [name for name in KEPT if home.child(name).exists(MANIFEST)]
-    return {name: int(json.loads(home.child(name).read_bytes(MANIFEST))["number"]) for name in whole}
+    advice = "delete the folder; the other one holds an older state"
+    return {name: read_json(home.child(name), MANIFEST, _Kept, advice)["number"] for name in whole}

@@ -7,18 +7,20 @@ checkpoints. In population-based training a trial that goes on from another one 
 
 from __future__ import annotations
 
-import json
 import math
 import traceback
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt
 
 from distmeta import checkpoint
 from distmeta.config import dump_config
-from distmeta.errors import NonFiniteError
+from distmeta.errors import NonFiniteError, StorageError
 from distmeta.identity import check_same
-from distmeta.metrics import METRICS
+from distmeta.json_files import JsonValues, read_json
+from distmeta.metrics import read_lines
 from distmeta.records import StepRecord
 from distmeta.rundir import CHECKPOINTS, RunDirectory, to_json
 from distmeta.storage import Storage
@@ -75,40 +77,53 @@ class Part:
         return RunDirectory(self.home.child(f"seed-{seed}"))
 
 
+class _Trial(JsonValues):
+    values: dict[str, Any]
+
+
+class _Origin(_Trial):
+    trial: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+    part: NonNegativeInt
+    step: NonNegativeInt
+
+
+class _Diverged(JsonValues):
+    message: str
+
+
+_ADVICE = "restore it, or delete the trial's folder"
+
+
 def read_parts(trial: Storage) -> list[Part]:
     """All parts of a trial, the latest last; a part that was only begun when its trial died does not count."""
     if not trial.exists(TRIAL):
         return []
-    parts = [Part(json.loads(trial.read_bytes(TRIAL))["values"], None, trial)]
+    parts = [Part(read_json(trial, TRIAL, _Trial, _ADVICE)["values"], None, trial)]
     while trial.exists(_part(len(parts))) and trial.child(_part(len(parts))).exists(ORIGIN):
         home = trial.child(_part(len(parts)))
-        origin = json.loads(home.read_bytes(ORIGIN))
-        values = origin.pop("values")
-        parts.append(Part(values, Place(**origin), home))
+        origin = read_json(home, ORIGIN, _Origin, _ADVICE)
+        parts.append(Part(origin["values"], Place(origin["trial"], origin["part"], origin["step"]), home))
     return parts
 
 
 def read_validations(run: RunDirectory) -> Measured:
     """What a run's validations measured, by step; what was not finite is NaN."""
-    if not run.storage.exists(METRICS):
-        return {}
     found: Measured = {}
-    for line in run.storage.read_bytes(METRICS).splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # the torn last line of a process that was killed
-            continue
+    for _, record in read_lines(run.storage):
         metrics = {name: value for name, value in record.items() if name.startswith(_VALIDATION)}
-        if metrics:
+        if metrics and all(value is None or isinstance(value, (int, float)) for value in metrics.values()):
             found[record["step"]] = {
-                name.removeprefix(_VALIDATION): math.nan if value is None else value for name, value in metrics.items()
+                name.removeprefix(_VALIDATION): math.nan if value is None else float(value)
+                for name, value in metrics.items()
             }
     return found
 
 
 def diverged(part: Part) -> str | None:
     """How a part has diverged, if it has: in the words of the run."""
-    return str(json.loads(part.home.read_bytes(DIVERGED))["message"]) if part.home.exists(DIVERGED) else None
+    if not part.home.exists(DIVERGED):
+        return None
+    return str(read_json(part.home, DIVERGED, _Diverged, _ADVICE)["message"])
 
 
 def finite(score: float, mode: str) -> float:
@@ -231,7 +246,12 @@ class TrialRun:
                 config = self._sweep.trial_config(self._part.values, seed)
                 home, settle = self._part.run(seed).storage, self._sweep.population is not None
                 self._runs[seed] = train(config, home.uri, resume=True, settle=settle, accept_changes=self._accept)
-            record = next(self._runs[seed])
+            record = next(self._runs[seed], None)
+            if record is None:
+                raise StorageError(
+                    f"{self._part.run(seed).location} has no record of its validation at step {step}: its "
+                    "metrics.jsonl was changed; restore it, or delete the trial's folder"
+                )
             if record.validation is not None:
                 known[record.step] = dict(record.validation)
             if record.step == self._sweep.config.run.steps:

@@ -23,8 +23,8 @@ from distmeta.metrics import MetricsLog, flat
 from distmeta.plan import Plan
 from distmeta.programs import blueprint
 from distmeta.records import FAULTS, MetaGradient, MetaState, Shard, StepRecord
-from distmeta.restore import check_fingerprint, find_snapshot
-from distmeta.rundir import RESULT, RunDirectory
+from distmeta.restore import check_fingerprint, find_result, find_snapshot
+from distmeta.rundir import RunDirectory
 from distmeta.saving import Saver
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check, open_transport
@@ -74,11 +74,9 @@ def train(
     """
     directory = RunDirectory(run_dir if run_dir is not None else f"{config.run.dir}/{config.name}")
     snapshot = find_snapshot(directory, config, accept_changes) if resume and directory.holds_run else None
-    if snapshot is not None and snapshot.step == config.run.steps and directory.storage.exists(RESULT):
-        result = directory.read_result()
-        if result["steps"] == snapshot.step:  # else it is of a shorter run, which this one goes on from
-            log.info("%s is finished: nothing to do", directory.location)
-            return result
+    if (result := find_result(directory, snapshot, config)) is not None:
+        log.info("%s is finished: nothing to do", directory.location)
+        return result
     if resume and snapshot is None:
         log.info("no checkpoint in %s: starting at step 0", directory.location)
     session = _Session(config, directory, snapshot, resume, check, settle, accept_changes)
