@@ -67,8 +67,18 @@ def test_a_full_disk_is_refused_at_once(small_disk: Path) -> None:
 
 def test_result(storage: Storage) -> None:
     run = RunDirectory(storage)
-    run.write_result({"steps": 3, "meta_test": {"accuracy": {"mean": 0.1 + 0.2, "ci95": float("nan")}}})
-    assert run.read_result() == {"steps": 3, "meta_test": {"accuracy": {"mean": 0.1 + 0.2, "ci95": None}}}
+    result = {
+        "steps": 3,
+        "tasks": 12,
+        "seconds": 0.1 + 0.2,
+        "tasks_per_second": 40.0,
+        "checkpoint": "checkpoints/step-00000003",
+        "workers": {"count": 1, "shards_each": [12]},
+        "faults": {},
+        "meta_test": {"accuracy": {"mean": 0.5, "ci95": float("nan"), "tasks": 600}},
+    }
+    run.write_result(result)
+    assert run.read_result() == {**result, "meta_test": {"accuracy": {"mean": 0.5, "ci95": None, "tasks": 600}}}
 
 
 def config(**changes: Any) -> dict[str, Any]:
