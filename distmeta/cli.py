@@ -18,8 +18,11 @@ from distmeta.cli_common import AcceptChanges, Overrides, TrustCode
 from distmeta.cli_common import errors as _errors
 from distmeta.config import dump_config, load_config
 from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
+from distmeta.errors import ConfigError
 from distmeta.interrupts import interruptible
+from distmeta.plan import Plan
 from distmeta.rundir import to_json
+from distmeta.text import read_text
 
 app = typer.Typer(
     help="Meta-train any PyTorch module over a distribution of tasks, on one machine or on a Ray cluster.",
@@ -123,16 +126,21 @@ def plan(
     trust_code: TrustCode = False,
 ) -> None:
     """Measure the ways to compute this configuration's meta-gradients here; check that they agree."""
-    from distmeta.planning import fastest, measure_plans, write_engine
+    from distmeta.plan_file import with_engine, write_engine
+    from distmeta.planning import fastest, measure_plans
 
     out, err = consoles()
     with _errors(), messages(err), Display(err, 0, 1) as display:
+        text = read_text(config, "configuration")  # now: measuring takes minutes
         loaded = load_config(config, overrides or (), trust_code=trust_code)
+        if write and not overrides:
+            with_engine(text, Plan(), str(write))  # what cannot be written is said before anything is measured
         measured = measure_plans(loaded, seconds, display.measured)
         best = fastest(measured, loaded.run.steps * loaded.run.meta_batch)
         if write:
-            text = dump_config(loaded) if overrides else config.read_text(encoding="utf-8")
-            write_engine(write, text, best.plan)
+            if write.exists() and write.samefile(config) and read_text(config, "configuration") != text:
+                raise ConfigError(f"{config} was changed while plans were measured; nothing is written, run this again")
+            write_engine(write, dump_config(loaded) if overrides else text, best.plan)
     if as_json:
         print(to_json([asdict(each) for each in measured], indent=2))
         return

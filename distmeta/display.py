@@ -193,19 +193,23 @@ NAMES = {"mse": "mean squared error", "before_adaptation": "before adaptation"}
 
 
 def meta_test_table(measured: Mapping[str, Any]) -> Table:
-    """The ``meta_test`` object as a table: means with 95 % intervals."""
+    """The ``meta_test`` object as a table: means with 95 % intervals.
+
+    The metric is the first measurement beside the loss. An accuracy is shown in percent, anything else as a number.
+    """
     table = Table(title="meta-test")
     for column, side in (("", "left"), ("mean", "right"), ("± 95 %", "right"), ("tasks", "right")):
         table.add_column(column, justify="right" if side == "right" else "left")
-    metric = next(name for name in measured if name in ("accuracy", "mse"))
+    metric = next((name for name in measured if name not in ("loss", "by_step", "before_adaptation")), "loss")
+    percent = metric.startswith("accuracy")
     for name, value in measured.items():
         if name == "by_step" or (name == "loss" and metric == "mse"):
             continue
-        accurate = name.startswith("accuracy") or (name == "before_adaptation" and metric == "accuracy")
+        accurate = name.startswith("accuracy") or (name == "before_adaptation" and percent)
         table.add_row(_title(name, measured), *_pair(value, accurate), str(value["tasks"]))
     for row in _chosen(measured.get("by_step", [])):
         steps = f"after {row['step']} inner step{'s' if row['step'] != 1 else ''}"
-        table.add_row(steps, *_pair(row, metric == "accuracy"), "")
+        table.add_row(steps, *_pair(row, percent), "")
     return table
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import get_args
 
 import torch
-import yaml
 
 from distmeta.config import Config
 from distmeta.errors import ConfigError
@@ -184,33 +181,3 @@ def _chunks(config: Config, plan: Plan) -> Iterator[Plan]:
     for size in sorted({config.run.shard // 2**halvings or 1 for halvings in range(6)}, reverse=True):
         if config.run.shard % size == 0:
             yield replace(plan, chunk=size, notes=())
-
-
-def with_engine(text: str, plan: Plan) -> str:
-    """A configuration's YAML text whose section ``engine`` asks for exactly this plan; the rest stays as it is.
-
-    >>> print(with_engine("name: mine\\nengine:\\n  chunk: 2\\nseed: 1\\n", Plan(chunk=4)), end="")
-    name: mine
-    seed: 1
-    engine:
-      chunk: 4
-      compile: none
-      precision: float32
-      differentiation: reverse
-      layers: general
-    """
-    rest = re.sub(r"^engine:.*\n(?:(?:[ \t].*)?\n)*", "", text if text.endswith("\n") else text + "\n", flags=re.M)
-    return rest + yaml.safe_dump({"engine": plan.settings()}, sort_keys=False)
-
-
-def write_engine(path: Path, text: str, plan: Plan) -> None:
-    """Write a configuration's text with this plan's values.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(with_engine(text, plan), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write the configuration {path}: {error.strerror or error}") from None

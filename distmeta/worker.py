@@ -50,9 +50,6 @@ class Worker:
         if config.engine.precision == "tf32" and self.device.type == "cpu":
             raise ConfigError("engine.precision = tf32 is a mode of CUDA devices, and there is none here; use float32")
         if self.device.type == "cuda":
-            # TF32 products would make a GPU's float32 results depend on the card's generation.
-            torch.set_float32_matmul_precision("highest")
-            torch.backends.cudnn.allow_tf32 = False
             torch.backends.cudnn.deterministic = True
         keep_freed_memory()
         self.program = open_program(config, self.device)
@@ -81,9 +78,6 @@ class Worker:
 
     def follow(self, plan: Plan) -> None:
         """Compute as the run has decided."""
-        if plan.precision == "tf32":
-            torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.allow_tf32 = True
         self.program.follow(plan)
 
     def prefetch(self, shards: Sequence[Shard]) -> None:

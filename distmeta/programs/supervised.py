@@ -50,6 +50,8 @@ class SupervisedProgram:
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.plan = Plan()
+        if device.type == "cuda":
+            _allow_tf32(False)
         self._config = config
         self._device = device
         self._parts = Assembly(config)
@@ -77,6 +79,8 @@ class SupervisedProgram:
         if plan == self.plan:
             return
         require(plan)
+        if self._device.type == "cuda":
+            _allow_tf32(plan.precision == "tf32")
         self.plan = plan
         self._parts.follow(plan)
         self._functions.clear()
@@ -311,3 +315,9 @@ class SupervisedProgram:
             outputs = adaptation.predict_inductive(meta, adapted, support, query)
             values[f"{objective.metric}_inductive"] = objective.measure(outputs, query.data)
         return values
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """A setting of the process. Without it TF32 would make float32 results depend on the card's generation."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from distmeta.display import Display, fault_words, result_lines
+from distmeta.display import Display, fault_words, meta_test_table, result_lines
 from distmeta.records import FAULTS, StepRecord
 
 LOST = {"workers_lost": 1, "shards_redone": 2, "steps_skipped": 0}
@@ -67,3 +67,17 @@ def test_the_summary_lists_every_fault() -> None:
     first, _, last = result_lines(result, "runs/a")
     assert first.endswith("0 tasks/s, 1 worker")
     assert last == "faults: 1 worker lost, 2 shards redone, 2 restarts, 1 node joined"
+
+
+def test_a_metric_of_any_name_is_shown() -> None:
+    """Accuracies in percent, other metrics as numbers, and the loss alone where there is nothing else."""
+    figure = {"mean": 0.25, "ci95": 0.5, "tasks": 4}
+    for name, expected in {"accuracy_top5": "25.00 %", "f1": "0.25", "loss": "0.25"}.items():
+        measured = {"loss": figure, name: figure, "before_adaptation": figure, "by_step": [{"step": 0, **figure}] * 3}
+        console = Console(file=io.StringIO(), width=120)
+        console.print(meta_test_table(measured))
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        (own,) = [line for line in lines if f" {name} " in line]
+        (before,) = [line for line in lines if " before adaptation " in line]
+        assert expected in own
+        assert expected in before

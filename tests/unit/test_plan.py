@@ -10,7 +10,7 @@ import yaml
 
 from distmeta.config import load_config
 from distmeta.plan import Facts, Plan, decide
-from distmeta.planning import with_engine
+from distmeta.plan_file import with_engine
 
 CONV: dict[str, Any] = {
     "tasks": {"kind": "glyphs"},
