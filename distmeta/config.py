@@ -319,8 +319,11 @@ def parse_override(override: str) -> tuple[str, Any]:
         raise ConfigError(f"override {shown(override)} is not of the form key=value, for example run.steps=1000")
     try:
         return key.strip(), parse_value(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {shown(override)}: {shown(text)} is not a valid YAML value") from None
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None)
+        raise ConfigError(
+            f"override {shown(override)}: {shown(text)} is not a valid YAML value" + (f": {problem}" if problem else "")
+        ) from None
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:

@@ -80,6 +80,18 @@ class _Loader(yaml.SafeLoader):
         finally:
             self._depth -= 1
 
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse a key that is given twice, of which PyYAML would silently take the last one."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines:
+                places = f"lines {lines[name]} and {line}" if lines[name] != line else f"line {line}"
+                raise yaml.MarkedYAMLError(problem=f"{shown(key.value)} is given twice, in {places}; keep one of them")
+            lines[name] = line
+        return node
+
     def get_single_node(self) -> yaml.Node | None:
         """Refuse what aliases blow up, or make a part of itself."""
         node = super().get_single_node()

@@ -183,6 +183,7 @@ REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
     (SINUSOID, ["run.steps"], r"override 'run\.steps' is not of the form key=value"),
     (SINUSOID, ["=3"], r"override '=3' is not of the form key=value"),
     (SINUSOID, ["run.steps=[1"], r"override 'run\.steps=\[1': '\[1' is not a valid YAML value"),
+    (SINUSOID, ["outer={lr: 1, lr: 2}"], r"override .outer=.*: .lr. is given twice, in line 1"),
     ({**SINUSOID, "run": 3}, ["run.steps=2"], r"override 'run\.steps=2': run is a single value"),
 ]
 

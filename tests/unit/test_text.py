@@ -149,3 +149,28 @@ def test_a_message_is_short_whatever_is_wrong() -> None:
 def test_numbers_that_nothing_can_count_to(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config(SINUSOID, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param(
+            "run: {steps: 1}\nseed: 1\nrun: {steps: 2}\n", "'run' is given twice, in lines 1 and 3", id="section"
+        ),
+        pytest.param(
+            "run:\n  steps: 1\n  keep: 1\n  'steps': 2\n", "'steps' is given twice, in lines 2 and 4", id="quoted"
+        ),
+        pytest.param("a:\n- {b: {c: 1, d: 2, c: 1}}\n", "'c' is given twice, in line 2", id="deep-in-flow-form"),
+        pytest.param("a: &x {b: 1, b: 2}\nc: *x\n", "'b' is given twice, in line 1", id="anchored"),
+        pytest.param("a: {? k : 1, k: 2}\n", "'k' is given twice", id="explicit-key"),
+    ],
+)
+def test_a_key_given_twice(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"a\.yaml is not valid YAML: {words}"):
+        parse_yaml(text, "a.yaml")
+
+
+def test_a_key_that_replaces_a_merged_one() -> None:
+    text = "base: &base {steps: 1, keep: 1}\none: &one {<<: *base, steps: 2}\ntwo: {<<: *one, keep: 3}\n"
+    values = parse_yaml(text, "a.yaml")
+    assert (values["one"], values["two"]) == ({"steps": 2, "keep": 1}, {"steps": 2, "keep": 3})
