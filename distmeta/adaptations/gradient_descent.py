@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
@@ -17,9 +19,13 @@ from distmeta.errors import ConfigError
 from distmeta.layout import MODEL, Meta
 from distmeta.models.functional import FunctionalModule
 from distmeta.objectives import Objective
+from distmeta.tasks.philox import Purpose, uniform, words
 
 RATES = "rates/"
 """Prefix of learned inner rates in a :data:`~distmeta.layout.Meta`."""
+
+DRAWN = 2**18
+"""Rates that are drawn at a time."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -96,13 +102,14 @@ class GradientDescent:
             return {}
         rate = self.options.inner_lr
         low, high = rate if isinstance(rate, tuple) else (rate, rate)
-        generator = torch.Generator().manual_seed(seed)
         extras = {}
-        for name in self.names:
+        for place, name in enumerate(self.names):
             parameter = self.network.parameters[name]
             shape = parameter.shape if self.options.learned_rates == "per_element" else ()
-            draws = torch.rand(shape, generator=generator)
-            extras[RATES + name] = (low + (high - low) * draws).to(parameter)
+            if low == high:
+                extras[RATES + name] = torch.full(shape, low).to(parameter)
+            else:
+                extras[RATES + name] = (low + (high - low) * _draws(seed, place, shape)).clamp(max=high).to(parameter)
         return extras
 
     def init(self, meta: Meta) -> tuple[Params, Any]:
@@ -158,6 +165,14 @@ class GradientDescent:
         """The network's outputs, normalised with the support set's statistics under the adapted parameters."""
         parameters = {**module_parameters(meta), **adapted}
         return self.network.with_support_statistics(parameters, support.data["x"], batch.data["x"])
+
+
+def _draws(seed: int, place: int, shape: Sequence[int]) -> Tensor:
+    """Numbers uniform in [0, 1) for the rates of one parameter, from a stream that nothing else draws from."""
+    count = math.prod(shape)
+    rows = range(place << 32, (place << 32) + -(-count // DRAWN))  # drawn one by one, which bounds memory
+    drawn = [uniform(words(seed, "train", [row], Purpose.RATES, DRAWN)).astype(np.float32) for row in rows]
+    return torch.from_numpy(np.concatenate(drawn).reshape(-1)[:count]).view(tuple(shape))
 
 
 def _scratch(params: Iterable[Tensor]) -> dict[torch.dtype, Tensor]:

@@ -40,6 +40,7 @@ class Purpose(IntEnum):
     PARTITION = 8
     STROKES = 9
     JITTER = 10
+    RATES = 11
 
 
 def philox(counter: NDArray[np.unsignedinteger], key: NDArray[np.unsignedinteger]) -> Words:

@@ -46,7 +46,7 @@ def test_words_are_the_documented_counters():
 
 
 def test_purposes_keep_their_values():
-    names = "CLASSES EXAMPLES PARAMETERS INPUTS MINIBATCH DROPOUT INIT PERTURBATION PARTITION STROKES JITTER"
+    names = "CLASSES EXAMPLES PARAMETERS INPUTS MINIBATCH DROPOUT INIT PERTURBATION PARTITION STROKES JITTER RATES"
     assert {purpose.name: purpose.value for purpose in Purpose} == {n: i for i, n in enumerate(names.split())}
 
 
