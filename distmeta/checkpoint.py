@@ -44,7 +44,7 @@ class Snapshot:
         module_state: the module's state dict under its own names, parameters and buffers.
         optimizer: ``state_dict`` of the outer optimizer.
         best: ``{"step", "metric", "value"}`` of the best validation so far, if there was one.
-        counters: counts of faults so far.
+        counters: counts of faults so far, and of the last steps that were skipped in a row.
         config: the resolved configuration, JSON values.
         plan: what ``auto`` became, JSON values.
         fingerprint: what the workers computed on, JSON values.

@@ -48,7 +48,7 @@ class JobError(DistmetaError):
 
 
 class NonFiniteError(DistmetaError):
-    """A loss or meta-gradient was not finite, and ``outer.on_nonfinite`` is ``stop``."""
+    """A loss or meta-gradient was not finite, and ``outer.on_nonfinite`` is ``stop``, or as many were skipped."""
 
 
 class Interrupted(DistmetaError):

@@ -21,7 +21,10 @@ CHECKPOINTS = "checkpoints"
 _PROBE = ".probe"
 _PROBE_BYTES = 64 * 1024  # more than a full disk lends from a block that is already taken
 _MAY_CHANGE = frozenset(
-    f"run.{key}" for key in ("steps", "keep", "validate_every", "checkpoint_every", "log_every", "dir")
+    [
+        *(f"run.{key}" for key in ("steps", "keep", "validate_every", "checkpoint_every", "log_every", "dir")),
+        "outer.max_skips",
+    ]
 )
 _NEED_STEPS = ("linear", "cosine")
 _ABSENT = object()
@@ -134,8 +137,8 @@ class RunDirectory:
 def check_resume(old: Mapping[str, Any], new: Mapping[str, Any], data_is_known: bool = False) -> None:
     """Refuse to resume a run with settings that would make it another run.
 
-    ``cluster.*``, ``run.{steps, keep, dir}`` and ``run.*_every`` may change; ``run.steps`` may not where
-    ``outer.schedule`` depends on it.
+    ``cluster.*``, ``run.{steps, keep, dir}``, ``run.*_every`` and ``outer.max_skips`` may change; ``run.steps`` may not
+    where ``outer.schedule`` depends on it.
 
     Args:
         old: the run's resolved configuration, as ``config.model_dump(mode="json")``.

@@ -82,7 +82,8 @@ class OuterOptions(Section):
     ``lr``. ``schedule`` multiplies both: ``constant``, ``linear`` (1 to 0 over ``run.steps``), ``cosine`` (likewise),
     or ``{kind: step, every: N, factor: F}``. ``clip_value`` bounds each element of the mean meta-gradient, then
     ``clip_norm`` its Euclidean norm. ``momentum`` belongs to the optimizer ``sgd``; ``weight_decay`` is applied to the
-    module's parameters alone.
+    module's parameters alone. ``on_nonfinite`` says what becomes of a meta-step whose loss or meta-gradient is not
+    finite: ``stop`` ends the run, ``skip`` leaves the step out, at most ``max_skips`` in a row, and then ends it too.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -94,6 +95,7 @@ class OuterOptions(Section):
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skips: PositiveInt = 10
 
     @model_validator(mode="after")
     def _check_momentum(self) -> OuterOptions:

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,9 @@ from distmeta.transports import Check, open_transport
 from distmeta.tree import Sum, add
 
 log = logging.getLogger(__name__)
+
+SKIPS = "skips_in_a_row"
+"""Beside the counts of faults in a checkpoint: meta-steps up to its own that were skipped one after the other."""
 
 
 def train(
@@ -137,6 +140,7 @@ class _Session:
         self.learner = Learner(config.outer, config.run.steps, self._blueprint.initial_meta())
         self._best: dict[str, Any] | None = None
         self._counters = dict.fromkeys(FAULTS, 0)  # before this sitting, and what it counts itself
+        self._skips = 0  # in a row, up to now
         self._seconds = 0.0
         self._settled = True
         accepted: list[str] = []
@@ -166,6 +170,7 @@ class _Session:
         self.learner.restore(snapshot.step, snapshot.meta, snapshot.optimizer)
         self._best = snapshot.best
         self._counters.update(snapshot.counters)
+        self._skips = self._counters.pop(SKIPS, 0)
         self._counters["driver_restarts"] += 1
         self._seconds = snapshot.seconds
         log.info("resuming %s at step %d", self._directory.location, snapshot.step)
@@ -229,12 +234,13 @@ class _Session:
     def _due(self, every: int) -> bool:
         return _falls(every, self.learner.step, self._config.run.steps)
 
-    def _before(self) -> tuple[int, Meta, dict[str, Any], dict[str, int]]:
+    def _before(self) -> tuple[int, Meta, dict[str, Any], dict[str, int], int]:
         meta = {name: value.clone() for name, value in self.learner.meta().items()}
-        return self.learner.step, meta, copy.deepcopy(self.learner.optimizer_state()), dict(self._counters)
+        optimizer = copy.deepcopy(self.learner.optimizer_state())
+        return self.learner.step, meta, optimizer, dict(self._counters), self._skips
 
-    def _undo(self, before: tuple[int, Meta, dict[str, Any], dict[str, int]]) -> None:
-        step, meta, optimizer, self._counters = before
+    def _undo(self, before: tuple[int, Meta, dict[str, Any], dict[str, int], int]) -> None:
+        step, meta, optimizer, self._counters, self._skips = before
         self._settled = False
         self.learner.restore(step, meta, optimizer)
         self._settled = True
@@ -244,20 +250,33 @@ class _Session:
         outcome = self.learner.apply(gradient)
         self._settled = True
         if not outcome.nonfinite and math.isfinite(outcome.norm):
+            self._skips = 0
             return outcome, False
-        if self._config.outer.on_nonfinite == "stop":
-            first = self.learner.step * self._config.run.meta_batch
-            ids = outcome.nonfinite or range(first, first + gradient.tasks)
-            named = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-            raise NonFiniteError(
-                f"the loss or meta-gradient of meta-step {self.learner.step + 1} is not finite (training tasks "
-                f"{named}). Nothing was changed by it. Try a lower algorithm.inner_lr or outer.lr, "
-                "outer.clip_norm=10, or outer.on_nonfinite=skip to leave such steps out"
-            )
+        bound = self._config.outer.max_skips if self._config.outer.on_nonfinite == "skip" else 0
+        if self._skips >= bound:
+            raise self._nonfinite(outcome.nonfinite, gradient.tasks)
         self.learner.skip()
+        self._skips += 1
         self._counters["steps_skipped"] += 1
         log.warning("meta-step %d skipped: its loss or meta-gradient is not finite", self.learner.step)
         return outcome, True
+
+    def _nonfinite(self, bad: Sequence[int], tasks: int) -> NonFiniteError:
+        """What ends a run at a meta-step; ``bad`` are the tasks that were not finite, where they are known."""
+        step, skips, outer = self.learner.step, self._skips, self._config.outer
+        ids = bad or range(step * self._config.run.meta_batch, step * self._config.run.meta_batch + tasks)
+        named = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        what = f"the loss or meta-gradient of meta-step {step + 1} is not finite (training tasks {named})"
+        advice = "Try a lower algorithm.inner_lr or outer.lr, or outer.clip_norm=10"
+        if outer.on_nonfinite == "stop":
+            return NonFiniteError(
+                f"{what}. Nothing was changed by it. {advice}, or outer.on_nonfinite=skip to leave such steps out"
+            )
+        return NonFiniteError(
+            f"{what}, and the {skips} before it were skipped for the same reason, as many in a row as "
+            f"outer.max_skips = {outer.max_skips} allows. Nothing was changed by them. {advice}, in a new run; with a "
+            "larger outer.max_skips this one goes on (--resume)"
+        )
 
     def _validate(self) -> dict[str, float]:
         measured = validate(self._transport, self._config, self.learner.state())
@@ -287,7 +306,7 @@ class _Session:
     def _save(self) -> None:
         """Copy what the next steps change, and have the rest done beside them."""
         run, step = self._config.run, self.learner.step
-        best, counters, seconds = self._best, self._faults(), self._seconds
+        best, counters, seconds = self._best, {**self._faults(), SKIPS: self._skips}, self._seconds
         meta = self.learner.layout.unflatten(self.learner.vector.clone())
         optimizer = copy.deepcopy(self.learner.optimizer_state())
 

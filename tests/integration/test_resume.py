@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -34,7 +35,7 @@ from integration_helpers import (
 
 import distmeta
 from distmeta import checkpoint
-from distmeta.errors import Interrupted
+from distmeta.errors import Interrupted, NonFiniteError
 from distmeta.records import FAULTS
 from distmeta.storage import Storage
 
@@ -129,6 +130,29 @@ def test_skipped_steps_stay_counted(tmp_path: Path) -> None:
     resumed = train(tmp_path / "parts", SINUSOID, *settings, resume=True)
     assert resumed["faults"] == {**result["faults"], "driver_restarts": 1}
     assert_same(parameters(tmp_path / "parts"), parameters(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_steps_that_may_be_skipped_in_a_row(every: int, tmp_path: Path) -> None:
+    """As many as allowed, over sessions, validated or not; then the run ends, and goes on where more are allowed."""
+    settings = ["algorithm.inner_lr=1e30", "outer.on_nonfinite=skip", f"run.validate_every={every}"]
+    stopped = pytest.raises(NonFiniteError, match=r"meta-step 4 .*the 3 before it .*outer\.max_skips = 3 allows")
+    train_until(2, tmp_path, SINUSOID, *settings, "outer.max_skips=3")
+    for _ in range(2):
+        with stopped:
+            train(tmp_path, SINUSOID, *settings, "outer.max_skips=3", resume=True)
+        assert checkpoint_names(tmp_path)[-1] == "step-00000003"
+    with pytest.raises(NonFiniteError, match="meta-step 6 "):
+        train(tmp_path, SINUSOID, *settings, "outer.max_skips=5", resume=True)
+
+
+def test_good_steps_end_a_row_of_skipped_ones(tmp_path: Path) -> None:
+    settings = ["model={kind: 'module:integration_models.Fragile'}", "outer.on_nonfinite=skip"]
+    skipped = [record.skipped for record in distmeta.train(configure(SINUSOID, *settings), tmp_path / "free")]
+    longest = max(len(list(group)) for same, group in itertools.groupby(skipped) if same)
+    assert longest < sum(skipped)
+    train(tmp_path / "bounded", SINUSOID, *settings, f"outer.max_skips={longest}")
+    assert_same(parameters(tmp_path / "bounded"), parameters(tmp_path / "free"))
 
 
 def test_best_validation_is_what_is_tested_and_kept(tmp_path: Path) -> None:
