@@ -160,8 +160,13 @@ def _counted(number: int, things: str) -> str:
 
 def _team(record: StepRecord) -> str:
     """Workers at work and faults so far, briefly: redone shards go without saying where a worker was lost."""
-    faults = {name: number for name, number in record.faults.items() if name != "shards_redone"}
+    faults = {name: number for name, number in _faults(record.faults).items() if name != "shards_redone"}
     return ", ".join([_counted(record.workers, "workers"), *fault_words(faults)])
+
+
+def _faults(counts: Mapping[str, int]) -> dict[str, int]:
+    """What went wrong, of all that is counted: that a late worker's shards went to a second one too is no fault."""
+    return {name: number for name, number in counts.items() if name != "shards_duplicated"}
 
 
 def fault_words(faults: Mapping[str, int]) -> list[str]:
@@ -265,7 +270,7 @@ def result_lines(result: Mapping[str, Any], location: str) -> list[str]:
         f"{result['tasks_per_second']:.0f} tasks/s, {_counted(result['workers']['count'], 'workers')}",
         f"run directory: {location} (tested {result['checkpoint']})",
     ]
-    faults = fault_words(result["faults"])
+    faults = fault_words(_faults(result["faults"]))
     if faults:
         lines.append("faults: " + ", ".join(faults))
     return lines

@@ -81,3 +81,17 @@ def test_a_metric_of_any_name_is_shown() -> None:
         (before,) = [line for line in lines if " before adaptation " in line]
         assert expected in own
         assert expected in before
+
+
+def test_shards_given_to_a_second_worker_are_no_fault() -> None:
+    result = {
+        "tasks": 20,
+        "steps": 10,
+        "seconds": 61.0,
+        "tasks_per_second": 0.3,
+        "workers": {"count": 2},
+        "checkpoint": "checkpoints/step-00000010",
+        "faults": {**dict.fromkeys(FAULTS, 0), "shards_duplicated": 3},
+    }
+    assert not any("faults" in line or "shard" in line for line in result_lines(result, "runs/a"))
+    assert "shard" not in shown(record(4, faults={"shards_duplicated": 3}))
