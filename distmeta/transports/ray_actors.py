@@ -130,8 +130,13 @@ class RayTransport:
         self._reporter.report(values)
 
     def close(self) -> None:
-        """End the workers, and Ray if it was started here."""
-        self.crew.close()
+        """End the workers, and Ray if it was started here; before it, what shows this run's figures."""
+        try:
+            if self._reporter is not None:
+                self._reporter.close()
+                self._reporter = None
+        finally:
+            self.crew.close()
 
     # Work ---------------------------------------------------------------------------------------------------------
 

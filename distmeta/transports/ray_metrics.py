@@ -13,6 +13,10 @@ REFRESH = 5.0
 """Seconds between repetitions of the last values: Ray drops a gauge that was not set for two of its reports (20 s)."""
 
 
+REPORTER = "distmeta-ray-metrics"
+"""The name of the thread that repeats them."""
+
+
 class Reporter:
     """Sets a Ray gauge for every value, tagged with the run's name.
 
@@ -33,7 +37,7 @@ class Reporter:
         self._values: dict[str, float] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, name="distmeta-ray-metrics", daemon=True)
+        self._thread = threading.Thread(target=self._repeat, name=REPORTER, daemon=True)
         self._thread.start()
 
     def report(self, values: Mapping[str, float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import distmeta
 from distmeta.metrics import flat
 from distmeta.records import FAULTS, StepRecord
-from distmeta.transports.ray_metrics import gauge_name
+from distmeta.transports.ray_metrics import REPORTER, gauge_name
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "cluster" / "grafana.json").read_text())
 SMALL: dict[str, Any] = {
@@ -56,10 +57,11 @@ def exposed() -> dict[str, dict[str, float]]:
 
 @dataclass(frozen=True)
 class Shown:
-    """The last records of two runs, and what the endpoint gave while they were open."""
+    """The last records of two runs, what the endpoint gave while they were open, and the threads that showed it."""
 
     records: dict[str, StepRecord]
     values: dict[str, dict[str, float]]
+    reporters: set[threading.Thread]
 
 
 def missing_of(run: str, record: StepRecord, values: dict[str, dict[str, float]]) -> list[str]:
@@ -82,15 +84,26 @@ def shown(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Shown:
         assert time.monotonic() < end, f"not shown: {missing}"
         time.sleep(1)
         values = exposed()
+    reporters = {thread for thread in threading.enumerate() if thread.name == REPORTER}
     for run in runs:
         run.close()
-    return Shown(records, values)
+    return Shown(records, values, reporters)
 
 
 def test_a_run_shows_what_it_logs(shown: Shown) -> None:
     for run, record in shown.records.items():
         assert missing_of(run, record, shown.values) == []
     assert shown.values["ray_distmeta_workers"] == {"of-glyphs": 2, "of-sinusoid": 1}
+
+
+def test_nothing_is_shown_of_runs_that_have_ended(shown: Shown) -> None:
+    """In a process that goes on, and with a Ray that does."""
+    assert len(shown.reporters) == 2
+    assert not any(thread.is_alive() for thread in shown.reporters)
+    end = time.monotonic() + 90  # Ray lets go of gauges that are not set any more after twenty seconds or so
+    while exposed():
+        assert time.monotonic() < end, f"still shown: {sorted(exposed())}"
+        time.sleep(1)
 
 
 def test_every_panel_asks_for_what_is_there(shown: Shown) -> None:
