@@ -18,7 +18,7 @@ from distmeta.adaptations import ADAPTATIONS
 from distmeta.config import Config
 from distmeta.errors import ChangedError
 from distmeta.tasks import TASKS
-from distmeta.user_code import hashes, kinds, noted
+from distmeta.user_code import code_of, kinds, noted
 
 log = logging.getLogger(__name__)
 
@@ -134,10 +134,9 @@ def _data(config: Config) -> dict[str, str]:
 
 def _code(config: Config, also: Iterable[str], loaded: bool) -> dict[str, str]:
     """Hashes of the user's files: those that the sources show, others, and those that were seen to be loaded."""
-    found: dict[str, str] = {}
-    for kind in kinds(config.model_dump(mode="json")).values():
-        found |= hashes(kind, [*also, *(noted(kind) if loaded else ())])
-    return found
+    values = config.model_dump(mode="json")
+    seen = [path for kind in kinds(values).values() for path in noted(kind)] if loaded else []
+    return code_of(values, [*also, *seen])
 
 
 def _frozen(config: Config) -> dict[str, str]:

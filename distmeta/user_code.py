@@ -127,6 +127,14 @@ def hashes(kind: str, also: Iterable[str] = ()) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256(path.read_bytes()) for path in sorted(files)}
 
 
+def code_of(values: Any, also: Iterable[str] = ()) -> dict[str, str]:
+    """:func:`hashes` of all kinds that configuration values name."""
+    found: dict[str, str] = {}
+    for kind in kinds(values).values():
+        found |= hashes(kind, also)
+    return found
+
+
 def noted(kind: str) -> list[str]:
     """Files that a kind's import and call have loaded in this process, beside those that its sources show."""
     folder = folder_of(split(kind)[0])

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from distmeta.cache import build_once, cache_for, written_whole
 from distmeta.config import Config
-from distmeta.errors import DataError
+from distmeta.errors import ChangedError, DataError
 from distmeta.models.user import sources
 from distmeta.tasks import TASKS
-from distmeta.user_code import PREFIX
+from distmeta.user_code import PREFIX, code_of
 
 CHUNK = 32 * 2**20
 """Bytes of a file that travel at a time."""
@@ -48,17 +48,42 @@ class Parcel:
     Attributes:
         files: data, by the name under which the task family looks for it.
         modules: sources of the user's modules, by their path below a folder of ``sys.path``.
+        code: hashes of the user's files as the run begins, for workers that read these files themselves.
     """
 
     files: Mapping[str, Content] = field(default_factory=dict)
     modules: Mapping[str, bytes] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
-def pack(config: Config) -> Parcel:
-    """What this configuration's workers on other hosts need; the family is prepared and the model built before."""
+def pack(config: Config, elsewhere: bool = True) -> Parcel:
+    """What this configuration's workers need; the family is prepared and the model built before.
+
+    Args:
+        config: the resolved configuration.
+        elsewhere: whether there may be workers on other hosts.
+    """
+    code = code_of(config.model_dump(mode="json"))
+    if not elsewhere:
+        return Parcel(code=code)
     files = TASKS[config.tasks.kind].holdings(config.tasks)
     modules = sources(config.model.kind) if config.model.kind.startswith(PREFIX) else {}
-    return Parcel({name: _content(path) for name, path in files.items()}, modules)
+    return Parcel({name: _content(path) for name, path in files.items()}, modules, code)
+
+
+def check_code(parcel: Parcel, config: Config) -> None:
+    """Refuse to open a worker on the driver's host with other code of the user's than the run began with.
+
+    Raises:
+        ChangedError: naming the files.
+    """
+    now = code_of(config.model_dump(mode="json"), parcel.code)
+    changed = [name for name, digest in parcel.code.items() if now.get(name) != digest]
+    if changed:
+        raise ChangedError(
+            f"{', '.join(changed)} changed after the run began, and a worker that starts now would compute something "
+            "else; restore what has changed, or end the run and go on with --resume --accept-changes"
+        )
 
 
 def unpack(parcel: Parcel, config: Config, read: Read) -> Config:

@@ -26,7 +26,7 @@ from distmeta.errors import ClusterError, DistmetaError
 from distmeta.plan import Plan
 from distmeta.transports.base import Check
 from distmeta.transports.board import Desk
-from distmeta.transports.parcel import Parcel, pack
+from distmeta.transports.parcel import pack
 from distmeta.transports.ray_cluster import Cluster, first_line
 from distmeta.transports.ray_worker import Courier, Opened, RayWorker
 
@@ -114,7 +114,7 @@ class Crew:
         self._say_at = SAY_AFTER
         self._cluster = Cluster(config)
         try:
-            self._parcel = Parcel() if self._cluster.private else pack(config)
+            self._parcel = pack(config, elsewhere=not self._cluster.private)
             self._needed = self._cluster.least
             self._hire()
             while len(self.ready) < self._needed:

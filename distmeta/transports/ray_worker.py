@@ -15,7 +15,7 @@ import torch
 from distmeta.config import Config
 from distmeta.plan import Plan
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
-from distmeta.transports.parcel import Parcel, unpack
+from distmeta.transports.parcel import Parcel, check_code, unpack
 from distmeta.worker import Worker
 
 
@@ -48,7 +48,9 @@ class RayWorker:
 
     def open(self, config: Config, plan: Plan | None, parcel: Parcel, courier: Any) -> Opened:
         """Open data and model; decide the plan where there is none yet."""
-        if not self._at_home:
+        if self._at_home:
+            check_code(parcel, config)
+        else:
             config = unpack(parcel, config, lambda *place: ray.get(courier.read.remote(*place)))
         self._worker = Worker(config)
         plan = plan or self._worker.probe()

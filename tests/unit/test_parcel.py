@@ -10,9 +10,9 @@ import pytest
 
 from distmeta import load_config
 from distmeta.cache import cache_dir
-from distmeta.errors import DataError
+from distmeta.errors import ChangedError, DataError
 from distmeta.transports import parcel as parcels
-from distmeta.transports.parcel import Content, Parcel, pack, unpack
+from distmeta.transports.parcel import Content, Parcel, check_code, pack, unpack
 
 STORE = "omniglot-28.arrow"
 BASE = {"tasks": {"kind": "omniglot", "root": "/nowhere"}, "model": {"kind": "conv4"}, "algorithm": {"name": "maml"}}
@@ -85,3 +85,23 @@ def test_a_users_module_comes_with_what_it_imports_from_beside_it(
 
 
 MODULE = ["model={kind: 'module:parcel_model.make'}"]
+
+
+def test_workers_that_read_the_users_code_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are opened only where it is as the run began; files that came beside it do not matter."""
+    (tmp_path / "parcelled_net.py").write_text("from parcelled_size import size\n\ndef make():\n    pass\n")
+    (tmp_path / "parcelled_size.py").write_text("size = 3\n")
+    monkeypatch.chdir(tmp_path)
+    config = load_config({**BASE, "model": {"kind": "module:parcelled_net.make"}})
+    parcel = pack(config, elsewhere=False)
+    assert sorted(parcel.code) == ["parcelled_net.py", "parcelled_size.py"]
+    assert not parcel.modules
+    (tmp_path / "parcelled_other.py").write_text("")
+    check_code(parcel, config)
+    (tmp_path / "parcelled_size.py").write_text("size = 4\n")
+    with pytest.raises(ChangedError, match=r"^parcelled_size.py changed after the run began"):
+        check_code(parcel, config)
+    (tmp_path / "parcelled_size.py").unlink()
+    with pytest.raises(ChangedError, match=r"^parcelled_size.py changed after the run began"):
+        check_code(parcel, config)
+    check_code(pack(load_config(BASE), elsewhere=False), load_config(BASE))
