@@ -44,7 +44,7 @@ class MetricsLog:
     >>> run = RunDirectory(tempfile.mkdtemp())
     >>> with MetricsLog(run, None) as log:
     ...     log.write(StepRecord(1, 4, {"loss": 0.5}, 1.0, 0.1, 0.2, 20.0, 1))
-    >>> json.loads(run.storage.read_bytes("metrics.jsonl"))["train/loss"]
+    >>> parse_json(run.storage.read_bytes("metrics.jsonl"))["train/loss"]
     0.5
     """
 
