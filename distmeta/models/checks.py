@@ -10,8 +10,11 @@ from torch import nn
 
 from distmeta.config import ModelOptions
 from distmeta.errors import ConfigError
-from distmeta.models.functional import FunctionalModule
+from distmeta.models.conversion import one_tensor
+from distmeta.models.copying import copy_module
+from distmeta.models.dropout import KeyedDropout
 from distmeta.models.hints import hint
+from distmeta.models.watching import kept_generators
 
 
 def check_outputs(module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None) -> None:
@@ -27,9 +30,10 @@ def check_outputs(module: nn.Module, options: ModelOptions, input_shape: tuple[i
         ConfigError: the network cannot take such inputs, or its result is not (2, outputs), for an embedding
             not (2, features).
     """
-    network = FunctionalModule(module)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _explained(options, input_shape):
-        shape = tuple(network(network.parameters, torch.zeros(2, *input_shape)).shape)
+    copied, examples = copy_module(module), torch.zeros(2, *input_shape)
+    with kept_generators(), torch.random.fork_rng(devices=[]), _explained(options, input_shape), KeyedDropout(None):
+        # With derivatives, which some networks take in forward.
+        shape = tuple(one_tensor(copied(examples)).shape)
     if outputs is None and (len(shape) != 2 or shape[0] != 2):
         raise ConfigError(
             f"model.kind = {options.kind}: the model gives outputs of shape {shape} for 2 examples, but the "

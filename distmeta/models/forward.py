@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from distmeta.models.recomputation import without_checkpoints
 
 
 def forward(
-    module: nn.Module, state: Mapping[str, Any], inputs: Tensor, *, tied: bool, differentiates: bool | None = None
+    module: nn.Module, state: dict[str, Any], inputs: Tensor, *, tied: bool, differentiates: bool | None = None
 ) -> tuple[Any, bool]:
     """The module's outputs, and whether it differentiates by itself in its forward pass.
 
@@ -22,7 +21,7 @@ def forward(
 
     Args:
         module: not changed, but for buffers that it writes itself.
-        state: parameters and buffers to run it with.
+        state: parameters and buffers to run it with; those that it replaces are replaced here as well.
         inputs: (N, ...).
         tied: a value given for one name of a tied parameter counts for all its names.
         differentiates: what the first call has given; ``None`` in the first call.
@@ -31,17 +30,17 @@ def forward(
         if torch.is_grad_enabled():
             # A module may ask its inputs for gradients, and they are not its own.
             own = inputs.detach() if differentiates and not inputs.requires_grad else inputs
-            return functional_call(module, dict(state), (own,), tie_weights=tied), bool(differentiates)
+            return functional_call(module, state, (own,), tie_weights=tied), bool(differentiates)
         if not differentiates:
             try:
-                return _detached(functional_call(module, dict(state), (inputs,), tie_weights=tied)), False
+                return _detached(functional_call(module, state, (inputs,), tie_weights=tied)), False
             except Exception as error:  # whatever a user's module raises
                 if differentiates is False:
                     raise
                 reason = error
         try:
             with torch.enable_grad():
-                outputs = functional_call(module, dict(state), (inputs.detach(),), tie_weights=tied)
+                outputs = functional_call(module, state, (inputs.detach(),), tie_weights=tied)
         except Exception:
             if differentiates:
                 raise

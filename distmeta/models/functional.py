@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distmeta.errors import ConfigError
 from distmeta.kernels import Form
+from distmeta.models.base import Model
+from distmeta.models.conversion import Converted, one_tensor
 from distmeta.models.convolution import filter_layout, filters
-from distmeta.models.copying import copy_module
-from distmeta.models.forward import forward
 from distmeta.models.heads import output_layer
-from distmeta.models.inspection import aliases, counters, drops, normalises_by_batch, slots
-from distmeta.models.interception import Interception, Written
-from distmeta.models.normalisation import SupportStatistics, fuse_rectifiers
+from distmeta.models.inspection import aliases, drops, normalises_by_batch
+from distmeta.models.interception import Interception
+from distmeta.models.normalisation import SupportStatistics
+from distmeta.models.probing import Probe
 
 
 class FunctionalModule:
@@ -58,13 +55,11 @@ class FunctionalModule:
     """
 
     def __init__(self, module: nn.Module, example: Tensor | None = None) -> None:
-        self._module = copy_module(module)
-        fuse_rectifiers(self._module)
+        self._converted = Converted(module)
         self.tied = aliases(module)
-        self._slots = slots(self._module)
         self.parameters: dict[str, Tensor] = {
             name: parameter.detach().clone()
-            for name, parameter in self._module.named_parameters()
+            for name, parameter in self._converted.module.named_parameters()
             if parameter.requires_grad
         }
         self.frozen = tuple(name for name, _ in module.named_parameters() if name not in self.parameters)
@@ -78,25 +73,22 @@ class FunctionalModule:
         self._example = example
         self.uses_batch_statistics = any(map(normalises_by_batch, module.modules()))
         self.uses_dropout = any(map(drops, module.modules()))
-        weights = {id(weight) for weight in filters(self._module)}
-        self._filters = frozenset(name for name, value in self._module.named_parameters() if id(value) in weights)
+        weights = {id(weight) for weight in filters(self._converted.module)}
+        self._filters = frozenset(
+            name for name, value in self._converted.module.named_parameters() if id(value) in weights
+        )
         self.has_task_layers = bool(weights) or self.uses_batch_statistics
-        self._counters = tuple(counters(self._module))
-        self._written: Written = "nothing"
-        self._updated_buffers: frozenset[str] = frozenset()
         self.activations = 0
         self._form: Form | None = None
         self._compute: torch.dtype | None = None
-        self._differentiates: bool | None = None
         if example is not None:
-            self._probe(example)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FunctionalModule:
-        other = copy.copy(self)
-        memo[id(self)] = other
-        for name, value in vars(self).items():
-            setattr(other, name, copy_module(value, memo) if name == "_module" else copy.deepcopy(value, memo))
-        return other
+            # The package's own networks are known; everybody else's are looked at.
+            probe = Probe(module, self._converted, self.parameters, example)
+            found = probe.look(thoroughly=not isinstance(module, Model))
+            self.uses_dropout |= found.dropouts > 0
+            self.uses_batch_statistics = found.batch_norms > 0
+            self.has_task_layers = found.task_layers
+            self.activations = found.activations
 
     def __call__(
         self, parameters: Mapping[str, Tensor], inputs: Tensor, *, key: Tensor | None = None, draw: int = 0
@@ -162,7 +154,7 @@ class FunctionalModule:
         Raises:
             ConfigError: the module cannot run with gradients.
         """
-        path = output_layer(self._module, self._example) if self._example is not None else None
+        path = output_layer(self._converted.module, self._example) if self._example is not None else None
         return self.names_below(path) if path is not None else ()
 
     def names_below(self, path: str) -> tuple[str, ...]:
@@ -172,7 +164,7 @@ class FunctionalModule:
         """
         below = (
             self.tied.get(name, name)
-            for name, _ in self._module.named_parameters(remove_duplicate=False)
+            for name, _ in self._converted.module.named_parameters(remove_duplicate=False)
             if not path or name == path or name.startswith(f"{path}.")
         )
         return tuple(name for name in dict.fromkeys(below) if name in self.parameters)
@@ -189,20 +181,20 @@ class FunctionalModule:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FunctionalModule:
         """Move parameters and constants, or change their floating-point type, in place; returns self."""
-        self._module.to(device=device, dtype=dtype)
+        self._converted.module.to(device=device, dtype=dtype)
         self.parameters = {name: value.to(device, dtype) for name, value in self.parameters.items()}
         return self
 
     def constants(self) -> dict[str, Tensor]:
         """Frozen parameters and buffers, by their names; not copies."""
-        named = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        named = {**dict(self._converted.module.named_parameters()), **dict(self._converted.module.named_buffers())}
         return {name: value.detach() for name, value in named.items() if name not in self.parameters}
 
     def tensors(self) -> list[Tensor]:
         """All that no call writes to, so that copies may share it."""
         return [
-            *self._module.parameters(),
-            *self._module.buffers(),
+            *self._converted.module.parameters(),
+            *self._converted.module.buffers(),
             *self.parameters.values(),
             *self._constants.values(),
         ]
@@ -232,78 +224,16 @@ class FunctionalModule:
         draw: int = 0,
         statistics: SupportStatistics | None = None,
     ) -> Tensor:
-        state, usual = self._state(parameters), None
+        state, usual = self._converted.state(parameters), None
         if self._compute is not None:
             usual = next(iter(parameters.values())).dtype
             state = {name: None if value is None else _cast(value, self._compute) for name, value in state.items()}
             inputs = _cast(inputs, self._compute)
-        with Interception(key, draw, names=state, form=self._form, statistics=statistics):
-            outputs = self._run(state, inputs)
-        if not isinstance(outputs, Tensor):
-            raise ConfigError(
-                f"the model returns {type(outputs).__name__}, but one tensor of outputs is expected; wrap it "
-                "in a module that returns the outputs alone"
-            )
+        written = self._converted.written
+        mode = Interception(key, draw, names=state, form=self._form, statistics=statistics, written=written)
+        outputs = one_tensor(self._converted(state, inputs, mode))
         return outputs if usual is None else outputs.to(usual)
-
-    def _state(self, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
-        """A value for every place of the module that holds a parameter or a buffer; tied places get the same."""
-        own = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
-        values = {name: value.clone() if name in self._updated_buffers else value for name, value in own.items()}
-        values |= parameters
-        state: dict[str, Any] = {slot: values[name] for slot, name in self._slots.items()}
-        if self._written == "nothing":
-            # Without a counter a norm counts nothing.
-            state |= dict.fromkeys(self._counters)
-        return state
-
-    def _run(self, state: Mapping[str, Any], inputs: Tensor) -> Any:
-        outputs, self._differentiates = forward(
-            self._module, state, inputs, tied=False, differentiates=self._differentiates
-        )
-        return outputs
-
-    def _probe(self, example: Tensor) -> None:
-        """Learn from one forward pass what the list of submodules does not show."""
-        self._updated_buffers = frozenset(name for name, _ in self._module.named_buffers())
-        state = self._state(self.parameters)
-        key = torch.zeros(2, dtype=torch.int64, device=example.device)
-        devices = [example.device] if example.is_cuda else []
-        mode = Interception(key, names=state)
-        with torch.random.fork_rng(devices), torch.no_grad(), mode, self._counting(len(example)):
-            before = _random_state(example.device)
-            self._run(state, example)
-            if not torch.equal(before, _random_state(example.device)):
-                raise ConfigError(
-                    "the model draws random numbers that cannot be repeated from a task's key (torch.rand, "
-                    "dropout of nn.LSTM, ...); use nn.Dropout or the dropout functions of torch.nn.functional"
-                )
-        self._updated_buffers = frozenset(
-            name for name in self._updated_buffers if (v := state[name]) is not None and v._version
-        )
-        self.uses_dropout |= mode.dropouts > 0
-        self.uses_batch_statistics = mode.batch_norms > 0
-        self.has_task_layers = mode.batch_norms + mode.convolutions > 0
-
-    @contextmanager
-    def _counting(self, examples: int) -> Iterator[None]:
-        """Count what the innermost layers give for each of so many examples."""
-
-        def count(layer: nn.Module, inputs: Any, outputs: Any) -> None:
-            self.activations += outputs.numel() // examples if isinstance(outputs, Tensor) else 0
-
-        leaves = [layer for layer in self._module.modules() if not any(layer.children())]
-        hooks = [layer.register_forward_hook(count) for layer in leaves]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.is_floating_point() else value
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()

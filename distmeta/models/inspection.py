@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -47,6 +49,20 @@ def counters(module: nn.Module) -> list[str]:
         for path, layer in module.named_modules()
         if isinstance(layer, _NormBase) and layer._buffers.get("num_batches_tracked") is not None
     ]
+
+
+def views(module: nn.Module) -> Iterator[tuple[str, str, str, str]]:
+    """Tensors, of attributes and buffers, that lie in the memory of a parameter without being it.
+
+    Each as name, path of its submodule, attribute there, and name of the parameter.
+    """
+    parameters = {p.untyped_storage().data_ptr(): name for name, p in module.named_parameters() if p.numel()}
+    for path, layer in module.named_modules():
+        for attribute, value in (*vars(layer).items(), *layer._buffers.items()):
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.is_floating_point():
+                parameter = parameters.get(value.untyped_storage().data_ptr()) if value.numel() else None
+                if parameter is not None:
+                    yield f"{path}.{attribute}" if path else attribute, path, attribute, parameter
 
 
 def drops(layer: nn.Module) -> bool:

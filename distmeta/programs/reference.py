@@ -54,7 +54,7 @@ class OwnModule:
         given = {id(p): p for name, p in self._module.named_parameters() if name in self._names}
         module = copy_module(self._module, dict(given))
         with KeyedDropout(key, draw):
-            outputs, _ = forward(module, parameters, inputs, tied=True)
+            outputs, _ = forward(module, dict(parameters), inputs, tied=True)
         return cast(Tensor, outputs)
 
 
