@@ -17,6 +17,7 @@ from distmeta.kernels import Form
 from distmeta.models.conversion import Converted
 from distmeta.models.dropout import KeyedDropout
 from distmeta.models.hidden_state import Place, Snapshot, holds_generator
+from distmeta.models.hints import hint
 from distmeta.models.inspection import views
 from distmeta.models.interception import Interception, Written
 from distmeta.models.watching import Randomness, Writes, kept_generators, storage
@@ -132,7 +133,12 @@ class Probe:
         before = Snapshot(converted.module)
         with Randomness() as randomness:
             watched = self._watch(converted, self._inputs)
-        self._expected = self._call(converted, self._inputs) if watched is None else watched
+        try:
+            self._expected = self._call(converted, self._inputs) if watched is None else watched
+        except Exception as error:
+            raise ConfigError(
+                f"the model cannot run with gradients: {type(error).__name__}: {error}; {hint(error) or 'correct it'}"
+            ) from error
         again = [self._call(converted, self._inputs) for _ in range(2)]
         changed = before.changes(Snapshot(converted.module))
         own = [f"the generator in {place.label}" for place in changed if holds_generator(place.get())]

@@ -54,7 +54,8 @@ class OwnModule:
         given = {id(p): p for name, p in self._module.named_parameters() if name in self._names}
         module = copy_module(self._module, dict(given))
         with KeyedDropout(key, draw):
-            outputs, _ = forward(module, dict(parameters), inputs, tied=True)
+            # Some modules write their inputs, which the next step is to see as they are.
+            outputs, _ = forward(module, dict(parameters), inputs.clone(), tied=True)
         return cast(Tensor, outputs)
 
 
