@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import Enum
@@ -34,6 +35,12 @@ data_app = typer.Typer(help="Prepare task data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(cli_jobs.app)
 app.add_typer(cli_tune.app)
+
+
+class Archives(str, Enum):
+    """The data sets of which ``distmeta data build`` makes a store."""
+
+    omniglot = "omniglot"
 
 
 class Room(str, Enum):
@@ -131,6 +138,8 @@ def plan(
 
     out, err = consoles()
     with _errors(), messages(err), Display(err, 0, 1) as display:
+        if not 0 < seconds < math.inf:
+            raise ConfigError(f"--seconds = {seconds}: expected the time to measure each plan for, more than 0")
         text = read_text(config, "configuration")  # now: measuring takes minutes
         loaded = load_config(config, overrides or (), trust_code=trust_code)
         if write and not overrides:
@@ -153,7 +162,7 @@ def plan(
 
 @data_app.command("build")
 def build(
-    family: Annotated[str, typer.Argument(help="omniglot")],
+    family: Annotated[Archives, typer.Argument(help="The data set.")],
     source: Annotated[str, typer.Option(help="Folder or URI that holds the official archives.")],
     out: Annotated[Path, typer.Option(help="Folder that gets the store.")],
 ) -> None:

@@ -40,6 +40,20 @@ def errors() -> Iterator[None]:
         word = "" if isinstance(error, Interrupted) else "error: "
         print(f"{word}{error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        line = (str(error).splitlines() or ["no memory is left"])[0]
+        print(f"error: there is not enough memory: {line}; ask for less: {_LESS}", file=sys.stderr)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+_LESS = "a smaller model, smaller tasks (ways, shots, queries), run.tasks_per_shard, engine.chunk"
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether NumPy, torch or Python itself could not have what they asked for; torch says it in words alone."""
+    return isinstance(error, MemoryError) or "memory" in str(error).lower()

@@ -152,6 +152,7 @@ class Learner:
         """Clip the mean, whose norm this is."""
         bound = self._options.clip_value
         if bound is not None:
+            bound = min(bound, torch.finfo(torch.float32).max)  # what is beyond bounds nothing
             self._mean.clamp_(-bound, bound)
         if self._options.clip_norm is not None:
             norm = norm if bound is None else euclidean_norm(self._mean)

@@ -21,6 +21,9 @@ Steps = Annotated[int, Field(ge=0, lt=2**40)]
 Tasks = Annotated[int, Field(gt=0, le=2**22)]
 """Tasks at once: their shards make a short list, and a task's id in the last of all steps is below 2**63."""
 
+Examples = Annotated[int, Field(gt=0, le=2**22)]
+"""Of a class, or of a task without classes."""
+
 Threads = Annotated[int, Field(gt=0, le=1024)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -39,8 +42,8 @@ class TaskOptions(Section):
     """
 
     kind: str
-    shots: PositiveInt
-    queries: PositiveInt
+    shots: Examples
+    queries: Examples
 
 
 class ModelOptions(Section):
@@ -155,8 +158,8 @@ class EvaluationOptions(Section):
     tasks: Tasks = 600
     validation_tasks: Tasks = 200
     ways: PositiveInt | None = None
-    shots: PositiveInt | None = None
-    queries: PositiveInt | None = None
+    shots: Examples | None = None
+    queries: Examples | None = None
     inner_steps: NonNegativeInt | None = None
     seed: Seed = 0
 

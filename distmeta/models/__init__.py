@@ -18,6 +18,7 @@ from distmeta.models.functional import FunctionalModule
 from distmeta.models.mlp import MLP
 from distmeta.models.resnet12 import ResNet12
 from distmeta.models.user import UserOptions, build_user_model
+from distmeta.text import shown
 from distmeta.user_code import PREFIX
 
 MODELS: dict[str, type[Model]] = {
@@ -83,10 +84,23 @@ def build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | No
         if isinstance(options, UserOptions):
             module = build_user_model(options, input_shape, outputs)
         else:
-            module = MODELS[options.kind](options, input_shape, outputs)
+            module = _build(options, input_shape, outputs)
         if any(is_lazy(parameter) for parameter in module.parameters()):
             materialise(module, options, input_shape)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise ConfigError(f"model.kind = {options.kind}: the network has no trainable parameters; it needs some")
     check_types(module, options)
     return module
+
+
+def _build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None) -> nn.Module:
+    """A network of the table; torch has errors of several kinds for layers that are larger than memory."""
+    try:
+        return MODELS[options.kind](options, input_shape, outputs)
+    except (RuntimeError, MemoryError, TypeError, OverflowError) as error:
+        sizes = ", ".join(f"{name} = {shown(value)}" for name, value in options if name != "kind")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"model.kind = {options.kind}: a network with {sizes} cannot be made here ({shown(reason)[1:-1]}); use "
+            "fewer units"
+        ) from error

@@ -61,7 +61,7 @@ def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs
             module = factory(**arguments)
         except DistmetaError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"model.kind = {options.kind!r}: the factory raised {type(error).__name__}: {error}; called "
                 f"with {_listing(arguments)}, it should return an nn.Module; correct it or the settings "
@@ -102,7 +102,7 @@ def find_factory(kind: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except DistmetaError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end itself
         raise ConfigError(
             f"model.kind = {kind!r}: cannot import {module_name}: {type(error).__name__}: {error}; it should "
             "be a file or package in the current directory, or installed"

@@ -12,12 +12,13 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from distmeta.config import TaskOptions
 from distmeta.errors import ConfigError
 from distmeta.records import Split, TaskBatch
+from distmeta.sections import Examples
 from distmeta.tasks.base import Episode
 from distmeta.tasks.philox import Purpose, distinct, words
 from distmeta.tasks.store import EpisodeStore
@@ -163,8 +164,8 @@ class ImageOptions(TaskOptions):
     """Settings that every image family has: classes a task, support and query images a class."""
 
     ways: Annotated[int, Field(ge=2)] = 5
-    shots: PositiveInt = 1
-    queries: PositiveInt = 15
+    shots: Examples = 1
+    queries: Examples = 15
 
 
 class ImageFamily(ABC):

@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import PositiveInt
 
 from distmeta.config import TaskOptions
 from distmeta.records import Split, TaskBatch
+from distmeta.sections import Examples
 from distmeta.tasks.base import Episode
 from distmeta.tasks.philox import Purpose, uniform, words
 
@@ -25,8 +25,8 @@ INPUT = (-5.0, 5.0)
 class SinusoidOptions(TaskOptions):
     """Settings under ``tasks`` for ``kind: sinusoid``: support and query points a task."""
 
-    shots: PositiveInt = 10
-    queries: PositiveInt = 10
+    shots: Examples = 10
+    queries: Examples = 10
 
 
 class Sinusoid:
