@@ -26,9 +26,7 @@ GLYPHS = {"tasks": {"kind": "glyphs"}, "model": {"kind": "conv4"}, "algorithm": 
 )
 def test_networks_that_no_memory_holds(hidden: str, tmp_path: Path) -> None:
     """torch has an error of its own for each: no memory, a size that overflows, a number of no 64 bits."""
-    with pytest.raises(
-        ConfigError, match=r"model.kind = mlp: a network with hidden = .* cannot be made here"
-    ):
+    with pytest.raises(ConfigError, match=r"model.kind = mlp: a network with hidden = .* cannot be made here"):
         list(distmeta.train(small_config("algorithm.name=maml", f"model.hidden={hidden}"), tmp_path / "run"))
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from distmeta.config import dump_config, load_config, parse_yaml
 from distmeta.errors import ConfigError
+from distmeta.plan import Plan
+from distmeta.plan_file import with_engine
 
 SINUSOID = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}
 
@@ -86,3 +88,11 @@ def test_overrides(tree: Any, given: list[str]) -> None:
     refusal(lambda: loaded.append(load_config(tree, given)))
     if loaded:
         comes_back(loaded[0])
+
+
+@fuzz(40, 1000, text=texts(list(config_texts().values())), chunk=st.none() | st.integers(1, 9))
+def test_a_plan_is_put_into_any_text_or_refused(text: str, chunk: int | None) -> None:
+    """Every other setting of the file is as it was."""
+    plan, written = Plan(chunk=chunk, layers="products"), []
+    if refusal(lambda: written.append(with_engine(text, plan))) is None:
+        assert parse_yaml(written[0], "file") == {**parse_yaml(text, "file"), "engine": plan.settings()}
