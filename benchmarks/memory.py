@@ -31,6 +31,7 @@ from processes import Group, running
 from distmeta.config import load_config
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.tasks import prepare_family
+from distmeta.worker import pick_device
 
 REPEATS = 3
 FEW = 20
@@ -50,11 +51,12 @@ class Measured:
 
     def peak(self) -> dict[str, float]:
         """MB at most over some meta-gradients, and before the contender was built."""
-        if torch.cuda.is_available():
+        on_cuda = self._work.device.type == "cuda"
+        if on_cuda:
             torch.cuda.reset_peak_memory_stats()
         for _ in range(REPEATS):
             self.unit()
-        if torch.cuda.is_available():
+        if on_cuda:
             return {"mb": torch.cuda.max_memory_allocated() / 1e6, "before_mb": 0.0}
         return {"mb": _resident(), "before_mb": self._before}
 
@@ -132,7 +134,8 @@ def main() -> None:
             row[f"{name} MB"] = f"{values[count]['mb']:.0f}" if there else "-"
             row[f"{name} ratio"] = f"{values[count]['mb'] / values[steps[0]]['mb']:.2f} x" if there else "-"
         rows.append(row)
-    where = "CUDA memory allocated" if torch.cuda.is_available() else "resident memory of the process"
+    on_cuda = pick_device(load_config(settings(1), options.overrides).run.device).type == "cuda"
+    where = "CUDA memory allocated" if on_cuda else "resident memory of the process"
     show(f"exact meta-gradient of 8 tasks, conv4-64, 5-way 1-shot: most {where}", rows)
     ours = found["distmeta"]
     ratio = ours[50]["mb"] / ours[1]["mb"] if {1, 50} <= set(ours) else None

@@ -18,8 +18,9 @@ timing, and every contender works through shards of ``run.tasks_per_shard`` task
 All have the whole machine, in two ways: one process with a thread a core, and a process a core with one thread each,
 all at work at once. A contender's figure is the better of the two, each the median over rounds; in every round all take
 turns, so that a noisy machine disturbs all alike. ``distmeta / peer`` is the median of the rounds' ratios, each by its
-better way. TorchOpt runs twice, as its examples have it (task by task) and as a reader of ``torch.func`` would have it
-(mapped over tasks). With CUDA there is one process. ``key=value`` settings go to the configuration.
+better way. "By hand" is plain ``torch.func`` without a library. TorchOpt runs twice, as its examples have it (task by
+task) and as a reader of ``torch.func`` would have it (mapped over tasks). With CUDA there is one process. ``key=value``
+settings go to the configuration.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from processes import Child, Group, cores, rate, running
 
 from distmeta.errors import DistmetaError
 from distmeta.tasks import prepare_family
+from distmeta.worker import pick_device
 
 TOLERANCE = 1e-4
 FLIPPED = 1e-2
@@ -46,10 +48,10 @@ CHECKED = 3
 ALONE = "1 process x 1 thread"
 
 
-def ways_to_run() -> dict[str, tuple[int, int]]:
+def ways_to_run(device: torch.device) -> dict[str, tuple[int, int]]:
     """Processes and threads of each way to use the whole machine."""
     count = cores()
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         return {"1 process, CUDA": (1, count)}
     ways = {f"1 process x {count} threads": (1, count), f"{count} processes x 1 thread": (count, 1)}
     return ways if count > 1 else {ALONE: (1, 1)}
@@ -61,7 +63,8 @@ def measure(case: str, overrides: Sequence[str], rounds: int, seconds: float) ->
     config = configure(settings, overrides)
     prepare_family(config)
     contenders: list[Any] = [Ours, *(peer for peer in PEERS if installed(peer.package))]
-    ways = ways_to_run()
+    device = pick_device(config.run.device)
+    ways = ways_to_run(device)
     specified = {
         f"{contender.title}, {way}": Group(
             count, threads, contender, (settings, tuple(overrides), threads), 3 if contender is Ours else 1
@@ -72,7 +75,7 @@ def measure(case: str, overrides: Sequence[str], rounds: int, seconds: float) ->
     with running(specified) as started:
         groups = {c.title: {way: started[f"{c.title}, {way}"] for way in ways} for c in contenders}
         agreement = check(case, groups)
-        taken = take_turns(groups, rounds, seconds, alone=case.startswith("sinusoid"))
+        taken = take_turns(groups, rounds, seconds, alone=case.startswith("sinusoid") and device.type == "cpu")
     return summary(case, config.run.meta_batch, agreement, taken, ways)
 
 
@@ -108,7 +111,7 @@ def take_turns(
         for way in next(iter(groups.values())):
             for name, group in groups.items():
                 taken[name].setdefault(way, []).append(rate(group[way], seconds))
-        if alone and not torch.cuda.is_available():
+        if alone:
             for name, group in groups.items():
                 single = list(group.values())[-1][:1]
                 taken[name].setdefault(ALONE, []).append(rate(single, seconds))

@@ -93,6 +93,7 @@ class Ours:
         config = configure(case, overrides, threads)
         _look_up_tasks(config)
         self._worker = Worker(config)
+        self.device = self._worker.device
         self._worker.follow(self._worker.probe())
         layout, initial = self._worker.program.layout, blueprint(config).initial_meta()
         self._state = MetaState(0, layout.flatten(initial).detach())
@@ -201,6 +202,31 @@ class TorchOpt(Peer):
         return self.collected()
 
 
+class ByHand(Peer):
+    """No library: ``torch.func.vmap`` over a shard's tasks of ``grad`` of ``grad``, as one writes it by hand."""
+
+    title = "torch.func by hand"
+    package = "torch"
+
+    def gradient(self, batch: TaskBatch) -> Mapping[str, Tensor]:
+        """All tasks of the batch at once."""
+
+        def loss(params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return self.loss(functional_call(self.module, dict(params), (x,)), y)
+
+        def outer(params: Mapping[str, Tensor], x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+            for _ in range(self.steps):
+                gradient = torch.func.grad(loss)(params, x, y)
+                params = {name: value - self.rate * gradient[name] for name, value in params.items()}
+            return loss(params, query_x, query_y)
+
+        start = {name: value.detach() for name, value in self.parameters.items()}
+        mapped = torch.func.vmap(torch.func.grad(outer), in_dims=(None, 0, 0, 0, 0))
+        support, query = batch.support, batch.query
+        found = mapped(start, support["x"], support["y"], query["x"], query["y"])
+        return {name: value.sum(0) for name, value in found.items()}
+
+
 class TorchOptVmap(Peer):
     """TorchOpt's functional ``sgd`` under ``torch.func``: ``vmap`` over a shard's tasks of ``grad`` of ``grad``."""
 
@@ -250,7 +276,7 @@ class Higher(Peer):
         return self.collected()
 
 
-PEERS: tuple[type[Peer], ...] = (TorchOpt, TorchOptVmap, Higher)
+PEERS: tuple[type[Peer], ...] = (ByHand, TorchOpt, TorchOptVmap, Higher)
 
 
 def installed(package: str) -> bool:

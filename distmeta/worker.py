@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from distmeta.config import Config
+from distmeta.cuda import reproducible
 from distmeta.errors import ConfigError
 from distmeta.kernels.build import find_compiler
 from distmeta.plan import Plan
@@ -42,17 +43,21 @@ def keep_freed_memory() -> None:
 class Worker:
     """Owns a device and computes shards on it.
 
-    The number of CPU threads is a setting of the process in torch; :meth:`close` puts the earlier one back.
+    The number of CPU threads, and on a GPU how products are rounded, are settings of the process in torch;
+    :meth:`close` puts the earlier ones back.
     """
 
     def __init__(self, config: Config) -> None:
         self.device = pick_device(config.run.device)
         if config.engine.precision == "tf32" and self.device.type == "cpu":
             raise ConfigError("engine.precision = tf32 is a mode of CUDA devices, and there is none here; use float32")
-        if self.device.type == "cuda":
-            torch.backends.cudnn.deterministic = True
         keep_freed_memory()
-        self.program = open_program(config, self.device)
+        self._put_back: Callable[[], None] = reproducible() if self.device.type == "cuda" else lambda: None
+        try:
+            self.program = open_program(config, self.device)
+        except BaseException:
+            self._put_back()
+            raise
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(config.run.threads)
 
@@ -98,5 +103,6 @@ class Worker:
         return self.program.evaluate(state, shard.split, shard.ids, details=details)
 
     def close(self) -> None:
-        """Put back the process's number of threads."""
+        """Put back the process's settings."""
         torch.set_num_threads(self._threads_before)
+        self._put_back()

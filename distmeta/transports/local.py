@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from distmeta.config import Config
+from distmeta.cuda import memory_explained
 from distmeta.plan import Plan
-from distmeta.records import MetaState, Shard
+from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.transports.base import Check, Kind, Part, Workers
 from distmeta.tree import Node
 from distmeta.worker import Worker
@@ -20,7 +21,8 @@ class LocalTransport:
         self._worker = Worker(config)
         self._done = 0
         try:
-            self.plan = plan or self._worker.probe()
+            with memory_explained(None):
+                self.plan = plan or self._worker.probe()
         except BaseException:
             self._worker.close()
             raise
@@ -33,11 +35,15 @@ class LocalTransport:
         for place, shard in enumerate(shards):
             self._check()
             self._worker.prefetch(shards[place + 1 : place + 2])
-            if kind == "gradient":
-                yield Node(0, shard.index), self._worker.gradient(state, [shard])
-            else:
-                yield Node(0, shard.index), self._worker.evaluate(state, shard, details=kind == "test")
+            with memory_explained(self.plan.chunk):
+                record = self._compute(kind, state, shard)
+            yield Node(0, shard.index), record
             self._done += 1
+
+    def _compute(self, kind: Kind, state: MetaState, shard: Shard) -> MetaGradient | TaskMetrics:
+        if kind == "gradient":
+            return self._worker.gradient(state, [shard])
+        return self._worker.evaluate(state, shard, details=kind == "test")
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Sample the first shards in a background thread; the others follow as the first are computed."""
