@@ -11,15 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
+from ray.job_submission import JobDetails, JobStatus, JobType
 
 from distmeta.errors import ClusterError, Interrupted, JobError
 from distmeta.packing import Job, pack
+from distmeta.transports.ray_internals import CHATTER, job_client
 
 __all__ = ["Cluster", "JobDetails"]
 
@@ -32,16 +32,6 @@ STOP_SECONDS = 120
 
 _TIMEOUT = (5, 120)  # seconds to connect, and to wait for an answer; Ray's client has no limit of its own
 _POLL = 0.5  # seconds between looks at a job that is stopping
-_CHATTER = (
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
-)
-
-
-class _Client(JobSubmissionClient):  # type: ignore[misc]
-    def _do_request(self, *args: Any, **options: Any) -> requests.Response:
-        return super()._do_request(*args, timeout=_TIMEOUT, **options)
 
 
 class Cluster:
@@ -63,10 +53,10 @@ class Cluster:
                 f"{said_by} = {self.address}: expected the address of the cluster's dashboard, for example "
                 f"--address {DEFAULT_ADDRESS}"
             )
-        for chatter in _CHATTER:
+        for chatter in CHATTER:
             logging.getLogger(chatter).setLevel(logging.WARNING)
         with self._explained(), _environment(ADDRESS_VARIABLES[0], self.address):
-            self._client = _Client()  # Ray lets its variables win over an argument
+            self._client = job_client(_TIMEOUT)  # Ray lets its variables win over an argument
 
     def submit(self, job: Job) -> list[str]:
         """Send a job.

@@ -21,6 +21,7 @@ from distmeta.evaluate import Progress, evaluate
 from distmeta.rundir import to_json
 from distmeta.storage import Storage
 from distmeta.sweep_config import SWEEP, Sweep, check_resume, dump_sweep
+from distmeta.sweep_internals import CHATTER
 from distmeta.sweep_points import Values
 from distmeta.sweep_results import TRIALS, TrialResult, best_checkpoint, ranked, read_results, read_trial, write_results
 from distmeta.sweep_schedulers import scheduler
@@ -50,9 +51,6 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # told once, in a line
 }
 """Tune's own ways and chatter."""
-
-CHATTER = "ray.tune.tune"
-"""The logger by which Tune says, at the end, that trials have failed."""
 
 
 class SweepTrial(tune.Trainable):  # type: ignore[misc]

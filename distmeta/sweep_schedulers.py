@@ -8,15 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import (
-    ASHAScheduler,
-    FIFOScheduler,
-    MedianStoppingRule,
-    PopulationBasedTraining,
-    TrialScheduler,
-)
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from distmeta.sweep_config import Sweep
+from distmeta.sweep_internals import OpenHalving, OpenMedian, OpenPopulation
 from distmeta.sweep_points import Values, perturb
 from distmeta.sweep_sections import Asha, Hyperband, Median, Pbt, SweepOptions
 from distmeta.sweep_trial import WORST
@@ -49,7 +44,7 @@ def scheduler(sweep: Sweep, history: History, values: CurrentValues) -> TrialSch
     return FIFOScheduler()
 
 
-class Halving(ASHAScheduler):  # type: ignore[misc]
+class Halving(OpenHalving):
     """Asynchronous successive halving, in one bracket or several, that compares with trials of an earlier sitting too.
 
     Several brackets are HyperBand without synchronous rounds (Li et al., MLSys 2020). Tune's HyperBand has such rounds,
@@ -64,13 +59,14 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
         """A trial, new or restored; its decisions up to its last report have been taken and carried out."""
         super().on_trial_add(tune_controller, trial)
         # By its name, so that a restored one is where it was; brackets with more rungs get more trials, as Tune has it.
-        sizes = [math.exp(len(bracket._rungs)) for bracket in self._brackets]
-        (self._trial_info[trial.trial_id],) = random.Random(trial.trial_id).choices(self._brackets, sizes)
+        sizes = [math.exp(self.rungs(bracket)) for bracket in self.brackets]
+        (bracket,) = random.Random(trial.trial_id).choices(self.brackets, sizes)
+        self.put(trial, bracket)
         for result in self._history(trial.trial_id, _told(trial)):
             self.on_trial_result(tune_controller, trial, result)
 
 
-class InformedMedian(MedianStoppingRule):  # type: ignore[misc]
+class InformedMedian(OpenMedian):
     """Compares with trials of an earlier sitting too."""
 
     def __init__(self, history: History, **settings: Any) -> None:
@@ -80,12 +76,12 @@ class InformedMedian(MedianStoppingRule):  # type: ignore[misc]
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial, new or restored."""
         super().on_trial_add(tune_controller, trial)
-        self._results.pop(trial, None)  # of one that is added again, since it has failed
+        self.forget(trial)  # of one that is added again, since it has failed
         for result in self._history(trial.trial_id, _told(trial)):
             self.on_trial_complete(tune_controller, trial, result)  # which takes note without deciding
 
 
-class Population(PopulationBasedTraining):  # type: ignore[misc]
+class Population(OpenPopulation):
     """Compares with what trials reached in an earlier sitting too, and knows of trials that have diverged.
 
     Nobody goes on from a trial that has diverged. It waits, at the next validation, until it can go on from another
@@ -97,7 +93,7 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
             time_attr="step",
             perturbation_interval=options.interval,
             quantile_fraction=options.quantile,
-            custom_explore_fn=dict,  # see _get_new_config
+            custom_explore_fn=dict,  # see values_after
             log_config=False,
         )
         self._history, self._values, self._sweep = history, values, sweep
@@ -106,10 +102,10 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial, new or restored; others may go on from the checkpoint that it was restored with."""
         super().on_trial_add(tune_controller, trial)
-        state = self._trial_state[trial]
+        state = self.state_of(trial)
         for result in self._history(trial.trial_id, _told(trial)):
-            if result["step"] - state.last_perturbation_time >= self._perturbation_interval:
-                self._save_trial_state(state, result["step"], result, trial)
+            if result["step"] - state.last_perturbation_time >= self.interval:
+                self.remember(trial, result)
                 state.last_perturbation_time = result["step"]
         state.last_checkpoint, state.last_result = trial.checkpoint, trial.last_result
 
@@ -128,24 +124,25 @@ class Population(PopulationBasedTraining):  # type: ignore[misc]
         ready = [trial for trial in waiting if not self._lost(trial) or self._donors()]
         return min(ready or ([] if running else waiting), key=self._progress, default=None)
 
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def values_after(self, donor: Any) -> dict[str, Any]:
         """Rates near those of the other one, by its folder: what Tune knows may be older, after a kill."""
-        return {"values": perturb(self._values(trial_to_clone.trial_id), self._sweep, self._chance)}, {}
+        return {"values": perturb(self._values(donor.trial_id), self._sweep, self._chance)}
 
-    def _quantiles(self) -> tuple[list[Any], list[Any]]:
-        lower, upper = super()._quantiles()
+    def quantiles(self) -> tuple[list[Any], list[Any]]:
+        """The worst trials and the best ones, where any of these has not diverged."""
+        lower, upper = super().quantiles()
         donors = [trial for trial in upper if not self._lost(trial)]
         return (lower, donors) if donors else ([], [])
 
     def _donors(self) -> list[Any]:
-        return [trial for trial in self._quantiles()[1] if self._trial_state[trial].last_checkpoint]
+        return [trial for trial in self.quantiles()[1] if self.state_of(trial).last_checkpoint]
 
     def _lost(self, trial: Any) -> bool:
-        score = self._trial_state[trial].last_score
+        score = self.state_of(trial).last_score
         return score is not None and _diverged(score)
 
     def _progress(self, trial: Any) -> int:
-        return int(self._trial_state[trial].last_train_time)
+        return int(self.state_of(trial).last_train_time)
 
 
 def _diverged(score: float) -> bool:

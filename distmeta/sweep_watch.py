@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
-from ray import cloudpickle, tune
+from ray import tune
 
 from distmeta.errors import DistmetaError, Interrupted
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep
+from distmeta.sweep_internals import error_of, staging_folder
 from distmeta.sweep_points import Values
 from distmeta.sweep_results import TRIALS, read_trial
 from distmeta.sweep_state import StateKeeper
@@ -47,19 +47,19 @@ class Watch(tune.Callback):  # type: ignore[misc]
             log.info("%s: ending the trials, which --resume goes on with", error)
             raise
         if trials:
-            self._keeper.keep(Path(trials[0].storage.experiment_driver_staging_path))
+            self._keeper.keep(staging_folder(trials[0]))
         if self._view is not None:
             self._view.show([self._row(trial) for trial in trials])
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called when a trial has failed that is tried again."""
-        log.warning("trial %s: %s; it starts again from its checkpoint", trial.trial_id, why(_error(trial)))
+        log.warning("trial %s: %s; it starts again from its checkpoint", trial.trial_id, why(error_of(trial)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called when a trial has failed for good."""
         place = self._trials.child(trial.trial_id)
         traceback = f"; its traceback is in {place.child(FAILURE).location}" if place.exists(FAILURE) else ""
-        log.warning("trial %s has failed: %s%s", trial.trial_id, why(_error(trial)), traceback)
+        log.warning("trial %s has failed: %s%s", trial.trial_id, why(error_of(trial)), traceback)
 
     def reported(self, name: str, last: int) -> Iterator[dict[str, float]]:
         """What a trial has reported up to a step, from its folder."""
@@ -93,12 +93,6 @@ def reported(name: str, last: int) -> Iterator[dict[str, float]]:
 def current_values(name: str) -> Values:
     """Likewise."""
     return Watch.current.values(name) if Watch.current else {}
-
-
-def _error(trial: Any) -> BaseException:
-    """What a trial has failed with, as Tune has just written it down."""
-    error: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    return error
 
 
 def why(error: BaseException) -> str:

@@ -9,19 +9,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private import ray_constants
-from ray._private import worker as ray_worker
-from ray._private.state import state as cluster_state
 from ray.autoscaler.sdk import request_resources
 
 from distmeta.config import Config, WorkerRange
 from distmeta.errors import ClusterError
+from distmeta.transports.ray_internals import draining_nodes, most_resources, on_loopback, silence_errors
 from distmeta.transports.ray_tmpdir import check_tmpdir
 
 QUIET = {
@@ -61,9 +59,9 @@ def connect(config: Config) -> bool:
             check_tmpdir()
             _start_private(_cores(config), quiet)
         else:
-            with _loopback() if _only_on_loopback(address) else nullcontext():
+            with on_loopback() if _only_on_loopback(address) else nullcontext():
                 ray.init(address=address, **quiet)
-        _hush()
+        silence_errors()  # on standard output are results; the transport tells of lost workers once
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"at {address}" if address else "on this machine"
         raise ClusterError(
@@ -95,15 +93,6 @@ def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _hush() -> None:
-    """Keep what Ray says of lost workers off standard output, where results are printed; the transport tells it once.
-
-    Ray has no switch for it: its thread that prints what the cluster reports ends here.
-    """
-    ray_worker.global_worker.threads_stopped.set()
-    ray_worker.global_worker.gcs_error_subscriber.close()
-
-
 def _address(config: Config) -> str | None:
     return config.cluster.address or os.environ.get("RAY_ADDRESS")
 
@@ -114,25 +103,8 @@ def _start_private(cores: int, quiet: Mapping[str, Any]) -> None:
     Out of others' reach it needs no token, and leaves none behind in the user's home for later clusters to trip over.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    with _loopback():
+    with on_loopback():
         ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
-
-
-@contextmanager
-def _loopback() -> Iterator[None]:
-    """Let Ray use the loopback address.
-
-    It does so only where it believes that the platform has no clusters (as on macOS); on Linux it replaces 127.0.0.1 by
-    the machine's own address.
-    """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
 
 
 def _cores(config: Config) -> int:
@@ -241,8 +213,7 @@ class Cluster:
 
     def draining(self) -> dict[str, float]:
         """Nodes that are about to leave, and the seconds that they have left (infinite where nobody said)."""
-        deadlines: dict[str, int] = cluster_state.get_draining_nodes()
-        return {name: at / 1000 - time.time() if at else math.inf for name, at in deadlines.items()}
+        return {name: at / 1000 - time.time() if at else math.inf for name, at in draining_nodes().items()}
 
     def describe(self) -> str:
         """What the cluster has, and what of it is free, for people."""
@@ -314,7 +285,7 @@ def fit(room: Mapping[str, float], need: Mapping[str, float]) -> int:
 def may_hold() -> dict[str, float]:
     """Resources that the cluster has, or that its autoscaler may bring it to."""
     total = dict(ray.cluster_resources())
-    for kind, most in (cluster_state.get_max_resources_from_cluster_config() or {}).items():
+    for kind, most in most_resources().items():
         total[kind] = max(total.get(kind, 0), most)
     return total
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import distmeta
 
 PACKAGE = Path(distmeta.__file__).parent
-KNOW_RAY = {f"transports/ray_{name}.py" for name in ("actors", "cluster", "crew", "metrics", "worker")} | {
+KNOW_RAY = {f"transports/ray_{name}.py" for name in ("actors", "cluster", "crew", "internals", "metrics", "worker")} | {
     "sweep.py",
+    "sweep_internals.py",
     "sweep_schedulers.py",
     "sweep_watch.py",
     "submit.py",

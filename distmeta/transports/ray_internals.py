@@ -1,0 +1,75 @@
+"""What distmeta uses of Ray that Ray does not promise to keep: all of it, each name in one function.
+
+A release of Ray that takes one away makes a test of ``tests/unit/test_ray_internals.py`` fail, which says which one. Of
+Tune: :mod:`distmeta.sweep_internals`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray._private import ray_constants
+from ray._private import worker as ray_worker
+from ray._private.state import state as cluster_state
+
+CHATTER = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of Ray's job client that tell of every step."""
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let Ray use the loopback address.
+
+    It does so only where it believes that the platform has no clusters (as on macOS); on Linux it replaces 127.0.0.1 by
+    the machine's own address.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def silence_errors() -> None:
+    """Keep what Ray says of lost workers off standard output; for it Ray has no switch.
+
+    Its thread that prints what the cluster reports ends here.
+    """
+    ray_worker.global_worker.threads_stopped.set()
+    ray_worker.global_worker.gcs_error_subscriber.close()
+
+
+def draining_nodes() -> dict[str, int]:
+    """Ids of nodes that are about to leave, and when (milliseconds since 1970; 0 where nobody said)."""
+    deadlines: dict[str, int] = cluster_state.get_draining_nodes()
+    return deadlines
+
+
+def most_resources() -> dict[str, float]:
+    """What the autoscaler may bring the cluster to; nothing where there is none."""
+    return dict(cluster_state.get_max_resources_from_cluster_config() or {})
+
+
+def job_client(timeout: tuple[float, float]) -> Any:
+    """Ray's job client, with a time limit for every request; of its own it has none.
+
+    Args:
+        timeout: seconds to connect, and to wait for an answer.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]
+        def _do_request(self, *args: Any, **options: Any) -> Any:
+            return super()._do_request(*args, timeout=timeout, **options)
+
+    return Client()
