@@ -25,9 +25,16 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "meta_sgd": {"name": "meta_sgd", "inner_steps": 2},
     "protonet": {"name": "protonet"},
 }
+
 MLP: dict[str, Any] = {"kind": "mlp", "hidden": [8]}
 CONV4: dict[str, Any] = {"kind": "conv4", "filters": 4}
 RESNET12: dict[str, Any] = {"kind": "resnet12", "widths": [2, 2, 2, 2], "dropout": 0.2}
+
+
+@pytest.fixture(autouse=True)
+def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device has none, and torch raises where it is asked whether it is on."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
 
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
