@@ -23,6 +23,7 @@ from distmeta.errors import ConfigError
 from distmeta.interrupts import interruptible
 from distmeta.plan import Plan
 from distmeta.rundir import to_json
+from distmeta.storage import below
 from distmeta.text import read_text
 
 app = typer.Typer(
@@ -79,7 +80,7 @@ def train(
     out, err = consoles()
     with _errors(), messages(err), interruptible() as check:
         loaded = load_config(config, overrides or (), trust_code=trust_code)
-        location = run_dir or f"{loaded.run.dir}/{loaded.name}"
+        location = run_dir or below(loaded.run.dir, loaded.name)
         with Display(err, loaded.run.steps, loaded.run.log_every) as display:
             steps = distmeta.train(
                 loaded, location, resume=resume, check=check, progress=display.test, accept_changes=accept_changes

@@ -16,6 +16,7 @@ from rich.text import Text
 from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, errors
 from distmeta.display import consoles
 from distmeta.packing import Request, prepare
+from distmeta.secrets import mask
 
 if TYPE_CHECKING:  # it brings Ray
     from distmeta.submit import Cluster, JobDetails
@@ -135,7 +136,7 @@ def _cluster(address: str | None) -> Cluster:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(mask(line), file=sys.stderr, flush=True)
 
 
 def _write(text: str) -> None:

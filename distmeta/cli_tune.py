@@ -30,13 +30,15 @@ def tune(
 ) -> None:
     """Search settings over whole runs with Ray Tune, and meta-test the best."""
     import distmeta
+    from distmeta.secrets import mask
+    from distmeta.storage import below
     from distmeta.sweep_config import load_sweep
     from distmeta.sweep_view import SweepDisplay, ranking, told
 
     out, err = consoles()
     with errors(), messages(err), interruptible() as check:
         loaded = load_sweep(sweep, overrides or (), trust_code=trust_code)
-        location = run_dir or f"{loaded.config.run.dir}/{loaded.options.name}"
+        location = run_dir or below(loaded.config.run.dir, loaded.options.name)
         with SweepDisplay(err, loaded) as view:
             results = distmeta.tune(
                 loaded,
@@ -54,7 +56,7 @@ def tune(
         best = results["best"]
         lines = (
             f"best: trial {best['trial']}, {told(best['values'])}",
-            f"run directory: {location} (tested {best['checkpoint']})",
+            f"run directory: {mask(location)} (tested {best['checkpoint']})",
             "in it: " + ", ".join(results["files"]),
         )
         for line in lines:

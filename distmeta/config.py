@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from distmeta.errors import ConfigError
+from distmeta.secrets import masked
 from distmeta.sections import (
     AlgorithmOptions,
     ClusterOptions,
@@ -66,6 +67,7 @@ __all__ = [
     "put",
     "read_mapping",
     "suggest",
+    "written_values",
 ]
 
 
@@ -218,8 +220,13 @@ def named_kinds(overrides: Iterable[str]) -> list[str]:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML that :func:`load_config` takes back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """The resolved configuration as YAML that :func:`load_config` takes back; secrets of URIs are masked."""
+    return yaml.safe_dump(written_values(config), sort_keys=False)
+
+
+def written_values(config: Config) -> dict[str, Any]:
+    """The resolved configuration as JSON values, as they may be written down: secrets of URIs are masked."""
+    return masked(config.model_dump(mode="json"))
 
 
 def _section(key: str, value: Any) -> type[Section] | None:

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from distmeta.config import Config
 from distmeta.records import StepRecord
+from distmeta.secrets import mask
 
 if TYPE_CHECKING:  # measuring needs a good part of torch, showing does not
     from distmeta.planning import Measured
@@ -43,7 +44,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        self._console.print(f"{prefix}{record.getMessage()}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(f"{prefix}{mask(record.getMessage())}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -268,7 +269,7 @@ def result_lines(result: Mapping[str, Any], location: str) -> list[str]:
     lines = [
         f"{result['tasks']:,} tasks in {result['steps']:,} meta-steps, {clock(result['seconds'])} of training, "
         f"{result['tasks_per_second']:.0f} tasks/s, {_counted(result['workers']['count'], 'workers')}",
-        f"run directory: {location} (tested {result['checkpoint']})",
+        f"run directory: {mask(location)} (tested {result['checkpoint']})",
     ]
     faults = fault_words(_faults(result["faults"]))
     if faults:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from distmeta.secrets import mask
+
 
 class DistmetaError(Exception):
-    """A problem that the user can solve; the command line prints its message and no traceback."""
+    """A problem that the user can solve; the command line prints its message and no traceback.
+
+    Secrets of URIs in the message are masked.
+    """
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(mask(each) if isinstance(each, str) else each for each in args))
 
 
 class ConfigError(DistmetaError):
@@ -29,6 +37,10 @@ class TrustError(DistmetaError):
 
 class ChangedError(DistmetaError):
     """The data, the code or the frozen weights of a resumed run are not those that it was computed with."""
+
+
+class LeaseError(StorageError):
+    """Another driver holds the run directory, or has taken it over from this one."""
 
 
 class ClusterError(DistmetaError):

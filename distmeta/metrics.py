@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ class MetricsLog:
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._folder = run.storage.local or self._make_scratch()
         lines = _lines_until(run.storage, resume_step or 0)
-        Storage.at(self._folder).write_bytes(METRICS, lines)
+        with run.storage.changing():
+            Storage.at(self._folder).write_bytes(METRICS, lines)
         with explained("open", self._folder / METRICS):
             self._lines: FileIO | None = FileIO(self._folder / METRICS, "ab")
             self._events = _Events(self._folder / TENSORBOARD, resume_step)
@@ -73,7 +75,7 @@ class MetricsLog:
         """Append one record; it is in both files when this returns."""
         assert self._lines is not None, "the log is closed"
         values = flat(record)
-        with self._lock:
+        with self._lock, self._changing():
             with explained("write", self._folder / METRICS):
                 _append(self._lines, (to_json(values) + "\n").encode())
             with explained("write", self._folder / TENSORBOARD):
@@ -111,6 +113,10 @@ class MetricsLog:
                 self._events.close()
             if self._scratch is not None:
                 self._scratch.cleanup()
+
+    def _changing(self) -> AbstractContextManager[None]:
+        """Around a record: where the run directory is not local, what counts is the upload."""
+        return self._run.storage.changing() if self._scratch is None else nullcontext()
 
     def _make_scratch(self) -> Path:
         self._scratch = tempfile.TemporaryDirectory(prefix="distmeta-logs-")

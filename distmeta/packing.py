@@ -8,13 +8,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import distmeta
 from distmeta.config import Config, dump_config, load_config
 from distmeta.errors import ConfigError
+from distmeta.secrets import S3_VARIABLES, is_masked, mask, masked
+from distmeta.storage import below
 from distmeta.sweep_config import dump_sweep, load_sweep
 from distmeta.user_code import PREFIX, importable, is_installed, split
 
@@ -78,7 +80,19 @@ def prepare(command: str, request: Request) -> Job:
     job = COMMANDS[command](request)
     for module in job.modules:
         find_module(module)
-    return job
+    return _without_secrets(job)
+
+
+def _without_secrets(job: Job) -> Job:
+    """The same, as the cluster may show it: to everybody, on its dashboard."""
+    arguments, run_dir = masked(job.arguments), mask(job.run_dir)
+    if arguments == job.arguments and run_dir == job.run_dir and not (job.config and is_masked(job.config)):
+        return job
+    note = (
+        "secrets in URIs are not sent: the job takes them from the environment of the cluster's processes (for s3://: "
+        f"{' and '.join(S3_VARIABLES)})"
+    )
+    return replace(job, arguments=arguments, run_dir=run_dir, notes=(*job.notes, note))
 
 
 def _train(request: Request) -> Job:
@@ -97,7 +111,7 @@ def _place(request: Request, name: str, config: Config) -> tuple[str, str]:
     if request.resume and request.run_dir is None and request.name is None:
         raise ConfigError("--resume: name the directory of the run to continue, --run-dir RUN_DIR on the cluster")
     name = request.name or _stamped(name)
-    run_dir = request.run_dir or f"{config.run.dir if _is_anchored(config.run.dir) else RUNS}/{name}"
+    run_dir = request.run_dir or below(config.run.dir if _is_anchored(config.run.dir) else RUNS, name)
     _check_place("--run-dir", run_dir)
     return name, run_dir
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
-from distmeta.config import Config
+from distmeta.config import Config, written_values
 from distmeta.errors import ClusterError, ConfigError, StorageError
 from distmeta.rundir import RESULT, RunDirectory, check_resume
 from distmeta.text import parse_yaml, plain
@@ -28,7 +28,7 @@ def find_snapshot(directory: RunDirectory, config: Config, accept_changes: bool)
     old = snapshot.config if snapshot else plain(parse_yaml(directory.read_config(), directory.config_location))
     # Where data lies says nothing about what it is, once its hash is known.
     known = accept_changes or snapshot is None or bool(snapshot.identity.get("data"))
-    check_resume(old, config.model_dump(mode="json"), data_is_known=known)
+    check_resume(old, written_values(config), data_is_known=known)
     if snapshot is not None:
         if snapshot.step > config.run.steps:
             raise ConfigError(
@@ -60,3 +60,13 @@ def check_fingerprint(before: Mapping[str, Any], now: Mapping[str, Any]) -> None
             f"this run was computed on other hardware or software ({'; '.join(changed)}), so it would not "
             "continue to the same bits; resume where it began, or set cluster.allow_mixed=true to give that up"
         )
+
+
+def finished(directory: RunDirectory, config: Config, accept_changes: bool) -> dict[str, Any] | None:
+    """The result of a run that has done all its steps, found without holding the directory."""
+    if not directory.holds_run or not directory.storage.exists(RESULT):
+        return None
+    result = find_result(directory, find_snapshot(directory, config, accept_changes), config)
+    if result is not None:
+        log.info("%s is finished: nothing to do", directory.location)
+    return result

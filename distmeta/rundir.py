@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt
 
 from distmeta.errors import ConfigError, StorageError
 from distmeta.json_files import JsonValues, MetaTest, read_json
+from distmeta.secrets import without_secrets
 from distmeta.storage import Storage
 
 CONFIG = "config.yaml"
@@ -171,12 +172,12 @@ def check_resume(old: Mapping[str, Any], new: Mapping[str, Any], data_is_known: 
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    """The dotted keys of settings that differ, each with both values in words.
+    """The dotted keys of settings that differ, each with both values in words; credentials in URIs are none.
 
     >>> differences({"run": {"steps": 5}}, {"run": {"steps": 9}})
     {'run.steps': 'run.steps: was 5, is 9'}
     """
-    before, after = dict(_flatten(old)), dict(_flatten(new))
+    before, after = dict(_flatten(without_secrets(old))), dict(_flatten(without_secrets(new)))
     return {
         key: f"{key}: was {_show(was)}, is {_show(now)}"
         for key in [*before, *(key for key in after if key not in before)]

@@ -15,14 +15,15 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
 
 from distmeta.errors import StorageError
+from distmeta.secrets import is_masked, mask, missing_from_environment, strip
 from distmeta.text import BAD_TEXT, shown
 
 MANIFEST = "manifest.json"
@@ -42,6 +43,10 @@ _REASONS = {
     errno.EISDIR: ("it is a folder, not a file", "move it or choose another place"),
     errno.ENOENT: ("it does not exist", "check the path"),
 }
+
+
+Guard = Callable[[], AbstractContextManager[None]]
+"""Entered around the moment at which something that was written appears, or disappears; raises to forbid it."""
 
 
 @contextmanager
@@ -71,6 +76,7 @@ class Storage:
         filesystem: any pyarrow file system.
         path: the folder's path in it.
         location: what people and :meth:`at` call this folder.
+        guard: stands before every change; by default none does.
 
     >>> import tempfile
     >>> storage = Storage.at(tempfile.mkdtemp()).child("runs", "a")
@@ -79,32 +85,40 @@ class Storage:
     (['note'], b'hello')
     """
 
-    def __init__(self, filesystem: pyarrow.fs.FileSystem, path: str, location: str) -> None:
+    def __init__(self, filesystem: pyarrow.fs.FileSystem, path: str, location: str, guard: Guard = nullcontext) -> None:
         self._filesystem = filesystem
         self._path = path.rstrip("/") or "/"
         self._uri = location
+        self._guard = guard
 
     @classmethod
     def at(cls, location: str | Path) -> Storage:
-        """The folder at a path or at a URI such as ``s3://bucket/runs`` or ``file:///data/runs``."""
+        """The folder at a path or at a URI such as ``s3://bucket/runs`` or ``file:///data/runs``.
+
+        A masked URI is opened by what the environment holds.
+        """
         if BAD_TEXT.search(str(location)):
             raise StorageError(f"cannot open {shown(str(location))}: expected UTF-8 text without null bytes")
         if isinstance(location, Path) or "://" not in location:
             path = str(Path(os.path.expanduser(location)).absolute())
             return cls(pyarrow.fs.LocalFileSystem(), path, path)
+        if is_masked(location):
+            if (problem := missing_from_environment(location)) is not None:
+                raise StorageError(problem)
+            location = strip(location)
         try:
             filesystem, path = pyarrow.fs.FileSystem.from_uri(location)
         except (OSError, pyarrow.ArrowException) as error:
             raise StorageError(
-                f"cannot open {_printable(location)}: {error}; expected a folder or a URI that pyarrow.fs "
-                "opens, such as s3://, gs://, abfs://, hdfs:// or file://"
-            ) from error
+                f"cannot open {location}: {error}; expected a folder or a URI that pyarrow.fs opens, such as s3://, "
+                "gs://, abfs://, hdfs:// or file://"
+            ) from None  # its own text may hold a secret
         return cls(filesystem, path, location)
 
     @property
     def location(self) -> str:
-        """The path or URI, for people: a password in it is masked."""
-        return _printable(self._uri)
+        """The path or URI, for people: secrets in it are masked."""
+        return mask(self._uri)
 
     @property
     def uri(self) -> str:
@@ -118,14 +132,26 @@ class Storage:
 
     def child(self, *parts: str) -> Storage:
         """The folder below this one."""
-        address, mark, query = self._uri.partition("?") if "://" in self._uri else (self._uri, "", "")
-        uri = "/".join([address.rstrip("/"), *parts]) + mark + query
-        return Storage(self._filesystem, self._join(*parts), uri)
+        return Storage(self._filesystem, self._join(*parts), below(self._uri, *parts), self._guard)
+
+    def guarded(self, guard: Guard) -> Storage:
+        """The same folder, with a guard before every change in it and below it."""
+        return Storage(self._filesystem, self._path, self._uri, guard)
+
+    def changing(self) -> AbstractContextManager[None]:
+        """For changes that are made by other means: the guard."""
+        return self._guard()
 
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder of this name."""
         with explained("look for", self.child(name).location):
             return bool(self._type(name) != pyarrow.fs.FileType.NotFound)
+
+    def modified(self, name: str) -> float | None:
+        """When a file was last written, in seconds by the file system's clock; ``None`` where it does not say."""
+        with explained("look for", self.child(name).location):
+            nanoseconds = self._filesystem.get_file_info(self._join(name)).mtime_ns
+        return None if nanoseconds is None else nanoseconds / 1e9
 
     def list(self) -> list[str]:
         """Sorted names of files and folders here, without temporaries; none where this folder is missing."""
@@ -153,7 +179,8 @@ class Storage:
             target.parent.mkdir(parents=True, exist_ok=True)
             with _temporary(target.parent) as temporary:
                 _write_durably(temporary, data)
-                os.replace(temporary, target)
+                with self._guard():
+                    os.replace(temporary, target)
                 _sync_folder(target.parent)
 
     def publish(self, name: str, files: Mapping[str, bytes | Path]) -> None:
@@ -175,21 +202,27 @@ class Storage:
                 for file, content in files.items():
                     _write_durably(temporary / file, content)
                 _sync_folder(temporary)
-                _move_folder(temporary, self.local / name)
+                with self._guard():
+                    _move_folder(temporary, self.local / name)
                 _sync_folder(self.local)
 
     def delete(self, name: str) -> None:
         """Remove a file or folder, or nothing; a folder disappears at once or loses its manifest first."""
         with explained("delete", self.child(name).location), suppress(FileNotFoundError):
             if self.local is not None:
-                with _temporary(self.local) as temporary:  # removes what was moved there
+                with _temporary(self.local) as temporary, self._guard():  # removes what was moved there
                     os.rename(self.local / name, temporary)
-            elif self._type(name) == pyarrow.fs.FileType.Directory:
-                if self.child(name).exists(MANIFEST):
-                    self._filesystem.delete_file(self._join(name, MANIFEST))
-                self._filesystem.delete_dir(self._join(name))
-            else:
-                self._filesystem.delete_file(self._join(name))
+                return
+            with self._guard():
+                self._delete_remotely(name)
+
+    def _delete_remotely(self, name: str) -> None:
+        if self._type(name) == pyarrow.fs.FileType.Directory:
+            if self.child(name).exists(MANIFEST):
+                self._filesystem.delete_file(self._join(name, MANIFEST))
+            self._filesystem.delete_dir(self._join(name))
+        else:
+            self._filesystem.delete_file(self._join(name))
 
     def _publish_remotely(self, name: str, files: Mapping[str, bytes | Path]) -> None:
         self.delete(name)
@@ -199,7 +232,7 @@ class Storage:
             self._upload(f"{name}/{file}", content.read_bytes() if isinstance(content, Path) else content)
 
     def _upload(self, name: str, data: bytes) -> None:
-        with self._filesystem.open_output_stream(self._join(name), compression=None) as stream:
+        with self._guard(), self._filesystem.open_output_stream(self._join(name), compression=None) as stream:
             stream.write(data)
 
     def _type(self, name: str) -> Any:
@@ -209,8 +242,14 @@ class Storage:
         return "/".join([self._path.rstrip("/"), *parts])
 
 
-def _printable(location: str) -> str:
-    return re.sub(r"://([^/@:]*):[^/@]*@", r"://\1:***@", location)
+def below(location: str, *parts: str) -> str:
+    """The path or URI of what lies in a folder.
+
+    >>> below("s3://bucket/runs?region=x", "a")
+    's3://bucket/runs/a?region=x'
+    """
+    address, mark, query = location.partition("?") if "://" in location else (location, "", "")
+    return "/".join([address.rstrip("/"), *parts]) + mark + query
 
 
 @functools.cache

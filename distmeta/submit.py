@@ -19,6 +19,7 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from distmeta.errors import ClusterError, Interrupted, JobError
 from distmeta.packing import Job, pack
+from distmeta.secrets import mask
 from distmeta.transports.ray_internals import CHATTER, job_client
 
 __all__ = ["Cluster", "JobDetails"]
@@ -47,7 +48,7 @@ class Cluster:
 
     def __init__(self, address: str | None = None) -> None:
         self.address, said_by = _find_address(address)
-        self._option = f" --address {self.address}" if said_by == "--address" else ""
+        self._option = f" --address {mask(self.address)}" if said_by == "--address" else ""
         if not self.address.startswith(("http://", "https://")):
             raise ClusterError(
                 f"{said_by} = {self.address}: expected the address of the cluster's dashboard, for example "

@@ -18,10 +18,12 @@ from ray import tune
 from distmeta.config import Config
 from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
+from distmeta.lease import acquire
 from distmeta.rundir import to_json
-from distmeta.storage import Storage
+from distmeta.secrets import credentials, environment, masked, without_secrets
+from distmeta.storage import Storage, below
 from distmeta.sweep_config import SWEEP, Sweep, check_resume, dump_sweep
-from distmeta.sweep_internals import CHATTER
+from distmeta.sweep_internals import CHATTER, CREDENTIALS, without_credentials
 from distmeta.sweep_points import Values
 from distmeta.sweep_results import TRIALS, TrialResult, best_checkpoint, ranked, read_results, read_trial, write_results
 from distmeta.sweep_schedulers import scheduler
@@ -62,12 +64,12 @@ class SweepTrial(tune.Trainable):  # type: ignore[misc]
         sweep: Sweep,
         trials: str,
         folder: str,
-        environment: dict[str, str],
+        variables: dict[str, str],
         accept_changes: bool,
     ) -> None:
         """Open the trial, as far as it had come; in the sweep's own folder and environment, since it is on its host."""
         os.chdir(folder)
-        os.environ.update(environment)
+        os.environ.update(variables)
         self._sweep, self._trials, self._accept = sweep, trials, accept_changes
         self._run = self._trial(config["values"])
 
@@ -113,26 +115,47 @@ def run_sweep(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run a sweep to its end; see :func:`distmeta.tune.tune`."""
-    home = Storage.at(run_dir if run_dir is not None else f"{sweep.config.run.dir}/{sweep.options.name}")
-    begun = _check_home(home, sweep, resume)
-    if begun and (results := read_results(home)) is not None:
+    home = Storage.at(run_dir if run_dir is not None else below(sweep.config.run.dir, sweep.options.name))
+    if resume and (results := read_results(home)) is not None and _check_home(home, sweep, resume):
         log.info("%s is finished: nothing to do", home.location)
         return results
-    prepare_family(sweep.config)
-    if begun:
-        if not trust_code:
-            check_own(home)
-        if not accept_changes:
-            check_trials(sweep, home.child(TRIALS))
-    with _connected(sweep.config, address):
-        _check_room(sweep)
-        home.write_bytes(SWEEP, dump_sweep(sweep).encode())
-        try:
-            failures = _search(sweep, home, begun, accept_changes, view, check)
-            return _finish(sweep, home, failures, check, progress)
-        except Interrupted as error:
-            how = "--resume" if home.local is not None else "--resume --trust-code"
-            raise Interrupted(f"{error}; the trials are saved in {home.location}, go on with {how}") from None
+    lease = acquire(home, check=check)
+
+    def checked() -> None:
+        check()
+        lease.check()
+
+    try:
+        begun = _check_home(home, sweep, resume)
+        prepare_family(sweep.config)
+        if begun:
+            if not trust_code:
+                check_own(home)
+            if not accept_changes:
+                check_trials(sweep, home.child(TRIALS))
+        with _connected(sweep.config, address):
+            _check_room(sweep)
+            return _run(sweep, home.guarded(lease.guard), begun, accept_changes, view, checked, progress)
+    finally:
+        lease.release()
+
+
+def _run(
+    sweep: Sweep,
+    home: Storage,
+    begun: bool,
+    accept_changes: bool,
+    view: View | None,
+    check: Check,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """The sweep, in a folder that nobody else drives."""
+    home.write_bytes(SWEEP, dump_sweep(sweep).encode())
+    try:
+        return _finish(sweep, home, _search(sweep, home, begun, accept_changes, view, check), check, progress)
+    except Interrupted as error:
+        how = "--resume" if home.local is not None else "--resume --trust-code"
+        raise Interrupted(f"{error}; the trials are saved in {home.location}, go on with {how}") from None
 
 
 def _finish(
@@ -142,9 +165,10 @@ def _finish(
     trials = home.child(TRIALS)
     found = ranked(sweep, [read_trial(sweep, trials, name, failure) for name, failure in failures.items()])
     best = best_checkpoint(sweep, trials, _check_best(found))
-    # The sweep's own settings name its code, wherever that lies.
+    # The sweep's own settings name its code, wherever that lies, and secrets that are masked in the checkpoint.
     config = sweep.trial_config(found[0].values, sweep.seeds[0]).model_dump(mode="json")
-    named = [f"{key}={to_json(section)}" for key, section in config.items() if kinds(section)]
+    given = {key: section for key, section in config.items() if kinds(section) or masked(section) != section}
+    named = [f"{key}={to_json(section)}" for key, section in given.items()]
     measured = evaluate(best.uri, named, check=check, progress=progress)
     return write_results(home, sweep, found, best.location, measured)
 
@@ -169,12 +193,12 @@ def _connected(config: Config, address: str | None) -> Iterator[None]:
     cluster = config.cluster.model_copy(
         update={"workers": 1, "cpus_per_worker": 1.0, "address": address or config.cluster.address}
     )
-    mine = connect(config.model_copy(update={"cluster": cluster}))
+    connection = connect(config.model_copy(update={"cluster": cluster}))
     try:
         yield
     finally:
-        if mine:
-            ray.shutdown()
+        if connection is not None:
+            connection.close()
 
 
 # Resources --------------------------------------------------------------------------------------------------------
@@ -218,28 +242,29 @@ def _search(
     sweep: Sweep, home: Storage, begun: bool, accept_changes: bool, view: View | None, check: Check
 ) -> dict[str, str]:
     """Run all trials; gives their names, and what ended those that failed."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet = {name: value for name, value in QUIET.items() if name not in os.environ}
     logging.getLogger(CHATTER).setLevel(logging.CRITICAL)
     watch = Watch(sweep, home, view, check)
-    environment = {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
+    opening = credentials(home.uri)  # not by the URI, which Tune writes into its files
+    shared = {name: os.environ[name] for name in (*SHARED_ENVIRONMENT, *CREDENTIALS) if name in os.environ}
     trainable = tune.with_resources(
         tune.with_parameters(
             SweepTrial,
             sweep=sweep,
             trials=home.child(TRIALS).uri,
             folder=os.getcwd(),
-            environment=environment,
+            variables={**shared, **opening},
             accept_changes=accept_changes,
         ),
         tune.PlacementGroupFactory(_bundles(sweep), strategy="PACK"),
     )
     state = home.child(STATE)
-    if begun and put_back(home):
-        tuner = tune.Tuner.restore(state.uri, trainable, resume_errored=True)
-    else:
-        tuner = _tuner(sweep, home, trainable, watch)
-    grid = tuner.fit()
+    with environment({**quiet, **opening}), without_credentials():
+        if begun and put_back(home):
+            tuner = tune.Tuner.restore(without_secrets(state.uri), trainable, resume_errored=True)
+        else:
+            tuner = _tuner(sweep, home, trainable, watch)
+        grid = tuner.fit()
     return {Path(result.path).name: why(result.error) if result.error else "" for result in grid}
 
 
@@ -277,7 +302,7 @@ def _tuner(sweep: Sweep, home: Storage, trainable: Any, watch: Watch) -> tune.Tu
         ),
         run_config=tune.RunConfig(
             name=STATE,
-            storage_path=home.uri,
+            storage_path=without_secrets(home.uri),
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
             # Small files that say where a trial is: all of them, since the state that is kept may be an older one.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, checkpoint_at_end=False),

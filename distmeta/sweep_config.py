@@ -25,6 +25,7 @@ from distmeta.config import (
 )
 from distmeta.errors import ConfigError
 from distmeta.rundir import differences
+from distmeta.secrets import masked
 from distmeta.sections import Section
 from distmeta.sweep_checks import find_metric, find_problems, point_problems, refusal, refuse
 from distmeta.sweep_points import TRIALS, Values, changed, points
@@ -145,20 +146,30 @@ def load_sweep(
     if (root := getattr(config.tasks, "root", None)) is not None:
         put(base, "tasks.root", root)  # the same place wherever a trial is
     metric, mode = find_metric(options, config)
-    refuse(find_problems(options, base, config))
+    refuse([*_secrets_in(options), *find_problems(options, base, config)])
     found = None if options.searcher == "optuna" else points(options)
     refuse(point_problems(options, base, config, found))
     return Sweep(options, base, config, metric, mode, found)
 
 
+def _secrets_in(options: SweepOptions) -> list[str]:
+    """A trial's values stand in many files, its name on the screen."""
+    return [
+        f"space.{key}: a URI with a secret in it cannot be a value of trials; leave the secret out, and set it in the "
+        "environment"
+        for key, domain in options.space.items()
+        if masked(values := domain.model_dump(mode="json")) != values
+    ]
+
+
 def dump_sweep(sweep: Sweep) -> str:
-    """The sweep as YAML that holds its base, so that :func:`load_sweep` takes it anywhere."""
+    """The sweep as YAML that holds its base, so that :func:`load_sweep` takes it anywhere; secrets are masked."""
     values = sweep.options.model_dump(mode="json", exclude_defaults=True)
     space = sweep.options.space.items()
     values["space"] = {key: domain.model_dump(mode="json", exclude_defaults=True) for key, domain in space}
     values["scheduler"] = sweep.options.scheduler.model_dump(mode="json")
     values.pop("settings", None)
-    return yaml.safe_dump({**values, "base": sweep.base}, sort_keys=False)
+    return yaml.safe_dump(masked({**values, "base": sweep.base}), sort_keys=False)
 
 
 def check_resume(old: str, new: str) -> None:

@@ -5,14 +5,32 @@ A release of Ray that takes one away makes a test of ``tests/sweep/test_sweep_in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
 
 CHATTER = "ray.tune.tune"
 """The logger by which Tune says, at the end, that trials have failed."""
+
+
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+"""What Tune puts into its actors' runtime environment, which Ray logs and shows."""
+
+
+@contextmanager
+def without_credentials() -> Iterator[None]:
+    """Keep Tune from doing so; they go with the trials' other arguments."""
+    before = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = before - set(CREDENTIALS)
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = before
 
 
 class OpenHalving(ASHAScheduler):  # type: ignore[misc]

@@ -16,13 +16,14 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt
 
 from distmeta import checkpoint
-from distmeta.config import dump_config
+from distmeta.config import dump_config, written_values
 from distmeta.errors import NonFiniteError, StorageError
 from distmeta.identity import check_same
 from distmeta.json_files import JsonValues, read_json
 from distmeta.metrics import read_lines
 from distmeta.records import StepRecord
 from distmeta.rundir import CHECKPOINTS, RunDirectory, to_json
+from distmeta.secrets import mask
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep
 from distmeta.sweep_points import Values
@@ -33,6 +34,9 @@ ORIGIN = "origin.json"
 DIVERGED = "diverged.json"
 FAILURE = "failure.txt"
 """The traceback of the last exception that ended a trial."""
+
+PATIENCE = 120.0
+"""Seconds to wait for the process that had a trial's run before, which may be about to end, or be dead elsewhere."""
 
 _VALIDATION = "validation/"
 
@@ -201,7 +205,7 @@ class TrialRun:
             self._part.home.write_bytes(DIVERGED, to_json({"step": self.step, "message": str(error)}).encode())
             return self.step, None
         except Exception:
-            self._home.write_bytes(FAILURE, traceback.format_exc().encode())
+            self._home.write_bytes(FAILURE, mask(traceback.format_exc()).encode())
             raise
 
     @property
@@ -245,7 +249,14 @@ class TrialRun:
             if seed not in self._runs:
                 config = self._sweep.trial_config(self._part.values, seed)
                 home, settle = self._part.run(seed).storage, self._sweep.population is not None
-                self._runs[seed] = train(config, home.uri, resume=True, settle=settle, accept_changes=self._accept)
+                self._runs[seed] = train(
+                    config,
+                    home.uri,
+                    resume=True,
+                    settle=settle,
+                    accept_changes=self._accept,
+                    patience=PATIENCE,
+                )
             record = next(self._runs[seed], None)
             if record is None:
                 raise StorageError(
@@ -268,7 +279,7 @@ class TrialRun:
             config = self._sweep.trial_config(values, seed)
             source = donor.run(seed).storage.child(CHECKPOINTS, f"step-{place.step:08d}")
             # Which validation was the best stands in the donor's folder, with its checkpoint.
-            snapshot = replace(checkpoint.load(source), config=config.model_dump(mode="json"), best=None)
+            snapshot = replace(checkpoint.load(source), config=written_values(config), best=None)
             run = part.run(seed)
             run.write_config(dump_config(config))
             checkpoint.save(run.storage, snapshot)

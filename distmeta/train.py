@@ -13,19 +13,21 @@ from typing import Any, cast
 
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
-from distmeta.config import Config, dump_config
+from distmeta.config import Config, dump_config, written_values
 from distmeta.errors import Interrupted, NonFiniteError, StorageError
 from distmeta.evaluate import Progress, cut, meta_test, validate
 from distmeta.identity import identify, resumed
 from distmeta.layout import Layout, Meta
 from distmeta.learner import Learner, Outcome
+from distmeta.lease import Lease, acquire
 from distmeta.metrics import MetricsLog, flat
 from distmeta.plan import Plan
 from distmeta.programs import blueprint
 from distmeta.records import FAULTS, MetaGradient, MetaState, Shard, StepRecord
-from distmeta.restore import check_fingerprint, find_result, find_snapshot
+from distmeta.restore import check_fingerprint, find_snapshot, finished
 from distmeta.rundir import RunDirectory
 from distmeta.saving import Saver
+from distmeta.storage import below
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check, open_transport
 from distmeta.tree import Sum, add
@@ -45,6 +47,7 @@ def train(
     progress: Progress | None = None,
     settle: bool = False,
     accept_changes: bool = False,
+    patience: float = 0.0,
 ) -> Generator[StepRecord, None, dict[str, Any]]:
     """Meta-train, and meta-test at the end.
 
@@ -58,6 +61,7 @@ def train(
             steps otherwise.
         accept_changes: resume though the data, the user's code or frozen weights are not those that the run was
             computed with; what has changed is recorded in ``metrics.jsonl`` and in the checkpoints.
+        patience: seconds to wait for another driver of this run to end, or to be known as dead.
 
     Yields:
         One :class:`~distmeta.records.StepRecord` a meta-step.
@@ -75,14 +79,33 @@ def train(
     >>> [record.step for record in train(config, tempfile.mkdtemp())]
     [1, 2]
     """
-    directory = RunDirectory(run_dir if run_dir is not None else f"{config.run.dir}/{config.name}")
-    snapshot = find_snapshot(directory, config, accept_changes) if resume and directory.holds_run else None
-    if (result := find_result(directory, snapshot, config)) is not None:
-        log.info("%s is finished: nothing to do", directory.location)
+    directory = RunDirectory(run_dir if run_dir is not None else below(config.run.dir, config.name))
+    if resume and (result := finished(directory, config, accept_changes)) is not None:
         return result
+    lease = acquire(directory.storage, patience, check)
+    try:
+        return (yield from _train(config, directory, resume, check, progress, settle, accept_changes, lease))
+    finally:
+        lease.release()
+
+
+def _train(
+    config: Config,
+    directory: RunDirectory,
+    resume: bool,
+    check: Check,
+    progress: Progress | None,
+    settle: bool,
+    accept_changes: bool,
+    lease: Lease,
+) -> Generator[StepRecord, None, dict[str, Any]]:
+    """What :func:`train` does while it holds the run directory."""
+    if not resume:
+        directory.check_free()
+    snapshot = find_snapshot(directory, config, accept_changes) if directory.holds_run else None
     if resume and snapshot is None:
         log.info("no checkpoint in %s: starting at step 0", directory.location)
-    session = _Session(config, directory, snapshot, resume, check, settle, accept_changes)
+    session = _Session(config, directory, snapshot, lease, check, settle, accept_changes)
     try:
         while session.learner.step < config.run.steps:
             yield session.step()
@@ -122,16 +145,15 @@ class _Session:
         config: Config,
         directory: RunDirectory,
         snapshot: Snapshot | None,
-        resume: bool,
+        lease: Lease,
         check: Check,
         settle: bool,
         accept_changes: bool,
     ) -> None:
         self._config = config
         self._settle = settle
-        self._directory = directory
-        if not resume:
-            directory.check_free()
+        self._lease = lease
+        self._directory = directory = RunDirectory(directory.storage.guarded(lease.guard))
         directory.check_writable()
         prepare_family(config)
         self._blueprint = blueprint(config)
@@ -150,7 +172,12 @@ class _Session:
             self._identity, accepted = resumed(config, snapshot.identity, snapshot.step, accept_changes)
             self._restore(snapshot)
         plan = Plan.from_dict(snapshot.plan) if snapshot else None
-        self._transport = open_transport(config, plan, check)
+
+        def checked() -> None:
+            check()
+            lease.check()
+
+        self._transport = open_transport(config, plan, checked)
         try:
             if snapshot is not None and not config.cluster.allow_mixed:
                 check_fingerprint(snapshot.fingerprint, self._transport.fingerprint)
@@ -179,6 +206,7 @@ class _Session:
 
     def step(self) -> StepRecord:
         """Gradient, outer step, and what is due after it: validation, checkpoint, log line."""
+        self._lease.check()
         self._saver.check()
         began = time.perf_counter()
         run, step = self._config.run, self.learner.step
@@ -319,7 +347,7 @@ class _Session:
                 optimizer=optimizer,
                 best=best,
                 counters=counters,
-                config=self._config.model_dump(mode="json"),
+                config=written_values(self._config),
                 plan=self._transport.plan.as_dict(),
                 fingerprint=self._transport.fingerprint,
                 identity=self._identity,

@@ -20,6 +20,7 @@ from ray.autoscaler.sdk import request_resources
 from distmeta.config import Config, WorkerRange
 from distmeta.errors import ClusterError
 from distmeta.transports.ray_internals import draining_nodes, most_resources, on_loopback, silence_errors
+from distmeta.transports.ray_private import Connection
 from distmeta.transports.ray_tmpdir import check_tmpdir
 
 QUIET = {
@@ -37,18 +38,19 @@ ROUNDING = 1e-6
 """Fractions of a GPU that add up to one may fall short of it by as much."""
 
 
-def connect(config: Config) -> bool:
+def connect(config: Config) -> Connection | None:
     """Connect to the configured cluster, or start a private one on this machine.
 
     Returns:
-        Whether this call connected, and so has to disconnect; false where the process was connected before.
+        What the caller has to close; ``None`` where the process was connected before.
 
     Raises:
         ClusterError: there is no cluster at the address, or the process is connected to another one.
     """
     if ray.is_initialized():
         _check_same(config.cluster.address)
-        return False
+        return None
+    connection = Connection()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     address = _address(config)
@@ -57,12 +59,16 @@ def connect(config: Config) -> bool:
     try:
         if address is None:
             check_tmpdir()
-            _start_private(_cores(config), quiet)
+            connection.start_private(_cores(config), **quiet)
         else:
             with on_loopback() if _only_on_loopback(address) else nullcontext():
                 ray.init(address=address, **quiet)
         silence_errors()  # on standard output are results; the transport tells of lost workers once
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        connection.made()
+    except BaseException as error:
+        connection.close()
+        if not isinstance(error, (ConnectionError, RuntimeError, ValueError, OSError)):
+            raise
         where = f"at {address}" if address else "on this machine"
         raise ClusterError(
             f"cannot {'reach' if address else 'start'} Ray {where}: {first_line(error)}. Check cluster.address and "
@@ -72,7 +78,7 @@ def connect(config: Config) -> bool:
         # Ray takes SIGTERM for itself, in C++ too, and then the process would abort without a checkpoint.
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
-    return True
+    return connection
 
 
 def _check_same(address: str | None) -> None:
@@ -96,15 +102,6 @@ def _is_loopback(host: str) -> bool:
 def _address(config: Config) -> str | None:
     return config.cluster.address or os.environ.get("RAY_ADDRESS")
 
-
-def _start_private(cores: int, quiet: Mapping[str, Any]) -> None:
-    """Start Ray on this machine's loopback address alone, whatever else runs here.
-
-    Out of others' reach it needs no token, and leaves none behind in the user's home for later clusters to trip over.
-    """
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    with on_loopback():
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
 
 
 def _cores(config: Config) -> int:
@@ -168,9 +165,9 @@ class Cluster:
     """
 
     def __init__(self, config: Config) -> None:
-        self._connected = connect(config)
+        self._connection = connect(config)
         options = config.cluster
-        self.private = self._connected and not _address(config)
+        self.private = self._connection is not None and not _address(config)
         self.need = {"CPU": options.cpus_per_worker, "GPU": self._gpus_each(config)}
         self.turned_away: set[str] = set()
         self._drained: set[str] = set()
@@ -225,8 +222,8 @@ class Cluster:
         """Take back what the autoscaler was asked for, and disconnect."""
         if self._asked and ray.is_initialized():
             request_resources(bundles=[])
-        if self._connected:
-            ray.shutdown()
+        if self._connection is not None:
+            self._connection.close()
 
     def _ask(self) -> None:
         """Tell the autoscaler how many workers there may be; without one this is a note that nobody reads."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ray import _raylet
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 from ray._private.state import state as cluster_state
@@ -38,6 +39,16 @@ def on_loopback() -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def forget_token() -> None:
+    """Make Ray read its mode of authentication and its token from the environment again.
+
+    In this order: a thread that is just ending could ask for a token that is gone.
+    """
+    raylet: Any = _raylet  # compiled, without types
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def silence_errors() -> None:

@@ -212,6 +212,15 @@ class Command:
             start_new_session=True,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Without a word; nobody waits for it here, as nobody does elsewhere."""
+        self._process.send_signal(signal.SIGKILL)
+        assert poll(lambda: _state(self.pid), lambda state: state in "Z", 10) == "Z"
+
     def reach(self, step: int, folder: Path) -> bool:
         """Wait until this step is logged; false where the command ended before."""
         while self._process.poll() is None:
@@ -238,7 +247,7 @@ class Command:
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._process.pid, signal.SIGKILL)  # stopped ones too
         self._process.communicate()
 
 
@@ -272,6 +281,11 @@ def ray_workers() -> list[int]:
 
 def _pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _state(pid: int) -> str:
+    stat = _read(pid, "stat")
+    return stat.rpartition(b")")[2].split()[0].decode() if stat else ""
 
 
 def _parent(pid: int) -> int:

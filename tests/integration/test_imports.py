@@ -12,7 +12,8 @@ from pathlib import Path
 import distmeta
 
 PACKAGE = Path(distmeta.__file__).parent
-KNOW_RAY = {f"transports/ray_{name}.py" for name in ("actors", "cluster", "crew", "internals", "metrics", "worker")} | {
+RAY_MODULES = ("actors", "cluster", "crew", "internals", "metrics", "private", "worker")
+KNOW_RAY = {f"transports/ray_{name}.py" for name in RAY_MODULES} | {
     "sweep.py",
     "sweep_internals.py",
     "sweep_schedulers.py",

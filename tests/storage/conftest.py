@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
-import pyarrow.fs
 import pytest
 import torch
+from storage_helpers import remote
 
 from distmeta.checkpoint import Snapshot
 from distmeta.storage import Storage
@@ -53,11 +51,3 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 @pytest.fixture(params=["mock", "fsspec-memory"])
 def remote_storage(request: pytest.FixtureRequest) -> Storage:
     return remote(request.param)
-
-
-def remote(kind: str) -> Storage:
-    path = f"bucket-{uuid.uuid4().hex}/run"
-    if kind == "mock":
-        return Storage(pyarrow.fs._MockFileSystem(), path, f"mock://{path}")
-    memory = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fsspec.filesystem("memory")))
-    return Storage(memory, path, f"memory://{path}")

@@ -112,3 +112,16 @@ def test_what_a_trial_knows(tmp_path: Path) -> None:
 def test_the_logger_of_failed_trials() -> None:
     module = Path(ray.__file__).parent.parent / f"{sweep_internals.CHATTER.replace('.', '/')}.py"
     assert "getLogger(__name__)" in module.read_text(), gone(f"logger {sweep_internals.CHATTER}")
+
+
+def test_tune_tells_no_credentials() -> None:
+    """Its list has what is taken out of it, and no more of that kind."""
+    from ray.tune.execution import class_cache
+
+    def listed() -> set[str]:
+        return {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+
+    assert listed() == set(sweep_internals.CREDENTIALS)
+    with sweep_internals.without_credentials():
+        assert listed() == set()
+    assert listed() == set(sweep_internals.CREDENTIALS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,18 +45,32 @@ def whole(run: TrialRun) -> list[tuple[int, dict[str, float] | None]]:
     return found
 
 
+KEPT: list[TrialRun] = []
+
+
+RESTARTED = ("repeats=2", "run.validate_every=5")  # the last validation comes sooner than the others
+
+
+def begin(overrides: tuple[str, ...], folder: Path) -> tuple[Any, Place]:
+    """The first validation of a trial, whose process goes on to hold its runs."""
+    chosen = sweep(*overrides)
+    KEPT.append(TrialRun(chosen, storage(folder), "a", points(chosen)[0]))
+    return KEPT[0].next(), KEPT[0].place
+
+
 def test_restarted_anywhere(tmp_path: Path) -> None:
     """A trial that dies, here twice, tells each validation once, to the same bits; its runs' mean is what it tells."""
-    chosen = sweep("repeats=2", "run.validate_every=5")  # the last validation comes sooner than the others
+    chosen = sweep(*RESTARTED)
     values = points(chosen)[0]
     expected = whole(TrialRun(chosen, storage(tmp_path / "whole"), "a", values))
     assert [step for step, _ in expected] == [5, 10, 12]
 
     trials = storage(tmp_path / "broken")
-    first = TrialRun(chosen, trials, "a", values)
-    assert first.next() == expected[0]
-    second = TrialRun(chosen, trials, "a", values)  # while the first one's state is only half on the disk
-    second.go_on(first.place, values)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        told, place = pool.apply(begin, (RESTARTED, tmp_path / "broken"))
+        assert told == expected[0]
+    second = TrialRun(chosen, trials, "a", values)  # the first one was killed
+    second.go_on(place, values)
     assert second.next() == expected[1]
     second.close()
     third = TrialRun(chosen, trials, "a", values)  # without having been told where it was

@@ -39,6 +39,14 @@ def test_the_loopback_switch() -> None:
     assert before == (ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(variable))
 
 
+def test_the_token() -> None:
+    """Its effect is tested in tests/integration/test_private_ray.py."""
+    from ray import _raylet
+
+    assert callable(_raylet.Config.initialize), gone("Config.initialize", "forget_token")
+    assert callable(_raylet.AuthenticationTokenLoader.reset_cache), gone("reset_cache", "forget_token")
+
+
 def test_the_thread_that_prints_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is not connected yet shows what a connected one has."""
     names = worker.Worker().__dict__.keys() | set(dir(worker.Worker))

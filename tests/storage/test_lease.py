@@ -1,0 +1,318 @@
+"""A folder has one driver: of many that begin at once, beside a live one, after a dead one, on any storage."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+from storage_helpers import remote
+
+from distmeta import claims
+from distmeta.claims import Claim, Process
+from distmeta.errors import DistmetaError, LeaseError, StorageError
+from distmeta.lease import VARIABLE, Lease, acquire
+from distmeta.storage import Storage
+
+ELSEWHERE = Process("far-away", "another kernel", "", 17, 4)
+FORKS = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def folder(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if kind != "s3":
+        return str(tmp_path / "run")
+    return str(request.getfixturevalue("bucket").format(f"/leases/{tmp_path.name}"))
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "1.5")
+
+
+def leave(storage: Storage, owner: Process, silence: float = 0.0, held: bool = True) -> Claim:
+    """A claim that another process has made."""
+    then = time.time() - silence
+    claim = Claim(3, "feed", held, owner, then, then, 60.0)
+    storage.write_bytes(claim.name, claim.to_json())
+    if storage.local is not None:
+        os.utime(storage.local / claim.name, (then, then))
+    return claim
+
+
+def seize(folder: str, gate: Connection, reports: Connection) -> None:
+    gate.recv()
+    try:
+        lease = acquire(Storage.at(folder))
+    except DistmetaError as error:
+        reports.send(str(error))
+        return
+    reports.send("")
+    time.sleep(1.2)  # until the others have given up
+    lease.release()
+
+
+def test_many_processes_at_the_same_instant(tmp_path: Path) -> None:
+    """Exactly one gets it."""
+    folder = str(tmp_path)
+    for _ in range(2):
+        gates, reports = zip(*[(FORKS.Pipe(False), FORKS.Pipe(False)) for _ in range(4)], strict=True)
+        racers = [
+            FORKS.Process(target=seize, args=(folder, gate[0], report[1]), daemon=True)
+            for gate, report in zip(gates, reports, strict=True)
+        ]
+        for racer in racers:
+            racer.start()
+        for _, gate in gates:
+            gate.send(True)
+        told = [report.recv() for report, _ in reports]
+        for racer in racers:
+            racer.join()
+        assert told.count("") == 1, told
+        assert all("is in use" in message for message in told if message)
+        assert Storage.at(folder).list() == []
+
+
+@pytest.mark.parametrize("kind", ["local", "s3", "fsspec-memory"])
+def test_many_threads_at_the_same_instant(kind: str, folder: str) -> None:
+    """On storage without locks too; threads of one process are each other's rivals as well. Never two get it."""
+    for attempt in range(8):
+        storage = remote(kind) if kind == "fsspec-memory" else Storage.at(folder).child(str(attempt))
+        barrier = threading.Barrier(6)
+        held: list[Lease] = []
+
+        def race(storage: Storage = storage, barrier: threading.Barrier = barrier, held: list[Lease] = held) -> None:
+            barrier.wait()
+            with suppress(LeaseError):
+                held.append(acquire(storage))
+
+        with ThreadPoolExecutor(6) as pool:
+            for job in [pool.submit(race) for _ in range(6)]:
+                job.result()
+        assert len(held) <= 1
+        for lease in held:
+            lease.release()
+        assert storage.list() == []
+
+
+def hold(folder: str, reports: Connection) -> None:
+    os.environ[VARIABLE] = "1.5"
+    acquire(Storage.at(folder))
+    reports.send(os.getpid())
+    time.sleep(100)
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[int]:
+    """Another process that holds the folder."""
+    receiver, sender = FORKS.Pipe(False)
+    process = FORKS.Process(target=hold, args=(str(tmp_path), sender), daemon=True)
+    process.start()
+    yield receiver.recv()
+    process.kill()
+    process.join()
+
+
+def test_beside_a_live_one_and_after_a_dead_one(tmp_path: Path, holder: int, caplog: pytest.LogCaptureFixture) -> None:
+    storage = Storage.at(tmp_path)
+    before, began = storage.list(), time.monotonic()
+    with pytest.raises(LeaseError, match=rf"in use: process {holder} on .* has driven it for .*heartbeat.*--run-dir"):
+        acquire(storage)
+    assert time.monotonic() - began < 1
+    assert storage.list() == before
+
+    os.kill(holder, signal.SIGSTOP)
+    time.sleep(2)  # longer than a heartbeat may be late
+    with pytest.raises(LeaseError, match=rf"alive but stopped, or very slow: `kill -CONT {holder}`"):
+        acquire(storage)
+    assert storage.list() == before
+
+    os.kill(holder, signal.SIGKILL)  # unreaped: a zombie is dead
+    began = time.monotonic()
+    lease = acquire(storage, patience=1.0)
+    assert time.monotonic() - began < 2
+    assert f"taking over from process {holder}" in caplog.text
+    lease.release()
+    assert storage.list() == []
+
+
+def test_a_recycled_process_number_is_no_owner(tmp_path: Path) -> None:
+    """Another process now has the dead owner's number; this very one, and the first of all."""
+    for pid in (os.getpid(), 1):
+        storage = Storage.at(tmp_path / str(pid))
+        leave(storage, replace(Process.current(), pid=pid, started=0))
+        acquire(storage).release()
+        assert storage.list() == []
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        ELSEWHERE,
+        replace(Process.current(), machine="before the restart"),
+        replace(Process.current(), namespace="pid:[7]", pid=2**22 + 1),  # a container of this host
+    ],
+    ids=["host", "restart", "container"],
+)
+def test_elsewhere_it_is_dead_after_the_limit(owner: Process, tmp_path: Path) -> None:
+    storage = Storage.at(tmp_path)
+    leave(storage, owner, silence=50.0)
+    with pytest.raises(LeaseError, match=rf"process {owner.pid} on .*heartbeat 50 s ago.*goes on in 1\d s"):
+        acquire(storage)
+    leave(storage, owner, silence=61.0)
+    acquire(storage).release()
+    assert storage.list() == []
+
+
+def test_waiting_for_the_one_before(tmp_path: Path) -> None:
+    storage = Storage.at(tmp_path)
+    leave(storage, ELSEWHERE, silence=58.5)
+    acquire(storage, patience=10).release()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"owner": 3}', b'{"owner": {}, "held": 1}'])
+def test_a_damaged_claim_counts_until_it_is_old(content: bytes, tmp_path: Path) -> None:
+    storage = Storage.at(tmp_path)
+    name = "lease-00000007-abc.json"
+    storage.write_bytes(name, content)
+    with pytest.raises(LeaseError, match="damaged lease"):
+        acquire(storage)
+    os.utime(tmp_path / name, (0, 0))
+    acquire(storage).release()
+    assert storage.list() == []
+
+
+def test_files_with_other_names_are_none_of_its_business(tmp_path: Path) -> None:
+    storage = Storage.at(tmp_path)
+    storage.write_bytes("lease-agreement.json", b"")
+    acquire(storage).release()
+    assert storage.list() == ["lease-agreement.json"]
+
+
+def taken_over(storage: Storage) -> None:
+    """What another host does that believes the owner dead."""
+    leave(storage, ELSEWHERE)
+    for claim in claims.read_all(storage):
+        if claim.owner != ELSEWHERE:
+            storage.delete(claim.name)
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+@pytest.mark.parametrize("how", ["taken over", "brought back", "deleted"])
+def test_whoever_lost_it_writes_nothing(how: str, folder: str) -> None:
+    """Not even where its own claim came back: a heartbeat was on its way while another one took over."""
+    storage = Storage.at(folder)
+    lease = acquire(storage)
+    mine = storage.guarded(lease.guard)
+    mine.write_bytes("a", b"mine")
+    mine.publish("folder", {"manifest.json": b"mine"})
+    (claim,) = claims.read_all(storage)
+    if how == "deleted":
+        storage.delete(claim.name)
+    else:
+        taken_over(storage)
+    if how == "brought back":
+        storage.write_bytes(claim.name, claim.to_json())
+    words = "is gone" if how == "deleted" else "process 17 on far-away has taken over"
+    for change in (
+        lambda: mine.write_bytes("a", b"late"),
+        lambda: mine.write_bytes("b", b"late"),
+        lambda: mine.child("folder").write_bytes("manifest.json", b"late"),
+        lambda: mine.publish("folder", {"manifest.json": b"late"}),
+        lambda: mine.delete("a"),
+        lease.check,
+    ):
+        with pytest.raises(LeaseError, match=words):
+            change()
+    lease.release()
+    others = [name for name in storage.list() if not name.startswith("lease-")]
+    assert others == ["a", "folder"]
+    assert storage.read_bytes("a") == storage.child("folder").read_bytes("manifest.json") == b"mine"
+    assert len(claims.names(storage)) == (how != "deleted")
+
+
+def test_a_write_that_has_begun_keeps_others_out(tmp_path: Path) -> None:
+    """An owner that was stopped between its look and its write cannot be taken over on the same file system."""
+    storage = Storage.at(tmp_path)
+    lease = acquire(storage)
+    (claim,) = claims.read_all(storage)
+    far = replace(claim, owner=ELSEWHERE)
+    (tmp_path / claim.name).write_bytes(far.to_json())  # the same file: so it seems from another host
+    os.utime(tmp_path / claim.name, (0, 0))
+    with lease.guard(), pytest.raises(LeaseError, match="stopped in the middle of a write"):
+        acquire(storage)
+    os.utime(tmp_path / claim.name, (0, 0))
+    acquire(storage).release()
+    with pytest.raises(LeaseError, match="is gone"):
+        lease.verify()
+    lease.release()
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_heartbeats(folder: str) -> None:
+    """They go on by themselves, and tell of the loss without being asked; after the end there are none."""
+    storage = Storage.at(folder)
+    lease = acquire(storage)
+    (name,) = claims.names(storage)
+    first = storage.modified(name)
+    assert first is not None
+    time.sleep(1.3)
+    later = storage.modified(name)
+    assert later is not None
+    assert later > first
+    taken_over(storage)
+    time.sleep(0.6)
+    with pytest.raises(LeaseError, match="has taken over"):
+        lease.check()
+    lease.release()
+    assert not any(thread.name == "distmeta-lease" for thread in threading.enumerate())
+
+
+def test_a_fork_is_not_the_driver(tmp_path: Path) -> None:
+    storage = Storage.at(tmp_path)
+    lease = acquire(storage)
+    child = os.fork()
+    if child == 0:
+        lease.release()
+        try:
+            storage.guarded(lease.guard).write_bytes("late", b"")
+        except LeaseError:
+            os._exit(3)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    lease.verify()
+    lease.release()
+    assert storage.list() == []
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf"])
+def test_a_limit_that_is_none(seconds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, seconds)
+    with pytest.raises(LeaseError, match=f"{VARIABLE} = {seconds}: expected seconds"):
+        acquire(Storage.at(tmp_path))
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot .* a part of this path is a file"):
+        acquire(Storage.at(tmp_path / "file" / "run"))
+
+
+def test_what_the_file_says(tmp_path: Path) -> None:
+    lease = acquire(Storage.at(tmp_path))
+    (file,) = tmp_path.glob("lease-*.json")
+    content = json.loads(file.read_text())
+    assert content["owner"]["pid"] == os.getpid()
+    assert content["held"] is True
+    assert content["seconds"] == 1.5
+    lease.release()

@@ -1,0 +1,107 @@
+"""Secrets in URIs, in whatever text they stand."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from distmeta.errors import ConfigError, DistmetaError, StorageError
+from distmeta.rundir import check_resume
+from distmeta.secrets import S3_VARIABLES, is_masked, mask, masked, strip, without_secrets
+from distmeta.storage import Storage
+
+SECRET = "PLANTED+s3cret"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://key:{}@bucket/runs/a",
+        "s3://key:{}@bucket/user@home/a?region=x",
+        "s3://:{}@bucket",
+        "s3://key:{}%2F%40@bucket",
+        "s3://key:ab/{}/cd@bucket/x",  # should be %2F
+        "s3://key:ab@{}@bucket/x",
+        "abfs://:{}@account.dfs.core.windows.net/c",
+        "https://{}@host:8265/jobs",
+        "http://user:{}@127.0.0.1:8265",
+        "ray://user:{}@host:10001",
+        "s3://bucket/a?secret_key={}&region=x",
+        "s3://bucket/a?region=x&session_token={}",
+        "s3://bucket/a?X-Amz-Signature={}",
+        "https://a.blob.core.windows.net/c?sv=1&sig={}",
+        "gs://bucket?access_token={};x=1",
+        "x://h?API-Key={}#part",
+        "x://h?client_secret={}&password={}",
+    ],
+)
+def test_nothing_of_it_is_left(uri: str) -> None:
+    uri = uri.replace("{}", SECRET)
+    for text in (uri, f"cannot open '{uri}': no", f'{{"a": "{uri}", "b": "{uri}"}}', f"a={uri}\nb: {uri}\n"):
+        assert SECRET not in mask(text)
+        assert mask(mask(text)) == mask(text)
+    assert is_masked(mask(uri))
+    assert not is_masked(strip(mask(uri)))
+    assert SECRET not in str(DistmetaError(f"about {uri}"))
+    assert SECRET not in repr(ConfigError(f"about {uri}"))
+    assert SECRET not in str(masked({"a": [uri, (uri,)], "b": {"c": uri}}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://bucket/runs/a?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:5000",
+        "abfs://container@account.dfs.core.windows.net/path",
+        "http://127.0.0.1:8265",
+        "http://127.0.0.1:8265/#/jobs/a@b",
+        "ray://head:10001",
+        "runs/a:b@c?token=d",
+        "s3://bucket/key=1/token=2",
+        "write to me@example.org: see https://example.org/a?b=c",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert mask(text) == text
+    assert without_secrets(text) == text
+
+
+def test_what_storage_tells(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    storage = Storage.at(f"s3://key:{SECRET}@bucket/a?region=us-east-1").child("b")
+    assert storage.location == "s3://key:***@bucket/a/b?region=us-east-1"
+    for wrong in (f"s3://key:{SECRET}@", f"nothing://key:{SECRET}@bucket", f"s3://key:a/{SECRET}@bucket?x=y"):
+        with pytest.raises(StorageError) as caught:
+            Storage.at(wrong).list()
+        assert SECRET not in str(caught.getrepr(chain=True))
+    assert SECRET not in caplog.text
+
+
+def test_a_masked_uri_is_opened_by_the_environment(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for name in (*S3_VARIABLES, "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    uri = bucket.format("/secrets")
+    Storage.at(uri).write_bytes("a", b"content")
+    with pytest.raises(StorageError, match=r"secret was left out .* set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        Storage.at(mask(uri))
+    for name in S3_VARIABLES:
+        monkeypatch.setenv(name, "anything")
+    assert Storage.at(mask(uri)).read_bytes("a") == b"content"
+
+
+def test_credentials_are_no_setting_of_a_run() -> None:
+    """A resumed run may name its data with other credentials, or none; another place is a change."""
+
+    def at(root: str) -> dict[str, dict[str, str]]:
+        return {"tasks": {"root": root}}
+
+    for now in (f"s3://key:{SECRET}@bucket/a", "s3://other:key@bucket/a", "s3://bucket/a", "s3://key:***@bucket/a"):
+        check_resume(at("s3://key:***@bucket/a"), at(now))
+        check_resume(at(f"s3://key:{SECRET}@bucket/a"), at(now))  # as an older version has written it
+    with pytest.raises(ConfigError) as caught:
+        check_resume(at(f"s3://key:{SECRET}@bucket/a"), at(f"s3://key:{SECRET}@bucket/b"))
+    assert SECRET not in str(caught.value)
