@@ -84,7 +84,7 @@ class MetricsLog:
     def note(self, step: int, values: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl`` alone: something that happened after a step and is no measurement."""
         assert self._lines is not None, "the log is closed"
-        with self._lock, explained("write", self._folder / METRICS):
+        with self._lock, self._changing(), explained("write", self._folder / METRICS):
             _append(self._lines, (to_json({"step": step, **values}) + "\n").encode())
 
     def sync(self) -> None:
