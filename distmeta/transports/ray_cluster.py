@@ -103,7 +103,6 @@ def _address(config: Config) -> str | None:
     return config.cluster.address or os.environ.get("RAY_ADDRESS")
 
 
-
 def _cores(config: Config) -> int:
     """CPUs of a private cluster: this machine's, or as many as the configured workers ask for."""
     workers = config.cluster.workers
