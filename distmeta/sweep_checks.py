@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from distmeta.config import Config, listed, load_config
 from distmeta.errors import ConfigError
 from distmeta.objectives import OBJECTIVES
 from distmeta.sweep_points import TRIALS, Values, changed, drawn, grid
-from distmeta.sweep_sections import Asha, Domain, Hyperband, Median, Pbt, SweepOptions
+from distmeta.sweep_sections import MOST_TRIALS, Asha, Domain, Hyperband, Median, Pbt, SweepOptions
 from distmeta.tasks import TASKS
 
 TRIED = 64
@@ -32,7 +33,7 @@ def find_problems(options: SweepOptions, base: dict[str, Any], config: Config) -
         config: the same, resolved.
     """
     return [
-        *_check_run(config),
+        *_check_run(options, config),
         *_check_scheduler(options, config),
         *_check_searcher(options),
         *_check_first(options),
@@ -55,8 +56,10 @@ def find_metric(options: SweepOptions, config: Config) -> tuple[str, str]:
     return metric, mode
 
 
-def _check_run(config: Config) -> list[str]:
+def _check_run(options: SweepOptions, config: Config) -> list[str]:
     run = config.run
+    if config.seed + options.repeats > 2**63:
+        return [f"repeats = {options.repeats}: the last seed would be above 2**63 - 1; set a lower seed in the base"]
     if 0 < run.validate_every <= run.steps:
         return []
     return [
@@ -105,6 +108,10 @@ def _check_scheduler(options: SweepOptions, config: Config) -> list[str]:
 
 def _check_searcher(options: SweepOptions) -> list[str]:
     space, problems = options.space, []
+    tried = [domain for domain in space.values() if domain.kind == "grid" or options.searcher == "grid"]
+    combinations = math.prod(len(domain.values) for domain in tried)
+    if combinations > MOST_TRIALS:  # before they are listed
+        return [f"space: its listed values have too many combinations: expected at most {MOST_TRIALS:,}"]
     if options.searcher == "grid":
         problems += [
             f"space.{key}: the searcher grid takes listed values, choice or grid; got {domain.kind}"
@@ -148,6 +155,7 @@ def _check_space(options: SweepOptions, base: dict[str, Any], config: Config) ->
     """Each key by itself: it exists, may be searched, and takes its bounds or listed values."""
     problems: list[str] = []
     earlier: list[str] = []
+    without: set[str] = set()  # keys whose conditions say nothing
     for key, domain in options.space.items():
         unknown = [other for other in domain.when if other not in earlier]
         problems += [f"space.{key}.when: {other} is no earlier key of the space" for other in unknown]
@@ -158,10 +166,14 @@ def _check_space(options: SweepOptions, base: dict[str, Any], config: Config) ->
             for value in (wanted if isinstance(wanted, list) else [wanted])
             if not options.space[other].holds(value)
         ]
+        empty = [other for other, wanted in domain.when.items() if wanted == []]
+        problems += [f"space.{key}.when: expected at least one value of {other}, got an empty list" for other in empty]
+        if unknown or empty or not without.isdisjoint(domain.when):
+            without.add(key)
         earlier.append(key)
         if fixed := _fixed(key):
             problems.append(f"space.{key}: {fixed} is the same for all trials; set it in the base or under settings")
-        elif not unknown:
+        elif key not in without:
             given = _conditions(options.space, domain)
             problems += _first_problem(
                 f"space.{key}", [{**given, key: value} for value in domain.values], key, base, config

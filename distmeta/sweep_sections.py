@@ -11,6 +11,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_v
 
 from distmeta.sections import PositiveFloat, Section, Seed
 
+MOST_TRIALS = 10_000
+"""Each has a configuration that is checked before anything starts."""
+
 KINDS = ("loguniform", "uniform", "randint", "choice", "grid")
 
 
@@ -43,6 +46,8 @@ class Domain(Section):
         low, high = values
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError(f"{self.kind}: expected [low, high] with low < high, got [{low}, {high}]")
+        if not math.isfinite(high - low):
+            raise ValueError(f"{self.kind}: expected bounds less far apart, got [{low}, {high}]")
         if self.kind == "loguniform" and low <= 0:
             raise ValueError(f"loguniform: expected bounds above 0, got [{low}, {high}]")
         return self
@@ -95,6 +100,10 @@ class Domain(Section):
         )
 
 
+Reduction = Annotated[float, Field(ge=1.1, allow_inf_nan=False)]
+"""Below 1.1 there would be rounds without end between a first and a last step."""
+
+
 class SchedulerOptions(Section):
     """When trials end before ``run.steps``, or change their rates."""
 
@@ -112,7 +121,7 @@ class Asha(SchedulerOptions):
     """
 
     grace: PositiveInt | None = None
-    reduction: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3
+    reduction: Reduction = 3
 
 
 class Hyperband(SchedulerOptions):
@@ -121,7 +130,7 @@ class Hyperband(SchedulerOptions):
     These have ``grace`` 1, ``reduction``, ``reduction**2``, ... times ``run.validate_every``.
     """
 
-    reduction: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3
+    reduction: Reduction = 3
 
 
 class Median(SchedulerOptions):
@@ -193,9 +202,9 @@ class SweepOptions(Section):
     space: Annotated[dict[str, Domain], Field(min_length=1)]
     metric: str | None = None
     mode: Literal["max", "min"] | None = None
-    trials: PositiveInt | None = None
+    trials: Annotated[int, Field(gt=0, le=MOST_TRIALS)] | None = None
     first: tuple[dict[str, Any], ...] = ()
-    repeats: PositiveInt = 1
+    repeats: Annotated[int, Field(gt=0, le=1000)] = 1
     seed: Seed = 0
     scheduler: SerializeAsAny[SchedulerOptions] = NoScheduler(kind="none")
     searcher: Literal["random", "grid", "optuna"] = "random"

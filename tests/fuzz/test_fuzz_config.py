@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from fuzz_helpers import config_texts, config_trees, damaged, fuzz, mutated, places, refusal, values
+import yaml
+from fuzz_helpers import config_texts, config_trees, damaged, fuzz, mutated, places, plain_values, refusal, values
 from hypothesis import strategies as st
 
 from distmeta.config import dump_config, load_config, parse_yaml
 from distmeta.errors import ConfigError
 from distmeta.plan import Plan
 from distmeta.plan_file import with_engine
+from distmeta.text import plain
 
-SINUSOID = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}
+SECTIONS = ("tasks", "model", "algorithm", "run", "outer")
 
 
 def comes_back(config: Any) -> None:
@@ -96,3 +99,56 @@ def test_a_plan_is_put_into_any_text_or_refused(text: str, chunk: int | None) ->
     plan, written = Plan(chunk=chunk, layers="products"), []
     if refusal(lambda: written.append(with_engine(text, plan))) is None:
         assert parse_yaml(written[0], "file") == {**parse_yaml(text, "file"), "engine": plan.settings()}
+
+
+# What is valid is taken, and comes back -----------------------------------------------------------------------------
+
+counts = st.integers(1, 40)
+rates = st.floats(1e-6, 1.0)
+
+
+def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """A section with any of these settings."""
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+@st.composite
+def valid_configurations(draw: st.DrawFn) -> dict[str, Any]:
+    images = draw(st.booleans())
+    ways = draw(st.integers(2, 20))
+    kind = draw(st.sampled_from(["glyphs", "omniglot"])) if images else "sinusoid"
+    tasks = {"kind": kind, **draw(some(shots=counts, queries=counts)), **({"ways": ways} if images else {})}
+    mlp = st.fixed_dictionaries({"kind": st.just("mlp")}, optional={"hidden": st.lists(counts, min_size=1, max_size=3)})
+    user = st.fixed_dictionaries(
+        {"kind": st.just("module:not.imported")}, optional={"width": plain_values().filter(is_plain)}
+    )
+    conv4 = st.fixed_dictionaries({"kind": st.just("conv4")}, optional={"filters": counts})
+    model = draw(mlp | user | conv4 if images else mlp | user)
+    name = draw(st.sampled_from(["maml", "fomaml", "reptile", "anil"]))
+    algorithm = {"name": name, **draw(some(inner_lr=rates, inner_steps=counts))}
+    shard, shards = draw(counts), draw(counts)
+    run = {"meta_batch": shard * shards, "tasks_per_shard": shard, **draw(some(steps=counts, keep=counts))}
+    schedule = st.sampled_from(["constant", "linear", "cosine"]) | st.fixed_dictionaries(
+        {"kind": st.just("step"), "every": counts, "factor": rates}
+    )
+    outer = draw(some(lr=rates, clip_norm=rates | st.none(), schedule=schedule, weight_decay=rates))
+    return {"tasks": tasks, "model": model, "algorithm": algorithm, "run": run, "outer": outer, "seed": draw(counts)}
+
+
+def is_plain(value: Any) -> bool:
+    return refusal(lambda: plain({"x": value})) is None
+
+
+@fuzz(60, 1000, tree=valid_configurations())
+def test_valid_configurations_are_taken_and_come_back(tree: Any) -> None:
+    """Modules that they name are not imported."""
+    config = load_config(tree)
+    comes_back(config)
+    assert "not" not in sys.modules
+
+
+@fuzz(40, 600, tree=valid_configurations())
+def test_overrides_say_the_same_as_a_file(tree: Any) -> None:
+    items = [(f"{section}.{key}", value) for section in SECTIONS for key, value in tree[section].items()]
+    given = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in items]
+    assert load_config(None, [f"seed={tree['seed']}", *given]) == load_config(tree)
