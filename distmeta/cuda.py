@@ -36,6 +36,12 @@ def reproducible() -> Callable[[], None]:
     return lambda: _set(*back)
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Round float32 products to TF32 from now on, or not."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def _set(
     products: str, cudnn_tf32: bool, cudnn: bool, benchmark: bool, algorithms: bool, warn_only: bool, fill: bool
 ) -> None:

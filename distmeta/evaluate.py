@@ -10,13 +10,13 @@ from typing import Any, cast
 import torch
 
 from distmeta import checkpoint, trust
-from distmeta.config import Config, load_config, named_kinds, parse_override, put, read_mapping
+from distmeta.config import Config, EngineOptions, load_config, named_kinds, parse_override, put, read_mapping
 from distmeta.errors import ConfigError
 from distmeta.identity import differing
 from distmeta.layout import Layout, Meta
 from distmeta.learner import check_layout
 from distmeta.metrics import mean_ci
-from distmeta.plan import Plan
+from distmeta.plan import Plan, RunPlan
 from distmeta.programs import blueprint
 from distmeta.records import MetaState, Shard, Split, TaskMetrics
 from distmeta.tasks import prepare_family
@@ -93,8 +93,13 @@ def evaluate(
     prepare_family(config)
     for change in differing(config, snapshot.identity, ["data"]):
         log.warning("since the run was computed: %s", change)
-    transport = open_transport(config, Plan.from_dict(snapshot.plan), check)
+    engine = EngineOptions.model_validate(snapshot.config.get("engine", {}))
+    given = RunPlan(Plan.from_dict(snapshot.plan), engine, snapshot.fingerprint)
+    transport = open_transport(config, given, check)
     try:
+        if transport.plan != given.plan:
+            for note in transport.plan.notes:
+                log.warning("%s", note)
         vector = Layout.of(snapshot.meta).flatten(snapshot.meta)
         return meta_test(transport, config, MetaState(snapshot.step, vector), progress)
     finally:

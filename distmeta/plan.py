@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from distmeta.config import Config
+from distmeta.config import Config, EngineOptions
 from distmeta.text import shown
 
 Differentiation = Literal["reverse", "mixed"]
@@ -99,6 +99,40 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class RunPlan:
+    """The plan of a run that is evaluated, with what it was decided for.
+
+    Attributes:
+        plan: of the run.
+        engine: the run's section ``engine``.
+        fingerprint: of the run's workers.
+    """
+
+    plan: Plan
+    engine: EngineOptions
+    fingerprint: Mapping[str, Any]
+
+    def unfit(self, engine: EngineOptions, device: str, compiler: Callable[[], str | None]) -> str:
+        """Why the plan does not serve with these settings and this device; empty where it does.
+
+        Args:
+            engine: what is asked for now.
+            device: ``cpu`` or ``cuda``.
+            compiler: finds the C++ compiler here; ``None`` where there is none.
+        """
+        asked = {name: value for name, value in engine.model_dump().items() if value != getattr(self.engine, name)}
+        if asked:
+            return ", ".join(f"engine.{name}={value} is asked for" for name, value in asked.items())
+        before = "cpu" if self.fingerprint.get("device") == "cpu" else "cuda"
+        if before != device:
+            return f"the run computed on {self.fingerprint.get('device')}, this is {device}"
+        # Only in the fingerprints of runs whose plan needs one.
+        if "compiler" in self.fingerprint and self.fingerprint["compiler"] != (here := compiler()):
+            return f"the run's C++ compiler was {self.fingerprint['compiler']}, here it is {here or 'missing'}"
+        return ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a plan depends on beside the configuration.
 
@@ -117,7 +151,7 @@ class Facts:
     no_compiler: str | None
 
 
-def decide(config: Config, facts: Facts) -> Plan:
+def decide(config: Config, facts: Facts, *, training: bool = True) -> Plan:
     """The plan: what the configuration asks for, and where it says ``auto``, a pure function of its arguments.
 
     - ``layers``: ``native`` on a CPU with a C++ compiler, ``products`` on CUDA, in networks that have such layers.
@@ -125,12 +159,14 @@ def decide(config: Config, facts: Facts) -> Plan:
     - ``chunk``: the largest divisor of a shard that keeps to ``ACTIVATIONS``; the whole shard on CUDA.
     - ``compile``: ``graph`` from ``GRAPH_REPAYS`` tasks in the whole run, ``inductor`` from ``INDUCTOR_REPAYS``.
     - ``precision``: ``float32``.
+
+    Without training, ``compile`` counts the tasks of the meta-test, whose measurements are recorded at most.
     """
     engine, notes = config.engine, []
     steps = getattr(config.algorithm, "inner_steps", 0)
     precision: Precision = "float32" if engine.precision == "auto" else engine.precision
     layers: Layers = _layers(facts, precision) if engine.layers == "auto" else engine.layers
-    compile_: Compile = _compile(config, facts, steps) if engine.compile == "auto" else engine.compile
+    compile_: Compile = _compile(config, facts, steps, training) if engine.compile == "auto" else engine.compile
     if facts.no_compiler and facts.device == "cpu" and (engine.layers == "auto" or engine.compile == "auto"):
         notes.append(f"computing without compiled code, which is slower: {facts.no_compiler}")
     if not facts.task_layers:
@@ -152,11 +188,11 @@ def _layers(facts: Facts, precision: Precision) -> Layers:
     return "general" if facts.no_compiler or precision != "float32" else "native"
 
 
-def _compile(config: Config, facts: Facts, steps: int) -> Compile:
-    tasks = config.run.steps * config.run.meta_batch
+def _compile(config: Config, facts: Facts, steps: int, training: bool) -> Compile:
+    tasks = config.run.steps * config.run.meta_batch if training else config.evaluation.tasks
     if tasks < GRAPH_REPAYS or steps > LONGEST_GRAPH:
         return "none"
-    if tasks < INDUCTOR_REPAYS or (facts.device == "cpu" and facts.no_compiler):
+    if not training or tasks < INDUCTOR_REPAYS or (facts.device == "cpu" and facts.no_compiler):
         return "graph"
     return "inductor"
 

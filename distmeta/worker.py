@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ import torch
 from distmeta.config import Config
 from distmeta.cuda import reproducible
 from distmeta.errors import ConfigError
-from distmeta.kernels.build import find_compiler
-from distmeta.plan import Plan
+from distmeta.kernels.build import Unavailable, find_compiler
+from distmeta.plan import Plan, RunPlan
 from distmeta.programs import open_program
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.tree import Node, Sum, add
@@ -40,6 +41,13 @@ def keep_freed_memory() -> None:
         mallopt(m_top_pad, 2**26)
 
 
+def _compiler_version() -> str | None:
+    try:
+        return find_compiler().version
+    except Unavailable:
+        return None
+
+
 class Worker:
     """Owns a device and computes shards on it.
 
@@ -52,6 +60,7 @@ class Worker:
         if config.engine.precision == "tf32" and self.device.type == "cpu":
             raise ConfigError("engine.precision = tf32 is a mode of CUDA devices, and there is none here; use float32")
         keep_freed_memory()
+        self._engine = config.engine
         self._put_back: Callable[[], None] = reproducible() if self.device.type == "cuda" else lambda: None
         try:
             self.program = open_program(config, self.device)
@@ -80,6 +89,22 @@ class Worker:
     def probe(self) -> Plan:
         """Decide how this run computes."""
         return self.program.probe()
+
+    def settle(self, given: Plan | RunPlan | None) -> Plan:
+        """The plan to follow: the given one, a run's own if it serves here, else one decided here.
+
+        Args:
+            given: a plan to follow; the plan of a run that is evaluated; or ``None`` at the start of a run.
+        """
+        if given is None:
+            return self.probe()
+        if isinstance(given, Plan):
+            return given
+        reason = given.unfit(self._engine, self.device.type, _compiler_version)
+        if not reason:
+            return given.plan
+        plan = self.program.probe(training=False)
+        return replace(plan, notes=(f"evaluated by a plan of its own, not the run's: {reason}", *plan.notes))
 
     def follow(self, plan: Plan) -> None:
         """Compute as the run has decided."""

@@ -21,8 +21,8 @@ class Program(Protocol):
     layout: Layout
     plan: Plan
 
-    def probe(self) -> Plan:
-        """Decide how to compute, and try it on a few tasks."""
+    def probe(self, *, training: bool = True) -> Plan:
+        """Decide how to compute, for a whole run or for an evaluation alone, and try it on a few tasks."""
         ...
 
     def follow(self, plan: Plan) -> None:

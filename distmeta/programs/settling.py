@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, get_args
 
+import torch
 from torch import Tensor
 
 from distmeta.config import EngineOptions
@@ -84,7 +85,7 @@ def _problem(program: Tried, plan: Plan, comparison: Comparison) -> str | Except
     program.follow(plan)  # what bounds memory holds from the first gradient on
     try:
         return comparison.difference()
-    except DistmetaError:
+    except (DistmetaError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a module or a transform raises
         return error

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from distmeta.adaptations import Iterative
 from distmeta.adaptations.base import trajectory
 from distmeta.config import Config
+from distmeta.cuda import allow_tf32
 from distmeta.kernels.build import unavailable
 from distmeta.layout import Layout, Meta
 from distmeta.plan import Compile, Facts, Plan, decide
@@ -51,7 +52,7 @@ class SupervisedProgram:
     def __init__(self, config: Config, device: torch.device) -> None:
         self.plan = Plan()
         if device.type == "cuda":
-            _allow_tf32(False)
+            allow_tf32(False)
         self._config = config
         self._device = device
         self._parts = Assembly(config)
@@ -69,10 +70,11 @@ class SupervisedProgram:
         self._seen: Counter[Hashable] = Counter()
         self._ahead: dict[tuple[Split, tuple[int, ...]], tuple[Future[TaskBatch], int]] = {}
 
-    def probe(self) -> Plan:
+    def probe(self, *, training: bool = True) -> Plan:
         """What :func:`~distmeta.plan.decide` says, as far as it works for everything that the run will ask for."""
         tasks, _ = self._tasks("train", range(2), self._steps, dropout=True)
-        return choose(self, decide(self._config, self._facts(tasks)), self._config.engine)
+        plan = decide(self._config, self._facts(tasks), training=training)
+        return choose(self, plan, self._config.engine)
 
     def follow(self, plan: Plan) -> None:
         """Compute by this plan from now on."""
@@ -80,7 +82,7 @@ class SupervisedProgram:
             return
         require(plan)
         if self._device.type == "cuda":
-            _allow_tf32(plan.precision == "tf32")
+            allow_tf32(plan.precision == "tf32")
         self.plan = plan
         self._parts.follow(plan)
         self._functions.clear()
@@ -315,9 +317,3 @@ class SupervisedProgram:
             outputs = adaptation.predict_inductive(meta, adapted, support, query)
             values[f"{objective.metric}_inductive"] = objective.measure(outputs, query.data)
         return values
-
-
-def _allow_tf32(allowed: bool) -> None:
-    """A setting of the process. Without it TF32 would make float32 results depend on the card's generation."""
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from distmeta.config import Config
 from distmeta.cuda import memory_explained
-from distmeta.plan import Plan
+from distmeta.plan import Plan, RunPlan
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.transports.base import Check, Kind, Part, Workers
 from distmeta.tree import Node
@@ -16,13 +16,13 @@ from distmeta.worker import Worker
 class LocalTransport:
     """Runs every shard here, in order."""
 
-    def __init__(self, config: Config, plan: Plan | None, check: Check) -> None:
+    def __init__(self, config: Config, plan: Plan | RunPlan | None, check: Check) -> None:
         self._check = check
         self._worker = Worker(config)
         self._done = 0
         try:
             with memory_explained(None):
-                self.plan = plan or self._worker.probe()
+                self.plan = self._worker.settle(plan)
         except BaseException:
             self._worker.close()
             raise

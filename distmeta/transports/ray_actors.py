@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 
 from distmeta.config import Config
 from distmeta.errors import ClusterError, ConfigError, DistmetaError, TaskError
-from distmeta.plan import Plan
+from distmeta.plan import Plan, RunPlan
 from distmeta.records import FAULTS, MetaState, Shard
 from distmeta.transports.base import Check, Kind, Part, Workers
 from distmeta.transports.board import DEPTH, Board, Pace, Piece, hold
@@ -70,7 +70,7 @@ class RayTransport:
 
     crew_of = Crew
 
-    def __init__(self, config: Config, plan: Plan | None, check: Check) -> None:
+    def __init__(self, config: Config, plan: Plan | RunPlan | None, check: Check) -> None:
         self.faults = dict.fromkeys(FAULTS, 0)
         self._sent: dict[Any, _Sent] = {}
         self._pace = Pace(config.cluster.hang_seconds)

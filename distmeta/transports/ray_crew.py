@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distmeta.config import Config
 from distmeta.errors import ClusterError, DistmetaError
-from distmeta.plan import Plan
+from distmeta.plan import Plan, RunPlan
 from distmeta.transports.base import Check
 from distmeta.transports.board import Desk
 from distmeta.transports.parcel import pack
@@ -77,7 +77,7 @@ class Crew:
 
     Args:
         config: the resolved configuration.
-        plan: how to compute; ``None`` lets the first worker that arrives decide.
+        plan: how to compute; otherwise the first worker that arrives decides, see :meth:`Worker.settle`.
         check: raises when the run should end.
         faults: counts what happens.
         left: told of every worker that is gone, so that its pieces go to others.
@@ -95,7 +95,7 @@ class Crew:
     def __init__(
         self,
         config: Config,
-        plan: Plan | None,
+        plan: Plan | RunPlan | None,
         check: Check,
         faults: MutableMapping[str, int],
         left: Callable[[Seat], None],
@@ -104,7 +104,8 @@ class Crew:
         self.seats: list[Seat] = []
         self.fingerprint: dict[str, Any] = {}
         self.retired: list[int] = []
-        self._plan = plan
+        self._given = plan
+        self._plan = plan if isinstance(plan, Plan) else None
         self._deciding: Seat | None = None
         self._hired = 0
         self._fruitless = 0
@@ -227,7 +228,7 @@ class Crew:
         if self._courier is None and self._parcel.files:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             self._courier = cast(Any, Courier).options(num_cpus=0, scheduling_strategy=here).remote(self._parcel)
-        seat.news = seat.actor.open.remote(self._config, self._plan, self._parcel, self._courier)
+        seat.news = seat.actor.open.remote(self._config, self._plan or self._given, self._parcel, self._courier)
         seat.waited = 0.0
 
     def _hear(self, seat: Seat) -> None:

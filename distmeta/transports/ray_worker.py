@@ -13,7 +13,7 @@ import ray
 import torch
 
 from distmeta.config import Config
-from distmeta.plan import Plan
+from distmeta.plan import Plan, RunPlan
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.transports.parcel import Parcel, check_code, unpack
 from distmeta.worker import Worker
@@ -46,14 +46,14 @@ class RayWorker:
         """The node that this worker has come to."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def open(self, config: Config, plan: Plan | None, parcel: Parcel, courier: Any) -> Opened:
-        """Open data and model; decide the plan where there is none yet."""
+    def open(self, config: Config, given: Plan | RunPlan | None, parcel: Parcel, courier: Any) -> Opened:
+        """Open data and model; decide the plan where there is none yet, or the given one does not serve."""
         if self._at_home:
             check_code(parcel, config)
         else:
             config = unpack(parcel, config, lambda *place: ray.get(courier.read.remote(*place)))
         self._worker = Worker(config)
-        plan = plan or self._worker.probe()
+        plan = self._worker.settle(given)
         self._worker.follow(plan)
         return Opened(self._worker.fingerprint(), plan)
 

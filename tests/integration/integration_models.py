@@ -24,6 +24,25 @@ class Plain(nn.Module):
         return outputs
 
 
+class Unused(Plain):
+    """It has a layer that nothing calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Linear(3, 3)
+
+
+class Force(Plain):
+    """The slope of an energy: a derivative by the inputs, which no transform of torch.func lets pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            return torch.autograd.grad(torch.tanh(self.layers[0](x)).sum() * 2, x, create_graph=True)[0] + self.layers(
+                x
+            )
+
+
 class Switched(Plain):
     """From the moment that the file ``switch`` exists it breaks in every process but ``driver``."""
 

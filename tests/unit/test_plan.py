@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from distmeta.config import load_config
-from distmeta.plan import Facts, Plan, decide
+from distmeta.plan import Facts, Plan, RunPlan, decide
 from distmeta.plan_file import with_engine
 
 CONV: dict[str, Any] = {
@@ -65,6 +65,26 @@ def test_a_plan_goes_through_a_checkpoint() -> None:
     plan = Plan(chunk=4, layers="native", compile="graph", differentiation="mixed", notes=("a", "b"))
     assert Plan.from_dict(plan.as_dict()) == plan
     assert Plan.from_dict({"mapped": True, "reason": ""}) == Plan()  # of a run before there were such choices
+    assert Plan.from_dict({"mapped": False, "reason": "a"}) == Plan(running="looped", reason="a")
+
+
+def test_when_an_evaluation_keeps_its_runs_plan() -> None:
+    auto, general = (load_config(CONV, [f"engine.layers={layers}"]).engine for layers in ("auto", "general"))
+    native = RunPlan(Plan(layers="native"), auto, {"device": "cpu", "compiler": "c++ 12"})
+    assert native.unfit(auto, "cpu", lambda: "c++ 12") == ""
+    assert native.unfit(general, "cpu", lambda: "c++ 12") == "engine.layers=general is asked for"
+    assert "C++ compiler was c++ 12, here it is missing" in native.unfit(auto, "cpu", lambda: None)
+    assert "the run computed on cpu, this is cuda" in native.unfit(auto, "cuda", lambda: "c++ 12")
+    card = RunPlan(Plan(layers="products"), auto, {"device": "NVIDIA H100"})
+    assert card.unfit(auto, "cuda", lambda: None) == ""
+    assert "the run computed on NVIDIA H100" in card.unfit(auto, "cpu", lambda: None)
+
+
+def test_a_plan_for_an_evaluation_compiles_nothing() -> None:
+    config = load_config(CONV, ["evaluation.tasks=600"])
+    assert decide(config, CPU).compile == "inductor"
+    assert decide(config, CPU, training=False).compile == "none"
+    assert decide(load_config(CONV, ["evaluation.tasks=100000"]), CPU, training=False).compile == "graph"
 
 
 @pytest.mark.parametrize(
