@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from types import CellType, FunctionType, MethodType
@@ -146,11 +147,14 @@ def holds_generator(value: Any, depth: int = _DEPTH) -> bool:
 def _plain_object(value: Any) -> bool:
     """An object of a class of the user's own, such as a schedule."""
     known = (nn.Module, type, FunctionType, MethodType, Tensor)
-    return hasattr(value, "__dict__") and not isinstance(value, known) and not _of_torch(type(value))
+    return hasattr(value, "__dict__") and not isinstance(value, known) and not _known(type(value))
 
 
-def _of_torch(cls: type) -> bool:
-    return cls.__module__.split(".")[0] in ("torch", "builtins", "distmeta", "collections", "numpy")
+def _known(cls: type) -> bool:
+    """Whether a class comes with torch, NumPy, this package or Python, except for bags of attributes."""
+    package = cls.__module__.partition(".")[0]
+    known = package in ("torch", "numpy", "distmeta") or package in sys.stdlib_module_names
+    return known and package not in ("__main__", "argparse", "types")
 
 
 def _places(module: nn.Module) -> Iterator[Place]:
@@ -162,7 +166,7 @@ def _places(module: nn.Module) -> Iterator[Place]:
                 yield Place(f"{prefix}{name}", vars(layer), name, path)
         for name in layer._buffers:
             yield Place(f"buffer {prefix}{name}", layer._buffers, name, path, buffer=True)
-        classes.update(dict.fromkeys(cls for cls in type(layer).__mro__ if not _of_torch(cls)))
+        classes.update(dict.fromkeys(cls for cls in type(layer).__mro__ if not _known(cls)))
         for value in vars(layer).values():
             if isinstance(value, FunctionType):
                 yield from _places_of(value, prefix)
@@ -199,5 +203,8 @@ def _keeps(value: Any) -> bool:
 
 
 def shallow(value: Any) -> Any:
-    """A copy of a container or an object of the user's own; anything else itself."""
-    return copy.copy(value) if isinstance(value, _CONTAINERS) or _plain_object(value) else value
+    """A copy of a container or an object of the user's own; anything else, and what cannot be copied, itself."""
+    if isinstance(value, _CONTAINERS) or _plain_object(value):
+        with suppress(Exception):
+            return copy.copy(value)
+    return value

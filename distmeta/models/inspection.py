@@ -65,6 +65,17 @@ def views(module: nn.Module) -> Iterator[tuple[str, str, str, str]]:
                     yield f"{path}.{attribute}" if path else attribute, path, attribute, parameter
 
 
+def overlapping(module: nn.Module) -> tuple[str, str] | None:
+    """Names of two parameters that begin at the same place in memory without being one; ``None`` without such."""
+    begins: dict[int, str] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.numel():
+            first = begins.setdefault(parameter.data_ptr(), name)
+            if first != name:
+                return first, name
+    return None
+
+
 def drops(layer: nn.Module) -> bool:
     """Whether this layer, as its training flag stands, has something to drop."""
     if isinstance(layer, nn.MultiheadAttention):

@@ -18,7 +18,7 @@ from distmeta.models.conversion import Converted
 from distmeta.models.dropout import KeyedDropout
 from distmeta.models.hidden_state import Place, Snapshot, holds_generator
 from distmeta.models.hints import hint
-from distmeta.models.inspection import views
+from distmeta.models.inspection import overlapping, views
 from distmeta.models.interception import Interception, Written
 from distmeta.models.watching import Randomness, Writes, kept_generators, storage
 
@@ -174,6 +174,8 @@ class Probe:
 
     def _look_at_views(self) -> None:
         """Nothing that the module holds beside a parameter is another view of its memory, and changes with it."""
+        if pair := overlapping(self._module):
+            raise _viewing(f"parameter {pair[1]!r}", pair[0])
         for label, path, name, parameter in views(self._module):
             converted = self._copy()
             owner = converted.module.get_submodule(path)
@@ -368,7 +370,7 @@ def _writing(name: str, operation: str) -> ConfigError:
 def _viewing(name: str, parameter: str) -> ConfigError:
     return ConfigError(
         f"the model's {name} is another view of the memory of its parameter {parameter!r}, which does not change in "
-        f"place here; read {parameter} itself in forward, or make {name} a copy (.detach().clone())"
+        f"place here; use {parameter} itself, which may have several names, or make {name} a copy (.detach().clone())"
     )
 
 
