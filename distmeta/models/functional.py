@@ -29,10 +29,9 @@ class FunctionalModule:
 
     Args:
         module: on any device; it is copied and never changed.
-        example: inputs of shape (N, ...), N > 1. With it, one forward pass finds functional dropout,
-            functional attention, buffers that the module updates, and randomness that cannot be keyed.
-            Without it, dropout and attention are found only as submodules (``nn.Dropout*``,
-            ``nn.MultiheadAttention``).
+        example: inputs of shape (N, ...), N > 1. With it, a few passes find functional dropout and batch norms,
+            what the module writes and keeps, and what cannot be relied on (see
+            :class:`~distmeta.models.probing.Probe`). Without it, only submodules are looked at.
 
     Attributes:
         parameters: the trainable parameters under the module's own names, tied ones once, under their first
@@ -44,8 +43,8 @@ class FunctionalModule:
         activations: numbers that the module's layers give for one example, 0 without ``example``.
 
     Raises:
-        ConfigError: the module cannot be copied, has lazy parameters without a size yet, or draws random
-            numbers that no key controls.
+        ConfigError: the module cannot be copied, has lazy parameters without a size yet, draws random numbers
+            that no key controls, gives outputs that depend on earlier calls, or writes its parameters.
 
     >>> module = nn.Linear(2, 1)
     >>> network = FunctionalModule(module)

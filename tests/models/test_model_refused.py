@@ -290,6 +290,13 @@ class FromAnotherView(Dense):
         return self.head(torch.tanh(x @ self.kept + self.first.bias))
 
 
+class SharesMemory(Dense):
+    def start(self):
+        other = nn.Linear(4, 6)
+        other.weight = nn.Parameter(self.first.weight.data)
+        return other
+
+
 def refuse(build, match):
     torch.manual_seed(0)
     states = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
@@ -320,6 +327,8 @@ def test_parameters_read_by_another_way():
         FunctionalModule(FromATuple(), example=EXAMPLE)
     with pytest.raises(ConfigError, match=r"kept is another view of the memory of its parameter 'first.weight'"):
         FunctionalModule(FromAnotherView(), example=EXAMPLE)
+    with pytest.raises(ConfigError, match=r"parameter 'kept.weight' is another view of the memory .* 'first.weight'"):
+        FunctionalModule(SharesMemory(), example=EXAMPLE)
 
 
 class Writes(Dense):
