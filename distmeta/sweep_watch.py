@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ray import tune
 
-from distmeta.errors import DistmetaError, Interrupted
+from distmeta.errors import ChangedError, DistmetaError, Interrupted
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep
 from distmeta.sweep_internals import error_of, staging_folder
@@ -19,6 +19,7 @@ from distmeta.sweep_state import StateKeeper
 from distmeta.sweep_trial import FAILURE, WORST, finite, read_parts
 from distmeta.sweep_view import Row, View
 from distmeta.transports import Check
+from distmeta.user_code import code_of
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
     def __init__(self, sweep: Sweep, home: Storage, view: View | None, check: Check) -> None:
         self._sweep, self._trials, self._view, self._check = sweep, home.child(TRIALS), view, check
         self._keeper = StateKeeper(home)
+        self._code = self._find_code()
         Watch.current = self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -50,6 +52,25 @@ class Watch(tune.Callback):  # type: ignore[misc]
             self._keeper.keep(staging_folder(trials[0]))
         if self._view is not None:
             self._view.show([self._row(trial) for trial in trials])
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Called when a trial has a process, which imports the user's code: all of a sweep's have the same.
+
+        Raises:
+            ChangedError: the code has changed since the sweep began.
+        """
+        now = self._find_code()
+        changed = [name for name, digest in self._code.items() if now.get(name) != digest]
+        if changed:
+            raise ChangedError(
+                f"{', '.join(changed)} changed after the sweep began, and trials that start now would compute "
+                f"something else. They are saved in {self._trials.location}; restore what has changed and go on with "
+                "--resume, or go on as it is with --resume --accept-changes"
+            )
+
+    def _find_code(self) -> dict[str, str]:
+        space = {key: list(domain.values) for key, domain in self._sweep.options.space.items()}
+        return code_of([self._sweep.base, space])
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called when a trial has failed that is tried again."""

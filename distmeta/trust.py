@@ -183,7 +183,7 @@ class _Verified(SourceFileLoader):
         return self.source_to_code(self._source, self.path)
 
 
-class _Watch(MetaPathFinder):
+class _ImportGuard(MetaPathFinder):
     """Finds modules as Python does, and refuses files of the working directory that the record does not have."""
 
     def __init__(self, allowed: Allowed) -> None:
@@ -223,8 +223,8 @@ class _Watch(MetaPathFinder):
 
 
 @contextmanager
-def _imports_watched(allowed: Allowed) -> Iterator[_Watch]:
-    watch = _Watch(allowed)
+def _imports_watched(allowed: Allowed) -> Iterator[_ImportGuard]:
+    watch = _ImportGuard(allowed)
     sys.meta_path.insert(0, watch)
     try:
         with importable(os.getcwd()):

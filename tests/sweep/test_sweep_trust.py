@@ -21,6 +21,7 @@ from distmeta.storage import Storage
 from distmeta.sweep_config import dump_sweep, load_sweep
 from distmeta.sweep_state import check_own
 from distmeta.sweep_trial import TrialRun, check_trials
+from distmeta.sweep_watch import Watch
 
 NET = """
 from torch import nn
@@ -166,3 +167,13 @@ def test_files_in_a_sweeps_folder(work: Path) -> None:
     with pytest.raises(TrustError, match=r"base.model.kind = module:swept_net.make"):
         load_sweep(home / "sweep.yaml")
     assert load_sweep(home / "sweep.yaml", trust_code=True)
+
+
+def test_code_that_changes_while_trials_start(work: Path) -> None:
+    """All trials of a sweep have the same code."""
+    chosen = sweep(space={"model.kind": {"choice": ["mlp", OWN["kind"]]}, "outer.lr": {"choice": [0.01, 0.001]}})
+    watch = Watch(chosen, Storage.at(work / "sweep"), None, lambda: None)
+    watch.on_trial_start(0, [], None)
+    (work / "swept_net.py").write_text(NET.replace("Tanh", "ReLU"))
+    with pytest.raises(ChangedError, match=r"swept_net.py changed after the sweep began.*sweep.*--accept-changes"):
+        watch.on_trial_start(0, [], None)
