@@ -36,13 +36,21 @@ class Watch(tune.Callback):  # type: ignore[misc]
         self._sweep, self._trials, self._view, self._check = sweep, home.child(TRIALS), view, check
         self._keeper = StateKeeper(home)
         self._code = self._find_code()
+        self._problem: ChangedError | None = None
         Watch.current = self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_watch, ())
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called after everything that Tune does."""
+        """Called after everything that Tune does.
+
+        Raises:
+            Interrupted: the sweep should end.
+            ChangedError: the user's code has changed since the sweep began.
+        """
+        if self._problem is not None:
+            raise self._problem
         try:
             self._check()
         except Interrupted as error:  # told now: where the signal reached Ray too, Tune's own end takes a minute
@@ -56,13 +64,12 @@ class Watch(tune.Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Called when a trial has a process, which imports the user's code: all of a sweep's have the same.
 
-        Raises:
-            ChangedError: the code has changed since the sweep began.
+        Where it has changed, the end of this step ends the sweep: what is raised here, Tune may turn into a traceback.
         """
         now = self._find_code()
         changed = [name for name, digest in self._code.items() if now.get(name) != digest]
         if changed:
-            raise ChangedError(
+            self._problem = ChangedError(
                 f"{', '.join(changed)} changed after the sweep began, and trials that start now would compute "
                 f"something else. They are saved in {self._trials.location}; restore what has changed and go on with "
                 "--resume, or go on as it is with --resume --accept-changes"

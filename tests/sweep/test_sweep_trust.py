@@ -174,6 +174,8 @@ def test_code_that_changes_while_trials_start(work: Path) -> None:
     chosen = sweep(space={"model.kind": {"choice": ["mlp", OWN["kind"]]}, "outer.lr": {"choice": [0.01, 0.001]}})
     watch = Watch(chosen, Storage.at(work / "sweep"), None, lambda: None)
     watch.on_trial_start(0, [], None)
+    watch.on_step_end(0, [])
     (work / "swept_net.py").write_text(NET.replace("Tanh", "ReLU"))
+    watch.on_trial_start(0, [], None)
     with pytest.raises(ChangedError, match=r"swept_net.py changed after the sweep began.*sweep.*--accept-changes"):
-        watch.on_trial_start(0, [], None)
+        watch.on_step_end(0, [])
