@@ -39,7 +39,8 @@ NETWORKS = sorted(
     and not {"kind", "reentrant"} & set(inspect.signature(value).parameters)
 )
 DROPOUT = {"dropout", "feature_dropout", "transformer_dropout"}
-KINKED = {"straight_through"}
+TWINS = {"checkpointed_reentrant": "checkpointed"}
+"""The same network in a form that ``torch.autograd.grad`` can differentiate."""
 
 
 def configure(network: str, *overrides: str, module: str = "battery_networks") -> Config:
@@ -66,7 +67,7 @@ def test_computes_what_plain_pytorch_computes(name: str) -> None:
     config = configure(name)
     program = SupervisedProgram(config, torch.device("cpu"))
     program.follow(program.probe())
-    case = Case(config)
+    case = Case(configure(TWINS.get(name, name)))
     initial = program.layout.unflatten(program.initial_vector())
     assert {key.removeprefix("model/") for key in initial} == set(case.initial)
     assert all(torch.equal(initial[f"model/{key}"], value.float()) for key, value in case.initial.items())

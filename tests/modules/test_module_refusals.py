@@ -1,4 +1,4 @@
-"""Networks that cannot be trained as they are: each is refused before the first step, with one message that says why."""
+"""Networks that cannot be trained as they are: each is refused before the first step, with one message."""
 
 from __future__ import annotations
 
