@@ -15,6 +15,7 @@ from torch import Tensor
 from distmeta.config import EngineOptions
 from distmeta.errors import ClusterError, ConfigError, DistmetaError
 from distmeta.kernels.build import Unavailable, load
+from distmeta.models.hints import hint
 from distmeta.plan import Plan, Running
 from distmeta.programs.comparison import Compared, Comparison, disagreement
 
@@ -99,10 +100,12 @@ def _refusal(program: Tried, problems: list[str | Exception]) -> ConfigError:
             f"the model computes something else here than under plain PyTorch: {problem}. A layer of a class of your "
             "own, or one that is changed in forward, may be taken for another; write it with torch's own layers"
         )
-    if program.differentiates_once():
+    advice = hint(problem)
+    if not advice and program.differentiates_once():
         return _first_order_only(f"{_words(problem)}{_where(problem)}")
     refusal = ConfigError(
         f"the model cannot compute these tasks: {type(problem).__name__}: {_words(problem)}{_where(problem)}"
+        + (f"; {advice}" if advice else "")
     )
     refusal.__cause__ = problem
     return refusal
