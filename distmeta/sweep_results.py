@@ -200,10 +200,17 @@ class _Results(JsonValues):
 
 
 def read_results(home: Storage) -> dict[str, Any] | None:
-    """The content of ``results.json``; ``None`` where the sweep has not ended."""
+    """The content of ``results.json``; ``None`` where the sweep has not ended.
+
+    The best checkpoint is named by where it is now, since the folder may have been moved.
+    """
     if not home.exists(RESULTS):
         return None
-    return read_json(home, RESULTS, _Results, "delete it and write it anew with --resume")
+    results = read_json(home, RESULTS, _Results, "delete it and write it anew with --resume")
+    _, found, below = results["best"]["checkpoint"].partition("?")[0].rpartition(f"/{TRIALS}/")
+    if found:
+        results["best"]["checkpoint"] = home.child(TRIALS, *below.split("/")).location
+    return results
 
 
 def _tables(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, bytes]:

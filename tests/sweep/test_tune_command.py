@@ -36,6 +36,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert again.exit_code == 0
     assert again.stdout == done.stdout
     assert "is finished: nothing to do" in again.stderr
+    (tmp_path / "sweep").rename(tmp_path / "elsewhere")
+    arguments = (*arguments, "--resume", "--run-dir", str(tmp_path / "elsewhere"))
+    moved = invoke(tmp_path, written(first=[known]), *arguments)
+    assert moved.stdout == done.stdout.replace(f"{tmp_path}/sweep", f"{tmp_path}/elsewhere")
 
 
 @pytest.mark.parametrize(
