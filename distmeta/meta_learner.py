@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import operator
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +24,6 @@ from distmeta.task_inputs import TaskInputs
 log = logging.getLogger(__name__)
 
 Statistics = Literal["support", "query"]
-
-_BUILDING = threading.Lock()
-"""Building a network seeds torch's global random numbers for a moment, which two threads must not do at once."""
 
 
 class AdaptedModel:
@@ -88,8 +84,7 @@ class MetaLearner:
     def __init__(self, config: Config, meta: Meta, device: str | torch.device = "cpu") -> None:
         self.config = config
         self._device = _device(device)
-        with _BUILDING:
-            self.parts = Assembly(config)
+        self.parts = Assembly(config)
         self.parts.network.to(self._device)
         self.meta = {name: value.to(self._device) for name, value in meta.items()}
         self._replicas = Replicas(self.parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,9 @@ from distmeta.objectives import OBJECTIVES
 from distmeta.plan import Plan
 from distmeta.tasks import TASKS
 
+_BUILDING = threading.RLock()
+"""Building a network seeds torch's global random numbers, and looking at it watches them: one thread at a time."""
+
 
 class Assembly:
     """The parts of one configuration.
@@ -37,9 +41,11 @@ class Assembly:
     def __init__(self, config: Config) -> None:
         self.config = config
         family = TASKS[config.tasks.kind]
-        module, (shape, outputs) = self.build(), self._shapes()
-        models.check_outputs(module, config.model, shape, outputs)
-        self.network = FunctionalModule(module, torch.zeros(2, *shape))
+        shape, outputs = self._shapes()
+        with _BUILDING:
+            module = self.build()
+            models.check_outputs(module, config.model, shape, outputs)
+            self.network = FunctionalModule(module, torch.zeros(2, *shape))
         self.objective = OBJECTIVES[family.objective]()
         self.metric = self.objective.metric
         self.higher_is_better = self.objective.higher_is_better

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+
+class Normalised(nn.Module):
+    """Batch norms that use the statistics of their batch, by themselves and after one another."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8))
+        self.norm = nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.head(torch.tanh(self.norm(self.layers(x))))
+        return outputs
 
 
 class Attentive(nn.Module):
@@ -11,9 +27,9 @@ class Attentive(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, outputs: int, width: int = 16) -> None:
+    def __init__(self, input_shape: tuple[int, ...], outputs: int, width: int = 8) -> None:
         super().__init__()
-        self.embedding = nn.Linear(28, width)
+        self.embedding = nn.Linear(math.prod(input_shape), 4 * width)
         self.attention = nn.MultiheadAttention(width, 2, dropout=0.2, batch_first=True)
         self.encoder = nn.TransformerEncoderLayer(width, 2, 2 * width, dropout=0.1, batch_first=True)
         self.dropout = nn.Dropout(0.3)
@@ -21,7 +37,7 @@ class Attentive(nn.Module):
         self.head = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.embedding(x.squeeze(1)) * self.scale
+        rows = self.embedding(x.flatten(1)).unflatten(1, (4, -1)) * self.scale
         rows = self.encoder(rows + self.attention(rows, rows, rows)[0])
         outputs: Tensor = self.head(self.dropout(rows.mean(1)))
         return outputs

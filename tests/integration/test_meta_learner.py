@@ -58,6 +58,12 @@ def one_core_each() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def curves(count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(count):
+        yield tuple(torch.rand(5, 1, generator=generator) for _ in range(3))  # type: ignore[misc]
+
+
 def adapted_outputs(learner: MetaLearner, task: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
     support, labels, query = task
     model = learner.adapt(support, labels, 2 if learner.parts.adaptation.iterative else None)
@@ -73,14 +79,21 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
     ("model", "algorithm"),
     [
         pytest.param(MLP, MAML, id="mlp"),
-        pytest.param(CONV, MAML, id="batch-norm"),
-        pytest.param(CONV, {"name": "protonet"}, id="prototypes"),
-        pytest.param(ATTENTIVE, {**MAML, "inner_optimizer": "adam"}, id="a-users-module-with-dropout-and-attention"),
+        pytest.param({"kind": "module:learner_models.Normalised"}, MAML, id="batch-norm"),
+        pytest.param(ATTENTIVE, {**MAML, "inner_optimizer": "adam"}, id="dropout-and-attention"),
     ],
 )
 def test_threads_get_what_each_would_get_alone(model: Mapping[str, Any], algorithm: Mapping[str, Any]) -> None:
-    tasks = list(images(THREADS * ADAPTATIONS))
-    learner = untrained(GLYPHS, model, algorithm)
+    same_as_alone(untrained(SINUSOID, model, algorithm), list(curves(THREADS * ADAPTATIONS)))
+
+
+@pytest.mark.usefixtures("one_core_each")
+@pytest.mark.parametrize("algorithm", [MAML, {"name": "protonet"}], ids=["maml", "protonet"])
+def test_threads_get_what_each_would_get_alone_of_images(algorithm: Mapping[str, Any]) -> None:
+    same_as_alone(untrained(GLYPHS, CONV, algorithm), list(images(3 * THREADS)))
+
+
+def same_as_alone(learner: MetaLearner, tasks: list[tuple[Tensor, Tensor, Tensor]]) -> None:
     with ThreadPoolExecutor(THREADS) as threads:
         together = list(threads.map(lambda task: adapted_outputs(learner, task), tasks))
     alone = [adapted_outputs(learner, task) for task in tasks]
@@ -91,12 +104,19 @@ def test_threads_get_what_each_would_get_alone(model: Mapping[str, Any], algorit
 @pytest.mark.usefixtures("one_core_each")
 def test_threads_predict_with_one_adapted_model() -> None:
     learner = untrained(GLYPHS, CONV, MAML)
-    tasks = list(images(40))
+    tasks = list(images(24))
     model = learner.adapt(*tasks[0][:2])
     queries = [query for _, _, query in tasks]
     with ThreadPoolExecutor(THREADS) as threads:
         together = list(threads.map(model.predict, queries))
     assert equal(together, [model.predict(query) for query in queries])
+
+
+def test_threads_build_learners() -> None:
+    """The same weights for all, though torch has one stream of random numbers for all threads."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        learners = list(threads.map(lambda _: untrained(GLYPHS, ATTENTIVE, MAML), range(8)))
+    assert all(equal(list(each.meta.values()), list(learners[0].meta.values())) for each in learners)
 
 
 def test_threads_that_end_leave_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
