@@ -364,3 +364,31 @@ def test_nothing_of_a_call_is_kept():
     module = network._converted.module
     assert module.kept == []
     assert not hasattr(module, "last")
+
+
+class WritesItsHidden(Dense):
+    """Writes in place what it has computed, and a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(6))
+
+    def changed(self, y):
+        self.seen += y.detach().mean(0)
+        y = y * 1
+        y.mul_(2).add_(self.seen)
+        return y
+
+
+def test_no_call_changes_what_it_is_given():
+    torch.manual_seed(0)
+    module = WritesItsHidden()
+    network = FunctionalModule(module, example=EXAMPLE)
+    inputs = torch.rand(3, 4)
+    before = {name: value.clone() for name, value in network.parameters.items()}
+    first = network(network.parameters, inputs)
+    torch.func.grad(lambda parameters: network(parameters, inputs).sum())(network.parameters)
+    assert torch.equal(first, network(network.parameters, inputs))
+    assert torch.equal(first, module(inputs))
+    assert all(torch.equal(value, before[name]) for name, value in network.parameters.items())
+    assert not network.state_dict(network.parameters)["seen"].any()
