@@ -30,7 +30,7 @@ from integration_helpers import (
 import distmeta
 from distmeta import checkpoint
 from distmeta.errors import LeaseError
-from distmeta.lease import VARIABLE
+from distmeta.lease import VARIABLE, acquire
 from distmeta.storage import Storage
 
 PLAIN = ("engine.compile=none", "run.validate_every=0", "run.checkpoint_every=3")
@@ -130,6 +130,19 @@ def test_two_in_one_process(tmp_path: Path) -> None:
     second = distmeta.train(config, tmp_path, resume=True)
     assert next(second).step == 2
     second.close()
+
+
+def test_sweeps_too(tmp_path: Path) -> None:
+    """Refused before Ray starts, and without a change."""
+    sweep = {"base": SINUSOID, "space": {"outer.lr": {"loguniform": [1e-4, 1e-2]}}, "trials": 2}
+    home = Storage.at(tmp_path / "sweep")
+    lease = acquire(home)
+    before = home.list()
+    for resume in (False, True):
+        with pytest.raises(LeaseError, match="sweep is in use: this very process"):
+            distmeta.tune(sweep, run_dir=tmp_path / "sweep", resume=resume)
+    assert home.list() == before
+    lease.release()
 
 
 def fails_at(step: int, run: Path) -> Callable[[], None]:

@@ -58,11 +58,15 @@ class Ended:
 
 @dataclass(frozen=True)
 class Head:
-    """A running head: ``environment`` is what its users set, ``home`` the home folder of its own processes."""
+    """A running head: ``environment`` is what its users set, ``home`` the home folder of its own processes.
+
+    ``files`` is where Ray keeps what it writes.
+    """
 
     address: str
     environment: dict[str, str]
     home: Path
+    files: Path
 
     def start(self, *arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
         """The console command, running, in a process group of its own as under a shell."""
@@ -136,7 +140,7 @@ def running_head(folder: Path, auth: dict[str, str]) -> Iterator[Head]:
         try:
             wait_for_port(process, agent)
             address = f"http://127.0.0.1:{dashboard}"
-            yield Head(address, {**auth, "RAY_API_SERVER_ADDRESS": address}, folder / "home")
+            yield Head(address, {**auth, "RAY_API_SERVER_ADDRESS": address}, folder / "home", Path(short))
         finally:
             process.terminate()
             try:

@@ -8,7 +8,7 @@ import pytest
 from sweep_helpers import scores, undisturbed_scores, written
 
 import distmeta
-from distmeta import checkpoint
+from distmeta import checkpoint, claims
 from distmeta.errors import Interrupted, TrustError
 from distmeta.storage import Storage
 from distmeta.sweep_results import TRIALS
@@ -22,6 +22,7 @@ def test_a_sweep_in_a_bucket(bucket: str, tmp_path: Path) -> None:
 
     def end() -> None:
         trials = home.child(TRIALS)
+        assert len(claims.names(home)) == 1
         if any(trials.child(name, "seed-0", "checkpoints").list() for name in trials.list()):
             raise Interrupted("interrupted")
 
@@ -30,6 +31,7 @@ def test_a_sweep_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     ):
         distmeta.tune(written(), ["trials=3"], home.uri, check=end)
     assert "results.json" not in home.list()
+    assert claims.names(home) == []
 
     with pytest.raises(TrustError, match="it lies elsewhere"):
         distmeta.tune(written(), ["trials=3"], home.uri, resume=True)
