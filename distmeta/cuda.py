@@ -31,9 +31,16 @@ def reproducible() -> Callable[[], None]:
         _DETERMINISTIC.fill_uninitialized_memory,
     )
     # Read by cuBLAS when it starts: its products then use memory of a fixed size, and so a fixed order of additions.
+    own = _WORKSPACE not in os.environ
     os.environ.setdefault(_WORKSPACE, ":4096:8")
     _set("highest", False, True, False, True, True, False)
-    return lambda: _set(*back)
+
+    def put_back() -> None:
+        _set(*back)
+        if own:
+            os.environ.pop(_WORKSPACE, None)
+
+    return put_back
 
 
 def allow_tf32(allowed: bool) -> None:

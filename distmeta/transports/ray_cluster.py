@@ -18,7 +18,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from distmeta.config import Config, WorkerRange
-from distmeta.errors import ClusterError
+from distmeta.errors import ClusterError, DistmetaError
 from distmeta.transports.ray_internals import draining_nodes, most_resources, on_loopback, silence_errors
 from distmeta.transports.ray_private import Connection
 from distmeta.transports.ray_tmpdir import check_tmpdir
@@ -67,7 +67,8 @@ def connect(config: Config) -> Connection | None:
         connection.made()
     except BaseException as error:
         connection.close()
-        if not isinstance(error, (ConnectionError, RuntimeError, ValueError, OSError)):
+        # Of any class: a Ray that takes too long to start raises a bare Exception.
+        if isinstance(error, DistmetaError) or not isinstance(error, Exception):
             raise
         where = f"at {address}" if address else "on this machine"
         raise ClusterError(

@@ -71,3 +71,10 @@ def test_bfloat16(device: torch.device, model: str, layers: Any) -> None:
     plan = Plan(layers=layers, precision="bf16")
     with worker_on(device, configure("maml", model, "engine.precision=bf16"), plan) as worker:
         check(samples(worker), "maml", model, "bf16")
+
+
+@pytest.mark.parametrize("running", ["looped", "plain"])
+@pytest.mark.parametrize("algorithm", ["maml", "reptile", "protonet"])
+def test_tasks_one_by_one(device: torch.device, algorithm: str, running: Any) -> None:
+    with worker_on(device, configure(algorithm, "conv4"), Plan(running=running)) as worker:
+        check(samples(worker), algorithm, "conv4")
