@@ -18,6 +18,7 @@ import yaml
 from hypothesis import strategies as st
 
 from distmeta.errors import DistmetaError
+from distmeta.text import plain
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LONGEST_MESSAGE = 20_000
@@ -99,6 +100,11 @@ def plain_values() -> st.SearchStrategy[Any]:
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
         max_leaves=6,
     )
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a configuration may hold it."""
+    return refusal(lambda: plain({"x": value})) is None
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

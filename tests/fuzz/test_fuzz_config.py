@@ -8,14 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fuzz_helpers import config_texts, config_trees, damaged, fuzz, mutated, places, plain_values, refusal, values
+from fuzz_helpers import (
+    config_texts,
+    config_trees,
+    damaged,
+    fuzz,
+    is_plain,
+    mutated,
+    places,
+    plain_values,
+    refusal,
+    values,
+)
 from hypothesis import strategies as st
 
 from distmeta.config import dump_config, load_config, parse_yaml
 from distmeta.errors import ConfigError
 from distmeta.plan import Plan
 from distmeta.plan_file import with_engine
-from distmeta.text import plain
 
 SECTIONS = ("tasks", "model", "algorithm", "run", "outer")
 
@@ -133,10 +143,6 @@ def valid_configurations(draw: st.DrawFn) -> dict[str, Any]:
     )
     outer = draw(some(lr=rates, clip_norm=rates | st.none(), schedule=schedule, weight_decay=rates))
     return {"tasks": tasks, "model": model, "algorithm": algorithm, "run": run, "outer": outer, "seed": draw(counts)}
-
-
-def is_plain(value: Any) -> bool:
-    return refusal(lambda: plain({"x": value})) is None
 
 
 @fuzz(60, 1000, tree=valid_configurations())

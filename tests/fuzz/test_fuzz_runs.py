@@ -73,7 +73,7 @@ def test_changed_checkpoints_are_evaluated_or_refused(files: dict[str, bytes]) -
         assert files_of(place) == files
 
 
-@fuzz(20, 300, files=changed_checkpoints())
+@fuzz(12, 300, files=changed_checkpoints())
 def test_changed_checkpoints_are_resumed_or_refused(files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = write(Path(folder), {**small_run(), **{STEP + name: data for name, data in files.items()}})
@@ -111,7 +111,7 @@ def changed_runs(draw: st.DrawFn) -> dict[str, bytes]:
     return files
 
 
-@fuzz(20, 400, files=changed_runs(), steps=st.sampled_from([2, 3]))
+@fuzz(12, 400, files=changed_runs(), steps=st.sampled_from([2, 3]))
 def test_changed_files_of_a_run_are_mended_or_refused(files: dict[str, bytes], steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = write(Path(folder), files)
