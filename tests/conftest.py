@@ -82,9 +82,9 @@ def ray_cluster(distmeta_cache: Path) -> Iterator[None]:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         for name, value in QUIET.items():
             patch.setenv(name, value)
-        # Workers import the models of tests/integration as this process does.
-        models = str(Path(__file__).parent / "integration")
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [models, os.environ.get("PYTHONPATH")])))
+        # Workers import the models of these folders as this process does.
+        models = [str(Path(__file__).parent / name) for name in ("integration", "modules")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [*models, os.environ.get("PYTHONPATH")])))
         ray.init(
             "local",  # not one that happens to run on this machine
             num_cpus=4,

@@ -6,7 +6,10 @@ The reference (``battery_reference.py``) is autograd in float64 on the user's ow
 from __future__ import annotations
 
 import inspect
-from typing import Any
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
 
 import battery_networks
 import pytest
@@ -15,9 +18,12 @@ from battery_reference import Case
 from torch import Tensor, nn
 
 import distmeta
+from distmeta import checkpoint
 from distmeta.config import Config
+from distmeta.plan import Plan, Running
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.records import MetaState
+from distmeta.storage import Storage
 
 BASE: dict[str, Any] = {
     "name": "battery",
@@ -99,3 +105,54 @@ OWN_STATISTICS = {"FunctionalNorms", "CallsTheClass"}
 def uses_batch_statistics(module: nn.Module) -> bool:
     norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     return any(layer.training or layer.running_mean is None for layer in norms) or hasattr(module, "variance")
+
+
+QUICK = {"Branches", "checkpointed", "HookedTensor", "SharedEmbedding", "gru", "half_batch_norm", "transformer_dropout"}
+
+
+def some(names: Iterable[str]) -> list[Any]:
+    """Networks as parameters: those that are not of the quick ones are tried in the long battery alone."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", some(NETWORKS))
+def test_each_way_is_right_or_fails(name: str) -> None:
+    """Mapped, looped, plain: where a way runs at all, it gives the reference's meta-gradient."""
+    config = configure(name)
+    program = SupervisedProgram(config, torch.device("cpu"))
+    reference = Case(configure(TWINS.get(name, name))).gradient(TASKS, name in DROPOUT)
+    ran = []
+    for running in get_args(Running):
+        program.follow(Plan(running=running))
+        try:
+            found = gradient(program)
+        except (RuntimeError, NotImplementedError):
+            continue
+        ran.append(running)
+        if (name, running) not in MISLED:
+            assert apart(found, reference) < 1e-4, running
+    assert "plain" in ran
+    assert program.probe().running in [way for way in ran if (name, way) not in MISLED]
+
+
+MISLED = {("HookedTensor", "mapped"), ("HookedTensor", "looped")}
+"""Ways in which a network sees that it is transformed and computes something else, which is noticed before the run."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_same_bits_for_any_number_of_workers(name: str, tmp_path: Path) -> None:
+    finals = []
+    for workers in range(3):
+        config = configure(name, "run.steps=2", "run.validate_every=1", f"cluster.workers={workers}")
+        folder = tmp_path / str(workers)
+        *_, last = distmeta.train(config, folder)
+        assert last.validation is not None
+        meta = checkpoint.load(Storage.at(folder / "checkpoints" / "step-00000002")).meta
+        measured = json.loads((folder / "result.json").read_text())["meta_test"]
+        finals.append((meta, last.validation, measured))
+    meta, *measured = finals[0]
+    for other, *same in finals[1:]:
+        assert all(torch.equal(value, other[key]) for key, value in meta.items())
+        assert same == measured
