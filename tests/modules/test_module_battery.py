@@ -6,9 +6,7 @@ The reference (``battery_reference.py``) is autograd in float64 on the user's ow
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, get_args
 
 import battery_networks
@@ -18,12 +16,10 @@ from battery_reference import Case
 from torch import Tensor, nn
 
 import distmeta
-from distmeta import checkpoint
 from distmeta.config import Config
 from distmeta.plan import Plan, Running
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.records import MetaState
-from distmeta.storage import Storage
 
 BASE: dict[str, Any] = {
     "name": "battery",
@@ -137,22 +133,3 @@ def test_each_way_is_right_or_fails(name: str) -> None:
 
 MISLED = {("HookedTensor", "mapped"), ("HookedTensor", "looped")}
 """Ways in which a network sees that it is transformed and computes something else, which is noticed before the run."""
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("name", NETWORKS)
-def test_same_bits_for_any_number_of_workers(name: str, tmp_path: Path) -> None:
-    finals = []
-    for workers in range(3):
-        config = configure(name, "run.steps=2", "run.validate_every=1", f"cluster.workers={workers}")
-        folder = tmp_path / str(workers)
-        *_, last = distmeta.train(config, folder)
-        assert last.validation is not None
-        meta = checkpoint.load(Storage.at(folder / "checkpoints" / "step-00000002")).meta
-        measured = json.loads((folder / "result.json").read_text())["meta_test"]
-        finals.append((meta, last.validation, measured))
-    meta, *measured = finals[0]
-    for other, *same in finals[1:]:
-        assert all(torch.equal(value, other[key]) for key, value in meta.items())
-        assert same == measured
