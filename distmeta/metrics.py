@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from distmeta.errors import StorageError
-from distmeta.records import StepRecord
+from distmeta.records import MetaGradient, StepRecord
 from distmeta.rundir import RunDirectory, to_json
 from distmeta.storage import Storage, explained
 from distmeta.text import parse_json
@@ -195,6 +195,12 @@ def flat(record: StepRecord) -> dict[str, float]:
         "skipped": record.skipped,
         **{f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()},
     }
+
+
+def shares(gradient: MetaGradient, available: float, aggregation: float) -> dict[str, float]:
+    """Of a step's time, see :class:`~distmeta.records.StepRecord`; ``available`` is the workers' time in the step."""
+    busy = {name: spent / available for name, spent in gradient.seconds.items()}
+    return {**busy, "aggregation": aggregation, "waiting": max(0.0, 1.0 - sum(busy.values()))}
 
 
 def mean_ci(values: Tensor) -> dict[str, float | int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
@@ -11,6 +12,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from distmeta.config import Config, EngineOptions
 from distmeta.text import shown
+
+log = logging.getLogger(__name__)
 
 Differentiation = Literal["reverse", "mixed"]
 Compile = Literal["none", "graph", "inductor"]
@@ -207,3 +210,12 @@ def _differentiation(config: Config, facts: Facts, steps: int) -> Differentiatio
 def _chunk(shard: int, facts: Facts, layers: Layers) -> int:
     limit = shard if facts.device == "cuda" else max(1, ACTIVATIONS[layers] // max(1, facts.activations))
     return max(size for size in range(1, shard + 1) if shard % size == 0 and size <= limit)
+
+
+def announce(plan: Plan) -> None:
+    """Say how a run computes."""
+    if plan.announcement:
+        log.warning("%s", plan.announcement)
+    for note in plan.notes:
+        log.warning("%s", note)
+    log.info("engine: %s", ", ".join(f"{name} {value}" for name, value in plan.settings().items()))

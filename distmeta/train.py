@@ -20,8 +20,8 @@ from distmeta.identity import identify, resumed
 from distmeta.layout import Layout, Meta
 from distmeta.learner import Learner, Outcome
 from distmeta.lease import Lease, acquire
-from distmeta.metrics import MetricsLog, flat
-from distmeta.plan import Plan
+from distmeta.metrics import MetricsLog, flat, shares
+from distmeta.plan import Plan, announce
 from distmeta.programs import blueprint
 from distmeta.records import FAULTS, MetaGradient, MetaState, Shard, StepRecord
 from distmeta.restore import check_fingerprint, find_snapshot, finished
@@ -117,24 +117,9 @@ def _train(
         session.close()
 
 
-def _tell(plan: Plan) -> None:
-    """Say how a run computes."""
-    if plan.announcement:
-        log.warning("%s", plan.announcement)
-    for note in plan.notes:
-        log.warning("%s", note)
-    log.info("engine: %s", ", ".join(f"{name} {value}" for name, value in plan.settings().items()))
-
-
 def _falls(every: int, step: int, steps: int) -> bool:
     """Whether something that happens every so many steps, and after the last one, happens after this step."""
     return every > 0 and (step % every == 0 or step == steps)
-
-
-def _shares(gradient: MetaGradient, available: float, aggregation: float) -> dict[str, float]:
-    """See :class:`~distmeta.records.StepRecord`; ``available`` is the workers' time in the step."""
-    busy = {name: spent / available for name, spent in gradient.seconds.items()}
-    return {**busy, "aggregation": aggregation, "waiting": max(0.0, 1.0 - sum(busy.values()))}
 
 
 class _Session:
@@ -182,7 +167,7 @@ class _Session:
             if snapshot is not None and not config.cluster.allow_mixed:
                 check_fingerprint(snapshot.fingerprint, self._transport.fingerprint)
             if snapshot is None:
-                _tell(self._transport.plan)
+                announce(self._transport.plan)
             directory.write_config(dump_config(config))
             saved = snapshot.step if snapshot else None
             self._log = MetricsLog(directory, saved)
@@ -238,7 +223,7 @@ class _Session:
             skipped=skipped,
             validation=validation,
             faults=self._faults(),
-            shares=_shares(gradient, seconds * workers, (adding + ended - applying) / seconds),
+            shares=shares(gradient, seconds * workers, (adding + ended - applying) / seconds),
         )
         self._keep(record)
         return record
