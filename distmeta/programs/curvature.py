@@ -15,20 +15,17 @@ from torch.autograd.function import BackwardCFunction
 from distmeta.adaptations.base import Batch, Iterative
 from distmeta.layout import Meta
 
-_ERROR = "torch::autograd::Error"
-"""The autograd node that ``once_differentiable`` puts behind its results."""
-
 
 def hides_curvature(adaptation: Iterative, meta: Meta, batch: Batch) -> str:
-    """Names of the loss's custom functions whose backward pass leaves no graph; empty where there is none.
+    """Names of the custom functions in an inner loss whose backward pass cannot be differentiated.
 
-    A backward pass is linear in what it is given, so where that has a graph, its results have one too. What derivative
-    it stands for is its own affair: that of a straight-through estimator or a reversed gradient is none of its forward
-    pass.
+    What a backward pass gives is linear in what it gets. A function whose results are not zero, and are not connected
+    to what it got by autograd's graph, is one that hides it. What derivative it stands for is its own affair: that of a
+    straight-through estimator or a reversed gradient is none of its forward pass.
 
     Args:
-        adaptation: on a module.
-        meta: of the module's type.
+        adaptation: of the user's own module, to be run under plain autograd.
+        meta: meta-parameters.
         batch: the data of a step.
     """
     params, _ = adaptation.init(meta)
@@ -36,35 +33,48 @@ def hides_curvature(adaptation: Iterative, meta: Meta, batch: Batch) -> str:
     hidden: set[str] = set()
     with torch.enable_grad():
         loss, _ = adaptation.loss(own, meta, batch)
-        for node in _custom_functions(loss):
-            node.register_hook(_watch(type(node).__name__.removesuffix("Backward"), hidden))
-        torch.autograd.grad(loss, list(own.values()), create_graph=True, allow_unused=True)
+        nodes = _custom_functions(loss)
+        for node in nodes:
+            _watch(node, hidden)
+        if nodes:
+            torch.autograd.grad(loss, list(own.values()), create_graph=True, allow_unused=True)
     return ", ".join(sorted(hidden))
 
 
-def _watch(name: str, hidden: set[str]) -> Any:
-    """A hook that adds the name of a function whose backward pass has lost the graph."""
+def _watch(node: Any, hidden: set[str]) -> None:
+    """Give a function's backward pass tensors that can be told apart, and look at whether its results know them."""
+    given: list[Tensor] = []
 
-    def look(results: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...]) -> None:
-        followed = any(value is not None and value.requires_grad for value in given)
-        lost = [value for value in results if value is not None and not _has_graph(value)]
-        if followed and any(bool(value.any()) for value in lost):
-            hidden.add(name)
+    def before(received: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        fresh = tuple(None if each is None else each.detach().requires_grad_() for each in received)
+        given[:] = [each for each in fresh if each is not None]
+        return fresh
 
-    return look
+    def after(results: tuple[Tensor | None, ...], received: tuple[Tensor | None, ...]) -> None:
+        for result in results:
+            if result is None or not given or not result.any():
+                continue
+            known: tuple[Tensor | None, ...] = ()
+            if result.requires_grad:
+                known = torch.autograd.grad(result.sum(), given, retain_graph=True, allow_unused=True)
+            if all(each is None for each in known):
+                hidden.add(type(node).__name__.removesuffix("Backward"))
 
-
-def _has_graph(value: Tensor) -> bool:
-    return value.grad_fn is not None and value.grad_fn.name() != _ERROR
+    node.register_prehook(before)
+    node.register_hook(after)
 
 
 def _custom_functions(loss: Tensor) -> list[Any]:
-    """The autograd nodes of functions written in Python that a value was computed by."""
+    """The nodes of a value's graph that are functions written in Python."""
     seen: set[Any] = set()
-    waiting: list[Any] = [loss.grad_fn]
+    found: list[Any] = []
+    waiting = [loss.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [following for following, _ in node.next_functions]
-    return [node for node in seen if isinstance(node, BackwardCFunction)]
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction):
+            found.append(node)
+        waiting += [following for following, _ in node.next_functions]
+    return found

@@ -137,17 +137,28 @@ def test_prototypes() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["fomaml", "reptile"])
-def test_first_order_methods_ask_for_no_second_derivative(algorithm: str) -> None:
-    program, plan = decided(configure("OnceDifferentiable", algorithm))
+@pytest.mark.parametrize("model", ["OnceDifferentiable", "NumpyBackward"])
+def test_first_order_methods_ask_for_no_second_derivative(model: str, algorithm: str) -> None:
+    program, plan = decided(configure(model, algorithm))
     twin, _ = decided(configure("Net", algorithm))
     assert plan.running == "plain"
     assert disagreement(program.sample_gradient(4), twin.sample_gradient(4)) < 1e-5
 
 
 @pytest.mark.parametrize("way", [[], MIXED])
-def test_exact_methods_say_that_there_is_no_second_derivative(way: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"no second derivatives.*OnceTanh.*algorithm\.name=fomaml"):
-        decided(configure("OnceDifferentiable", "maml", *way))
+@pytest.mark.parametrize("model", ["OnceDifferentiable", "NumpyBackward"])
+def test_exact_methods_say_that_there_is_no_second_derivative(model: str, way: list[str]) -> None:
+    named = r"no second derivatives.*(OnceTanh|DetachedBackward).*algorithm\.name=fomaml"
+    with pytest.raises(ConfigError, match=named):
+        decided(configure(model, "maml", *way))
+
+
+def test_a_backward_pass_may_be_another_than_the_derivative() -> None:
+    program, plan = decided(configure("Reversal"))
+    assert plan.running == "plain"
+    assert disagreement(program.sample_gradient(4), program.reference_gradient(4)) < 1e-5
+    other, _ = decided(configure("Net"))
+    assert disagreement(program.sample_gradient(4), other.sample_gradient(4)) > 0.1
 
 
 def test_plain_is_looped_is_mapped() -> None:
