@@ -50,10 +50,11 @@ def disagreement(a: Tensor, b: Tensor) -> float:
     """
     if not torch.isfinite(b).all():
         return float("inf") if torch.isfinite(a).all() else 0.0
-    reference = float(b.double().norm())
-    difference = float((a.double() - b.double()).norm())
-    difference = difference if difference == difference else float("inf")
-    return difference / reference if reference else (float("inf") if difference else 0.0)
+    scale = b.double().abs().max()  # squares of large numbers overflow
+    if not scale:
+        return float("inf") if a.any() else 0.0
+    difference = float((a.double() / scale - b.double() / scale).norm() / (b.double() / scale).norm())
+    return difference if difference == difference else float("inf")
 
 
 class Comparison:
