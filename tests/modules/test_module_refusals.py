@@ -31,11 +31,11 @@ RANDOM = {
     "python_random": "random",
     "python_shuffle": "random",
     "numpy_random": "numpy",
-    "numpy_generator": "",
-    "python_generator": "",
+    "numpy_generator": "generator of",
+    "python_generator": "generator of",
     "torch_random": r"torch\.rand",
-    "torch_generator": "",
-    "clock": "",
+    "torch_generator": r"torch\.Generator",
+    "clock": "the time",
     "RecurrentDropout": "dropout",
 }
 STATE = {
