@@ -66,10 +66,10 @@ class Raises(Switched):
 
 
 class RaisesLater(Raises):
-    """Takes the zeros that a network is checked with, so that new workers open."""
+    """Takes the few examples that a network is looked at with, so that new workers open."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if len(x) > 2 else Plain.forward(self, x)
+        return super().forward(x) if len(x) > 4 else Plain.forward(self, x)
 
 
 class Dies(Switched):
@@ -78,10 +78,10 @@ class Dies(Switched):
 
 
 class RaisesOnTasks(Plain):
-    """Takes the zeros that a network is checked with, and fails on the first real examples."""
+    """Takes the few examples that a network is looked at with, and fails on the first real examples."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 2:
+        if len(x) > 4:
             raise LookupError("the user's own complaint")
         return super().forward(x)
 
@@ -108,7 +108,7 @@ class Chaotic(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 2:  # more than it is checked with when it opens
+        if len(x) > 4:  # more than it is looked at with when it opens
             (self._folder / f"worker-{os.getpid()}").touch()
             for order in self._folder.glob("raise-*"):
                 with suppress(FileNotFoundError):  # another process was faster

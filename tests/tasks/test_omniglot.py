@@ -231,7 +231,7 @@ FIRST = "images_background/Alphabet_of_the_Magi/character01/0709_01.png"
         ("no zip", r"images_background\.zip is damaged or truncated"),
         ("crc", r"images_background\.zip is damaged: .*character01.* cannot be read \("),
         ("incomplete", r"images_background\.zip is incomplete: 21 of 19,280 images are missing"),
-        ("wrong size", r"0709_01\.png is 28 x 28 pixels instead of 105 x 105"),
+        ("wrong size", r"0709_01\.png' is 28 x 28 pixels instead of 105 x 105"),
     ],
 )
 def test_bad_archives_are_named_and_nothing_is_left(omniglot, tmp_path, own_cache, damage, message):
