@@ -44,7 +44,7 @@ def test_train_and_evaluate(head: Head, tmp_path: Path, monkeypatch: pytest.Monk
     write_package(tmp_path)
     monkeypatch.chdir(tmp_path)
     config = write_config(tmp_path, model={"kind": "module:mine.nets.network"})
-    long = ["run.meta_batch=8000", "run.tasks_per_shard=100"]  # for the second worker to open before it ends
+    long = ["run.meta_batch=40000", "run.tasks_per_shard=200"]  # for the second worker to open before it ends
     done = head.invoke("submit", config, *long, "--name", "first").succeeded()
     assert "step 3/3" in done.out
     assert "meta-test" in done.out
