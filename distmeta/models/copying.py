@@ -87,7 +87,7 @@ class _Functions:
                 self._renew(inner)
 
     def _cell(self, cell: CellType) -> CellType:
-        if not _filled(cell):
+        if not filled(cell):
             return cell
         return self._cells.setdefault(id(cell), (cell, CellType()))[1]
 
@@ -121,13 +121,14 @@ def _functions(value: Any, depth: int) -> Iterator[FunctionType]:
 
 def _held(function: FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
-        if _filled(cell):
+        if filled(cell):
             yield cell.cell_contents
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
 
 
-def _filled(cell: CellType) -> bool:
+def filled(cell: CellType) -> bool:
+    """Whether a closure's variable has a value yet."""
     try:
         cell.cell_contents  # noqa: B018
     except ValueError:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distmeta.models.copying import filled
+
 _TORCHS_OWN = frozenset(vars(nn.Module()))
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
@@ -181,19 +183,11 @@ def _places(module: nn.Module) -> Iterator[Place]:
 def _places_of(function: FunctionType, prefix: str) -> Iterator[Place]:
     """Cells and globals that a function reads."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if _filled(cell) and _keeps(cell.cell_contents):
+        if filled(cell) and _keeps(cell.cell_contents):
             yield Place(f"{name} of {prefix}{function.__name__}", cell)
     for name in function.__code__.co_names:
         if name in function.__globals__ and _keeps(function.__globals__[name]):
             yield Place(f"the global {name}", function.__globals__, name)
-
-
-def _filled(cell: CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _keeps(value: Any) -> bool:
