@@ -14,6 +14,7 @@ lasts.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import logging
 import os
@@ -131,7 +132,9 @@ def _wait_for_turn(storage: Storage, mine: Claim) -> list[Claim]:
 def _silence(storage: Storage, claim: Claim, mine: Claim) -> float:
     """Seconds since a claim was renewed; by the storage's own clock where it has one, for hosts' clocks differ."""
     then, now = storage.modified(claim.name), storage.modified(mine.name)
-    return max(0.0, now - then if then is not None and now is not None else time.time() - claim.heartbeat)
+    if now is None:  # this storage does not tell times
+        return max(0.0, time.time() - claim.heartbeat)
+    return 0.0 if then is None else max(0.0, now - then)  # one that is not there right now is being replaced
 
 
 def _is_dead(claim: Claim, mine: Claim, silence: float) -> bool:
@@ -223,6 +226,7 @@ class Lease:
             self._close_file()
             raise
         self._thread.start()
+        atexit.register(self.release)  # before libraries that the thread calls end
 
     def check(self) -> None:
         """Raise if the folder is known to be lost; looks there only after a long silence, so it costs nothing."""
@@ -268,6 +272,7 @@ class Lease:
         """Let others have the folder; a second call does nothing."""
         if self._ended.is_set() or os.getpid() != self._claim.owner.pid:
             return
+        atexit.unregister(self.release)
         self._ended.set()
         self._thread.join()
         self._close_file()

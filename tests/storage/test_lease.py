@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,8 +17,8 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import pyarrow.fs
 import pytest
-from storage_helpers import remote
 
 from distmeta import claims
 from distmeta.claims import Claim, Process
@@ -92,11 +94,18 @@ def may_write(lease: Lease) -> bool:
     return True
 
 
-@pytest.mark.parametrize("kind", ["local", "s3", "fsspec-memory"])
+def without_locks(folder: str) -> Storage:
+    """A folder on a disk, used as an object store that neither locks files nor replaces them atomically."""
+    files = pyarrow.fs.SubTreeFileSystem(folder, pyarrow.fs.LocalFileSystem())
+    return Storage(files, "run", f"plain://{folder}/run")
+
+
+@pytest.mark.parametrize("kind", ["local", "s3", "no-locks"])
 def test_many_threads_at_the_same_instant(kind: str, folder: str) -> None:
     """On storage without locks too; threads of one process are each other's rivals as well. Never two may write."""
     for attempt in range(8):
-        storage = remote(kind) if kind == "fsspec-memory" else Storage.at(folder).child(str(attempt))
+        at = without_locks if kind == "no-locks" else Storage.at
+        storage = at(folder).child(str(attempt))
         barrier = threading.Barrier(6)
         held: list[Lease] = []
 
@@ -114,6 +123,15 @@ def test_many_threads_at_the_same_instant(kind: str, folder: str) -> None:
         assert len(writers) <= 1
 
         assert storage.list() == []
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_a_process_that_ends_without_releasing_it(kind: str, folder: str) -> None:
+    """It leaves nothing behind, and its thread disturbs nothing while the interpreter ends."""
+    code = "import sys; from distmeta.lease import acquire; from distmeta.storage import Storage\n"
+    code += "kept = acquire(Storage.at(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, folder], check=True, env=os.environ | {VARIABLE: "0.5"}, timeout=60)
+    assert Storage.at(folder).list() == []
 
 
 def hold(folder: str, reports: Connection) -> None:
