@@ -102,6 +102,7 @@ def body(inputs: int, hidden: int) -> nn.Module:
 """
 
 
+@pytest.mark.slow
 def test_network_of_the_driver(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's module, and one that it imports, that lie in the driver's working folder alone."""
     keep(hosts, 1, 2, 3)

@@ -90,12 +90,14 @@ def shown(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     return Shown(records, values, reporters)
 
 
+@pytest.mark.slow
 def test_a_run_shows_what_it_logs(shown: Shown) -> None:
     for run, record in shown.records.items():
         assert missing_of(run, record, shown.values) == []
     assert shown.values["ray_distmeta_workers"] == {"of-glyphs": 2, "of-sinusoid": 1}
 
 
+@pytest.mark.slow
 def test_nothing_is_shown_of_runs_that_have_ended(shown: Shown) -> None:
     """In a process that goes on, and with a Ray that does."""
     assert len(shown.reporters) == 2
@@ -106,6 +108,7 @@ def test_nothing_is_shown_of_runs_that_have_ended(shown: Shown) -> None:
         time.sleep(1)
 
 
+@pytest.mark.slow
 def test_every_panel_asks_for_what_is_there(shown: Shown) -> None:
     asked = {name for target in targets() for name in metrics_of(target["expr"])}
     assert asked <= shown.values.keys()
@@ -117,6 +120,7 @@ def test_every_panel_asks_for_what_is_there(shown: Shown) -> None:
     assert shares | faults | others <= asked
 
 
+@pytest.mark.slow
 def test_the_variables(shown: Shown) -> None:
     datasource, run = DASHBOARD["templating"]["list"]
     assert (datasource["name"], datasource["type"], datasource["query"]) == ("datasource", "datasource", "prometheus")

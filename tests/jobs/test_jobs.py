@@ -60,6 +60,7 @@ def test_train_and_evaluate(head: Head, tmp_path: Path, monkeypatch: pytest.Monk
     assert "meta-test: 5 tasks" in done.out
 
 
+@pytest.mark.slow
 def test_left_stopped_and_resumed(head: Head, tmp_path: Path) -> None:
     """Ctrl-C leaves the job alone; stopping it checkpoints the run, and another job goes on from there."""
     config = write_config(tmp_path)

@@ -17,6 +17,7 @@ from distmeta.sweep_results import TRIALS
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_bucket(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ended in the middle and resumed, it has the files and the scores of one on a disk."""
     home = Storage.at(bucket.format("/runs/sweep"))
