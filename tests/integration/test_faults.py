@@ -96,7 +96,10 @@ def broken(kind: str, switch: Path, workers: int) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     ("kind", "workers", "where"),
-    [("Raises", 1, "one worker, and no other could be opened"), pytest.param("RaisesLater", 2, "each of 2 workers", marks=pytest.mark.slow)],
+    [
+        ("Raises", 1, "one worker, and no other could be opened"),
+        pytest.param("RaisesLater", 2, "each of 2 workers", marks=pytest.mark.slow),
+    ],
 )
 def test_model_that_raises_in_a_worker(kind: str, workers: int, where: str, tmp_path: Path) -> None:
     switch = tmp_path / "switch"
