@@ -145,10 +145,11 @@ def _frozen(config: Config) -> dict[str, str]:
     outputs = family.outputs(config.tasks) if ADAPTATIONS[config.algorithm.adaptation].needs_head else None
     module = models.build(config.model, family.input_shape(config.tasks), outputs, config.seed)
     fixed = {name: value for name, value in module.named_parameters() if not value.requires_grad}
-    return {name: _hash(value) for name, value in {**fixed, **dict(module.named_buffers())}.items()}
+    return {name: content_hash(value) for name, value in {**fixed, **dict(module.named_buffers())}.items()}
 
 
-def _hash(tensor: Tensor) -> str:
+def content_hash(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's type, shape and values."""
     plain = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}\n".encode())
     digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)

@@ -25,9 +25,6 @@ Running = Literal["mapped", "looped", "plain"]
 ACTIVATIONS = {"native": 64 * 2**20, "products": 16 * 2**20, "general": 16 * 2**20}
 """Bytes of a chunk's activations in one forward pass on a CPU; beyond, larger chunks gain nothing or lose the cache."""
 
-GRAPH_REPAYS = 1_000
-"""Tasks of a run from which recording its operations is repaid; recording takes a few seconds."""
-
 INDUCTOR_REPAYS = 30_000
 """Tasks of a run from which compiling them is repaid; compiling takes ten seconds or so."""
 
@@ -160,10 +157,11 @@ def decide(config: Config, facts: Facts, *, training: bool = True) -> Plan:
     - ``layers``: ``native`` on a CPU with a C++ compiler, ``products`` on CUDA, in networks that have such layers.
     - ``differentiation``: ``mixed`` beyond ``MIXED_REPAYS`` inner steps.
     - ``chunk``: the largest divisor of a shard that keeps to ``ACTIVATIONS``; the whole shard on CUDA.
-    - ``compile``: ``graph`` from ``GRAPH_REPAYS`` tasks in the whole run, ``inductor`` from ``INDUCTOR_REPAYS``.
+    - ``compile``: ``graph``, which repays itself within a few chunks, ``inductor`` from ``INDUCTOR_REPAYS`` tasks in the
+      whole run; ``none`` where a whole adaptation is too long to be recorded.
     - ``precision``: ``float32``.
 
-    Without training, ``compile`` counts the tasks of the meta-test, whose measurements are recorded at most.
+    Without training it is ``graph`` at most, since measurements are never compiled.
     """
     engine, notes = config.engine, []
     steps = getattr(config.algorithm, "inner_steps", 0)
@@ -192,9 +190,9 @@ def _layers(facts: Facts, precision: Precision) -> Layers:
 
 
 def _compile(config: Config, facts: Facts, steps: int, training: bool) -> Compile:
-    tasks = config.run.steps * config.run.meta_batch if training else config.evaluation.tasks
-    if tasks < GRAPH_REPAYS or steps > LONGEST_GRAPH:
+    if steps > LONGEST_GRAPH:
         return "none"
+    tasks = config.run.steps * config.run.meta_batch
     if not training or tasks < INDUCTOR_REPAYS or (facts.device == "cpu" and facts.no_compiler):
         return "graph"
     return "inductor"

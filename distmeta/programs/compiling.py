@@ -4,72 +4,96 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from distmeta.cache import cache_for
+from distmeta.identity import content_hash
 from distmeta.kernels.build import program, unavailable
 from distmeta.plan import Compile
+from distmeta.programs.kept import host, is_kept, kept
+from distmeta.programs.recording import Recording
 
 Function = Callable[..., Any]
 
+RECORDING, COMPILED = "recording", "inductor"
+"""Kinds of what is kept in the cache."""
 
-def specialise(function: Function, arguments: tuple[Any, ...], how: Compile) -> Function:
+
+def specialise(function: Function, arguments: tuple[Any, ...], how: Compile, origin: Any = None) -> Function:
     """The same function, faster, for arguments of exactly these shapes.
 
     ``torch.func`` decides anew about every operation in every call. ``graph`` records the operations that reach torch's
     kernels in one call, all transforms applied, and repeats these: the same bits. ``inductor`` hands the recording to
-    torch's compiler, which fuses chains of elementwise operations; its cache lies in ``DISTMETA_CACHE``, unless
-    ``TORCHINDUCTOR_CACHE_DIR`` names another place. Recording after the transforms, rather than letting the compiler
-    look at them, leaves no derivative to its judgement.
+    torch's compiler, which fuses chains of elementwise operations. Recording after the transforms, rather than letting
+    the compiler look at them, leaves no derivative to its judgement.
+
+    Recordings of known origin and compiled code are made once a host, see :mod:`distmeta.programs.kept`.
 
     Args:
         function: pure, of trees of tensors, to a tree of tensors; its control flow may depend on shapes alone.
         arguments: an example of what it will be called with.
         how: ``none`` gives the function itself.
+        origin: plain values that decide the function's operations together with the shapes; ``None`` if unknown.
     """
     if how == "none":
         return function
+    record = partial(Recording.of, function, arguments)
+    if origin is None:
+        recording = record()
+    else:
+        recording = kept(RECORDING, recorded_by(origin, arguments), record, Recording.dump, Recording.load)
+    if how == "graph":
+        return recording.on_trees()
+    return recording.on_trees(_compile(recording, record, tree_leaves(arguments)))
+
+
+def is_recorded(origin: Any, arguments: Any) -> bool:
+    """Whether this host has the recording of a function of this origin."""
+    return origin is not None and is_kept(RECORDING, recorded_by(origin, arguments))
+
+
+def recorded_by(origin: Any, arguments: Any) -> list[Any]:
+    """What decides a recording, as plain values."""
+    leaves, structure = tree_flatten(arguments)
+    return [origin, str(structure), [_like(leaf) for leaf in leaves]]
+
+
+def _like(leaf: Tensor) -> list[Any]:
+    return [str(leaf.dtype), str(leaf.device), list(leaf.shape), list(leaf.stride())]
+
+
+def _compile(recording: Recording, record: Callable[[], Recording], leaves: list[Tensor]) -> Function:
+    """A recording's operations, compiled for one number of threads."""
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         # Before anything of the compiler is imported, which would settle on a folder in /tmp.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_for(folder="inductor"))
-    graph, structure = _record(function, arguments)
-    run: Function = graph
-    if how == "inductor":
-        run = _compile(graph, tree_leaves(arguments))
-
-    def call(*given: Any) -> Any:
-        return tree_unflatten(list(run(*tree_leaves(given))), structure)
-
-    return call
-
-
-def _record(function: Function, arguments: tuple[Any, ...]) -> tuple[GraphModule, Any]:
-    """The operations of one call as a graph from leaves to leaves, and the structure of the result."""
-    leaves, given = tree_flatten(arguments)
-    structure: Any = None
-
-    def on_leaves(*values: Any) -> list[Any]:
-        nonlocal structure
-        results, structure = tree_flatten(function(*tree_unflatten(list(values), given)))
-        return results
-
-    graph = make_fx(on_leaves)(*leaves)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph, structure
-
-
-def _compile(graph: GraphModule, leaves: list[Any]) -> Function:
     from torch import _inductor  # starts a good part of torch, which runs without it need not wait for
 
-    if not any(leaf.is_cuda for leaf in leaves):
-        own: dict[str, Any] = {} if unavailable() else {"cpp.cxx": (None, program())}  # the compiler of the kernels
-        return _inductor.compile(graph, leaves, options=own)  # type: ignore[no-any-return]
-    run = _inductor.compile(graph, leaves, options={"triton.cudagraphs": True})
-    # A CUDA graph writes its results to the same memory in every call.
-    return lambda *given: tree_map(torch.clone, list(run(*given)))
+    def graph() -> Any:
+        return (recording if recording.graph is not None else record()).graph
+
+    if any(leaf.is_cuda for leaf in leaves):
+        run = _inductor.compile(graph(), [*leaves], options={"triton.cudagraphs": True})
+        # A CUDA graph writes its results to the same memory in every call.
+        return lambda *given: tree_map(torch.clone, list(run(*given)))
+    own: dict[str, Any] = {} if unavailable() else {"cpp.cxx": (None, program())}  # the compiler of the kernels
+    constants = [[name, content_hash(value)] for name, value in sorted(recording.constants.items())]
+    # The compiler's own settings may come from the environment.
+    settings = [torch.get_num_threads(), _inductor.config.get_hash().hex(), host()]
+    parts = [*settings, recording.code, constants, [_like(leaf) for leaf in leaves]]
+
+    def compiled() -> Any:
+        return _inductor.standalone_compile(graph(), [*leaves], options={"config_patches": own}, aot=True)
+
+    return cast(Function, kept(COMPILED, parts, compiled, lambda made: made.serialize(), _loaded))
+
+
+def _loaded(content: bytes) -> Any:
+    from torch._inductor.standalone_compile import AOTCompiledArtifact
+
+    return AOTCompiledArtifact.deserialize(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -23,8 +24,9 @@ from distmeta.kernels.build import unavailable
 from distmeta.layout import Layout, Meta
 from distmeta.plan import Compile, Facts, Plan, decide
 from distmeta.programs.assembly import Assembly
-from distmeta.programs.compiling import specialise
+from distmeta.programs.compiling import is_recorded, recorded_by, specialise
 from distmeta.programs.engine import OneTask, chunks, run_tasks
+from distmeta.programs.kept import host, kept, origin
 from distmeta.programs.reference import Reference, one_task
 from distmeta.programs.settling import choose, require
 from distmeta.records import Data, MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
@@ -56,6 +58,7 @@ class SupervisedProgram:
         self._config = config
         self._device = device
         self._parts = Assembly(config)
+        self._origin = origin(config)
         self._parts.network.to(device)
         self._names = ("loss", self._parts.metric)
         self.layout = Layout.of(self._parts.initial_meta())
@@ -74,7 +77,12 @@ class SupervisedProgram:
         """What :func:`~distmeta.plan.decide` says, as far as it works for everything that the run will ask for."""
         tasks, _ = self._tasks("train", range(2), self._steps, dropout=True)
         plan = decide(self._config, self._facts(tasks), training=training)
-        return choose(self, plan, self._config.engine)
+        if self._origin is None:
+            return choose(self, plan, self._config.engine)
+        parts = [self._origin, plan.as_dict(), self._config.engine.model_dump(), recorded_by(None, tasks), host()]
+        tried: Callable[[], Plan] = partial(choose, self, plan, self._config.engine)
+        chosen: Plan = kept("plan", parts, tried, partial(_dump, plan), _load)
+        return chosen
 
     def follow(self, plan: Plan) -> None:
         """Compute by this plan from now on."""
@@ -218,10 +226,12 @@ class SupervisedProgram:
             if key not in self._functions:
                 function = partial(self._gradients if training else self._measurements, ways, name == "details")
                 self._seen[key] += 1
-                if not training and self._seen[key] < RECORD_AFTER:
+                source = None if self._origin is None else [self._origin, _of_operations(self.plan), name, ways]
+                seen = self._seen[key] >= RECORD_AFTER
+                if not training and not seen and not is_recorded(source, (vector, tasks)):
                     return function(vector, tasks)
                 how: Compile = self.plan.compile if training or self.plan.compile == "none" else "graph"
-                self._functions[key] = specialise(function, (vector, tasks), how)
+                self._functions[key] = specialise(function, (vector, tasks), how, source)
             return self._functions[key](vector, tasks)
 
     def _gradients(self, ways: int | None, _: bool, vector: Tensor, tasks: Any) -> tuple[Tensor, Tensor]:
@@ -314,3 +324,19 @@ class SupervisedProgram:
             outputs = adaptation.predict_inductive(meta, adapted, support, query)
             values[f"{objective.metric}_inductive"] = objective.measure(outputs, query.data)
         return values
+
+
+def _of_operations(plan: Plan) -> dict[str, Any]:
+    """What of a plan decides the operations."""
+    return {name: value for name, value in plan.settings().items() if name != "compile"}
+
+
+def _dump(decided: Plan, chosen: Plan) -> bytes:
+    """A plan that works as it was decided; the reason of another one may pass."""
+    if chosen.running != "mapped" or chosen.settings() != decided.settings():
+        raise ValueError("the plan is another one than was decided")
+    return json.dumps(chosen.as_dict()).encode()
+
+
+def _load(content: bytes) -> Plan:
+    return Plan.from_dict(json.loads(content))

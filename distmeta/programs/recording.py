@@ -1,0 +1,108 @@
+"""The operations of a function's call, recorded; as text, which another process can load quickly."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx import _pytree as fx_pytree
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten, treespec_dumps, treespec_loads
+
+_NAMES = {
+    "torch": torch,
+    "device": torch.device,
+    "inf": math.inf,
+    "nan": math.nan,
+    "NoneType": type(None),
+    "pytree": pytree,
+    "fx_pytree": fx_pytree,
+}
+"""What a recording's code may name beside its arguments and constants."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One call of a function, from leaves to leaves.
+
+    Attributes:
+        code: Python source of a method ``forward`` that repeats the operations.
+        constants: tensors that it uses as attributes of ``self``.
+        structure: of the results, as JSON.
+        graph: what a compiler takes; ``None`` in a recording that was loaded.
+    """
+
+    code: str
+    constants: dict[str, Tensor]
+    structure: str
+    graph: GraphModule | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Recording:
+        """Record one call.
+
+        Args:
+            function: pure, of trees of tensors to a tree of tensors; its control flow depends on shapes alone.
+            arguments: an example of what it will be called with.
+        """
+        leaves, given = tree_flatten(arguments)
+        structure: Any = None
+
+        def on_leaves(*values: Any) -> list[Any]:
+            nonlocal structure
+            results, structure = tree_flatten(function(*tree_unflatten(list(values), given)))
+            return results
+
+        graph = make_fx(on_leaves)(*leaves)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        constants = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
+        constants |= {name: value for name, value in vars(graph).items() if isinstance(value, Tensor)}
+        return cls(graph.code, constants, treespec_dumps(structure), graph)
+
+    def dump(self) -> bytes:
+        """As bytes.
+
+        Raises:
+            ValueError: it uses more than tensors and torch's operators.
+        """
+        assert self.graph is not None
+        others = [name for name in self.graph.graph.python_code("self").globals if name not in _NAMES]
+        inner = [node.target for node in self.graph.graph.nodes if node.op in ("call_module", "get_attr")]
+        others += [str(target) for target in inner if target not in self.constants]
+        if others:
+            raise ValueError(f"the recording uses {', '.join(others)}")
+        return pickle.dumps((self.code, self.constants, self.structure))
+
+    @classmethod
+    def load(cls, content: bytes) -> Recording:
+        """From what :meth:`dump` gave."""
+        return cls(*pickle.loads(content))
+
+    def on_trees(self, run: Callable[..., Any] | None = None) -> Callable[..., Any]:
+        """As a function of trees like those that were recorded.
+
+        Args:
+            run: the same operations on leaves, compiled; otherwise they are repeated one by one.
+        """
+        on_leaves = run or self.graph or self._forward()
+        structure = treespec_loads(self.structure)
+
+        def call(*given: Any) -> Any:
+            return tree_unflatten(list(on_leaves(*tree_leaves(given))), structure)
+
+        return call
+
+    def _forward(self) -> Callable[..., Any]:
+        names: dict[str, Any] = dict(_NAMES)
+        exec(compile(self.code, "<recording>", "exec"), names)
+        attributes = SimpleNamespace(**self.constants)
+        return lambda *leaves: names["forward"](attributes, *leaves)
