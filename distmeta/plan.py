@@ -157,7 +157,7 @@ def decide(config: Config, facts: Facts, *, training: bool = True) -> Plan:
     - ``layers``: ``native`` on a CPU with a C++ compiler, ``products`` on CUDA, in networks that have such layers.
     - ``differentiation``: ``mixed`` beyond ``MIXED_REPAYS`` inner steps.
     - ``chunk``: the largest divisor of a shard that keeps to ``ACTIVATIONS``; the whole shard on CUDA.
-    - ``compile``: ``graph``, which repays itself within a few chunks, ``inductor`` from ``INDUCTOR_REPAYS`` tasks in the
+    - ``compile``: ``graph``, repaid within a few chunks, ``inductor`` from ``INDUCTOR_REPAYS`` tasks in the
       whole run; ``none`` where a whole adaptation is too long to be recorded.
     - ``precision``: ``float32``.
 

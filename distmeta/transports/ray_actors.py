@@ -46,11 +46,10 @@ SOON = 0.02
 
 @dataclass(frozen=True)
 class _Sent:
-    """Work under way, known by the ref of its largest result: ``fields`` is the ref of what comes with a vector."""
+    """Work under way."""
 
     seat: Seat
     piece: Piece
-    fields: Any = None
 
 
 class RayTransport:
@@ -152,11 +151,10 @@ class RayTransport:
     def _send(self, seat: Seat, piece: Piece) -> None:
         step, vector = self._state
         if piece.kind == "gradient":
-            fields, ref = seat.actor.gradient.remote(step, vector, piece.shards)
-            self._sent[ref] = _Sent(seat, piece, fields)
+            ref = seat.actor.gradient.remote(step, vector, piece.shards)
         else:
             ref = seat.actor.evaluate.remote(step, vector, piece.shards[0], piece.kind == "test")
-            self._sent[ref] = _Sent(seat, piece)
+        self._sent[ref] = _Sent(seat, piece)
 
     def _tend(self, there: list[Any]) -> None:
         try:
@@ -176,8 +174,9 @@ class RayTransport:
         sent = self._sent[ref]
         try:
             record = ray.get(ref)
-            if sent.fields is not None:
-                record = replace(ray.get(sent.fields), vector=view(record))
+            if sent.piece.kind == "gradient":
+                fields, vector = record
+                record = replace(fields, vector=view(vector))
         except RayTaskError as error:
             if isinstance(error.cause, DistmetaError):
                 raise error.cause from None

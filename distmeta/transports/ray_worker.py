@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,14 +33,24 @@ class Opened:
     plan: Plan
 
 
-@ray.remote
+CALLS = 4
+"""Calls that an actor answers at once: while one computes, Ray brings arguments of others and takes results away."""
+
+
+@ray.remote(max_concurrency=CALLS)
 class RayWorker:
-    """A :class:`~distmeta.worker.Worker` behind Ray. Vectors travel as NumPy arrays, which Ray reads without a copy."""
+    """A :class:`~distmeta.worker.Worker` behind Ray. Vectors travel as NumPy arrays, which Ray reads without a copy.
+
+    All computing is done in one thread, one call after the other: a number of threads is torch's setting of a thread.
+    """
 
     def __init__(self, driver: str, environment: Mapping[str, str]) -> None:
         self._at_home = ray.util.get_node_ip_address() == driver
         if self._at_home:  # elsewhere the driver's folders mean nothing
             os.environ.update(environment)
+        # What Ray hands out is read-only, and nothing here writes into it.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._worker: Worker
 
     def arrive(self) -> str:
@@ -52,6 +63,9 @@ class RayWorker:
             check_code(parcel, config)
         else:
             config = unpack(parcel, config, lambda *place: ray.get(courier.read.remote(*place)))
+        return self._computing.submit(self._open, config, given).result()
+
+    def _open(self, config: Config, given: Plan | RunPlan | None) -> Opened:
         self._worker = Worker(config)
         plan = self._worker.settle(given)
         self._worker.follow(plan)
@@ -61,15 +75,16 @@ class RayWorker:
         """Begin to sample these shards."""
         self._worker.prefetch(shards)
 
-    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
     def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
         """The sum's small fields, and its vector."""
-        total = self._worker.gradient(MetaState(step, view(vector)), shards)
+        state = MetaState(step, torch.from_numpy(vector))
+        total = self._computing.submit(self._worker.gradient, state, shards).result()
         return replace(total, vector=torch.empty(0)), total.vector.numpy()
 
     def evaluate(self, step: int, vector: np.ndarray, shard: Shard, details: bool) -> TaskMetrics:
         """A shard's measurements."""
-        return self._worker.evaluate(MetaState(step, view(vector)), shard, details=details)
+        state = MetaState(step, torch.from_numpy(vector))
+        return self._computing.submit(self._worker.evaluate, state, shard, details=details).result()
 
 
 @ray.remote
