@@ -59,6 +59,9 @@ class SimulatedWorker:
         """The node that it is on."""
         return str(ray.get_runtime_context().get_node_id())
 
+    def prepare(self, *_: Any) -> None:
+        """Nothing to prepare."""
+
     def open(self, *_: Any) -> Opened:
         """Nothing to open."""
         return Opened({"device": "none"}, Plan())

@@ -63,13 +63,16 @@ class Seat(Desk):
 
     Attributes:
         actor: the Ray actor.
-        news: ref of its arrival, then of its being opened; ``None`` when there is nothing to wait for.
+        news: ref of its arrival, of its having prepared, then of its being opened; ``None`` when there is nothing to
+            wait for.
         node: where it is, once it has arrived.
+        prepared: whether it has data and model, and waits for a plan or follows one.
     """
 
     actor: Any = None
     news: Any = None
     node: str = ""
+    prepared: bool = False
 
 
 class Crew:
@@ -77,7 +80,7 @@ class Crew:
 
     Args:
         config: the resolved configuration.
-        plan: how to compute; otherwise the first worker that arrives decides, see :meth:`Worker.settle`.
+        plan: how to compute; otherwise the first worker that has prepared decides, see :meth:`Worker.settle`.
         check: raises when the run should end.
         faults: counts what happens.
         left: told of every worker that is gone, so that its pieces go to others.
@@ -224,15 +227,16 @@ class Crew:
         }
         return cast(Any, RayWorker).options(**options).remote(ray.util.get_node_ip_address(), environment)
 
-    def _open(self, seat: Seat) -> None:
+    def _prepare(self, seat: Seat) -> None:
+        """Have a worker that has arrived open data and model."""
         if self._courier is None and self._parcel.files:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             self._courier = cast(Any, Courier).options(num_cpus=0, scheduling_strategy=here).remote(self._parcel)
-        seat.news = seat.actor.open.remote(self._config, self._plan or self._given, self._parcel, self._courier)
+        seat.news = seat.actor.prepare.remote(self._config, self._parcel, self._courier)
         seat.waited = 0.0
 
     def _hear(self, seat: Seat) -> None:
-        """A worker has arrived, or opened, or will not."""
+        """A worker has arrived, prepared or opened, or will not."""
         try:
             said = ray.get(seat.news)
         except RayTaskError as error:
@@ -243,22 +247,25 @@ class Crew:
             if self._deciding is seat:
                 self._deciding = None
             self.lose(seat, "workers_lost", reason(error))
-            self._open_arrived()
+            self._open_prepared()
         else:
             seat.news = None
             if isinstance(said, Opened):
                 self._admit(seat, said)
-            else:
+            elif not seat.node:
                 seat.node = said
-                self._open_arrived()
+                self._prepare(seat)
+            else:
+                seat.prepared = True
+                self._open_prepared()
 
-    def _open_arrived(self) -> None:
+    def _open_prepared(self) -> None:
         """Open those who wait for it; without a plan, only the one who decides it."""
         for seat in self.seats:
-            if seat.node and not seat.ready and seat.news is None and (self._plan or self._deciding is None):
+            if seat.prepared and not seat.ready and seat.news is None and (self._plan or self._deciding is None):
                 if self._plan is None:
                     self._deciding = seat
-                self._open(seat)
+                seat.news = seat.actor.open.remote(self._plan or self._given)
 
     def _admit(self, seat: Seat, opened: Opened) -> None:
         """Let a worker in, if it computes as the others do."""
@@ -276,7 +283,7 @@ class Crew:
         seat.ready, seat.waited = True, 0.0
         if self._plan is None:
             self._plan = opened.plan
-            self._open_arrived()
+            self._open_prepared()
 
     def _refuse(self, seat: Seat, error: DistmetaError) -> None:
         """One that joins a run that goes on does not end it by being of no use; its node is left alone."""
