@@ -105,7 +105,8 @@ class SimulatedTransport(RayTransport):
     def __init__(self, config: Config) -> None:
         self.tree = True
         self.vectors = 0
-        super().__init__(config, None, lambda: None)
+        super().__init__(config, lambda: None)
+        self.open(None)
 
     @property
     def waited(self) -> float:

@@ -214,6 +214,10 @@ class Cluster:
         """Nodes that are about to leave, and the seconds that they have left (infinite where nobody said)."""
         return {name: at / 1000 - time.time() if at else math.inf for name, at in draining_nodes().items()}
 
+    def free(self) -> int:
+        """Workers for which the cluster has room now."""
+        return fit(ray.available_resources(), self.need)
+
     def describe(self) -> str:
         """What the cluster has, and what of it is free, for people."""
         total, free = ray.cluster_resources(), ray.available_resources()

@@ -80,7 +80,6 @@ class Crew:
 
     Args:
         config: the resolved configuration.
-        plan: how to compute; otherwise the first worker that has prepared decides, see :meth:`Worker.settle`.
         check: raises when the run should end.
         faults: counts what happens.
         left: told of every worker that is gone, so that its pieces go to others.
@@ -98,7 +97,6 @@ class Crew:
     def __init__(
         self,
         config: Config,
-        plan: Plan | RunPlan | None,
         check: Check,
         faults: MutableMapping[str, int],
         left: Callable[[Seat], None],
@@ -107,8 +105,8 @@ class Crew:
         self.seats: list[Seat] = []
         self.fingerprint: dict[str, Any] = {}
         self.retired: list[int] = []
-        self._given = plan
-        self._plan = plan if isinstance(plan, Plan) else None
+        self._given: Plan | RunPlan | None = None
+        self._plan: Plan | None = None
         self._deciding: Seat | None = None
         self._hired = 0
         self._fruitless = 0
@@ -118,15 +116,25 @@ class Crew:
         self._say_at = SAY_AFTER
         self._cluster = Cluster(config)
         try:
-            self._parcel = pack(config, elsewhere=not self._cluster.private)
             self._needed = self._cluster.least
-            self._hire()
-            while len(self.ready) < self._needed:
-                self.tend(self.wait([], POLL))
-            self._needed = 1  # a run that has begun goes on with whom it has
+            self._hire()  # now, so that they come while the driver prepares what they will open
         except BaseException:
             self.close()
             raise
+
+    def open(self, plan: Plan | RunPlan | None) -> None:
+        """Have the workers open data, model and plan; wait for as many as the run needs.
+
+        Args:
+            plan: how to compute; otherwise the first worker that has prepared decides, see :meth:`Worker.settle`.
+        """
+        self._given = plan
+        self._plan = plan if isinstance(plan, Plan) else None
+        self._parcel = pack(self._config, elsewhere=not self._cluster.private)
+        self._well = time.monotonic()
+        while len(self.ready) < self._needed:
+            self.tend(self.wait([], POLL))
+        self._needed = 1  # a run that has begun goes on with whom it has
 
     @property
     def need(self) -> dict[str, float]:
@@ -343,15 +351,39 @@ class Crew:
             self._well, self._say_at = now, SAY_AFTER
         elif now - self._well > self._say_at:
             self._say_at += SAY_AGAIN
-            starting = sum(bool(seat.node) for seat in self.seats) - ready
-            log.warning(
-                "waiting for workers: %d of at least %d are ready, %d are starting (they may be compiling); the "
-                "cluster has %s. Nodes that join are used",
-                ready,
-                self._needed,
-                starting,
-                self._cluster.describe(),
-            )
+            arrived = sum(bool(seat.node) for seat in self.seats)
+            coming = len(self.seats) - arrived
+            full = "" if self._cluster.private or self._cluster.free() >= coming else self._cluster.describe()
+            log.warning("%s", waiting(ready, self._needed, arrived - ready, coming, full))
+
+
+def waiting(ready: int, needed: int, opening: int, coming: int, full: str) -> str:
+    """What a run waits for, in words.
+
+    Args:
+        ready: workers that take work.
+        needed: workers without which the run does not go on.
+        opening: workers that have started, and open data, model and plan.
+        coming: workers that have not started yet.
+        full: what the cluster has, where that may be too little for those that come; empty where it is enough.
+
+    >>> waiting(0, 2, 1, 1, "")
+    'waiting for workers: 0 of at least 2 are ready; 1 opens data and model, or compiles; 1 is starting'
+    """
+    parts = [f"waiting for workers: {ready} of at least {needed} are ready"]
+    if opening:
+        parts.append(
+            f"{opening} {'opens' if opening == 1 else 'open'} data and model, or "
+            f"{'compiles' if opening == 1 else 'compile'}"
+        )
+    if coming and full:
+        parts.append(
+            f"{coming} {'waits' if coming == 1 else 'wait'} for room, unless just starting: the cluster has "
+            f"{full}. Nodes that join are used"
+        )
+    elif coming:
+        parts.append(f"{coming} {'is' if coming == 1 else 'are'} starting")
+    return "; ".join(parts)
 
 
 def reason(error: Exception) -> str:
