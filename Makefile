@@ -33,6 +33,7 @@ bench: setup
 	$(BIN)/python benchmarks/memory.py engine.compile=none
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scaling.py --sizes 0.5 50
 	$(BIN)/python benchmarks/faults.py
 

@@ -59,6 +59,9 @@ class SimulatedWorker:
         """The node that it is on."""
         return str(ray.get_runtime_context().get_node_id())
 
+    def prepare(self, *_: Any) -> None:
+        """Nothing to prepare."""
+
     def open(self, *_: Any) -> Opened:
         """Nothing to open."""
         return Opened({"device": "none"}, Plan())
@@ -102,7 +105,8 @@ class SimulatedTransport(RayTransport):
     def __init__(self, config: Config) -> None:
         self.tree = True
         self.vectors = 0
-        super().__init__(config, None, lambda: None)
+        super().__init__(config, lambda: None)
+        self.open(None)
 
     @property
     def waited(self) -> float:

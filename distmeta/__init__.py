@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from distmeta.config import Config, load_config
-from distmeta.errors import DistmetaError
-from distmeta.evaluate import evaluate
-from distmeta.meta_learner import AdaptedModel, MetaLearner, load
-from distmeta.train import train
-from distmeta.tune import tune
+if TYPE_CHECKING:
+    from distmeta.config import Config, load_config
+    from distmeta.errors import DistmetaError
+    from distmeta.evaluate import evaluate
+    from distmeta.meta_learner import AdaptedModel, MetaLearner, load
+    from distmeta.train import train
+    from distmeta.tune import tune
+    from distmeta.version import __version__
+else:
+    from distmeta.lazy import lazily
 
-try:
-    __version__ = version("distmeta")
-except PackageNotFoundError:  # run from its sources, not installed
-    __version__ = "unknown"
+    __getattr__ = lazily(
+        __name__,
+        {
+            "AdaptedModel": "meta_learner:AdaptedModel",
+            "Config": "config:Config",
+            "DistmetaError": "errors:DistmetaError",
+            "MetaLearner": "meta_learner:MetaLearner",
+            "__version__": "version:__version__",
+            "evaluate": "evaluate:evaluate",
+            "load": "meta_learner:load",
+            "load_config": "config:load_config",
+            "train": "train:train",
+            "tune": "tune:tune",
+        },
+    )
 
 __all__ = [
     "AdaptedModel",
@@ -28,3 +45,14 @@ __all__ = [
     "train",
     "tune",
 ]
+
+
+class _Package(ModuleType):
+    """Some of its functions are called as their modules are: to import the module must not replace the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

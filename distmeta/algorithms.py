@@ -64,8 +64,8 @@ def algorithm_options(values: Mapping[str, Any]) -> type[AlgorithmOptions]:
     row = choose(ALGORITHMS, values.get("name"), "algorithm.name")
     adaptation_name = values.get("adaptation", row.adaptation)
     estimator_name = values.get("estimator", row.estimator)
-    choose(ADAPTATIONS, adaptation_name, "algorithm.adaptation")
-    choose(ESTIMATORS, estimator_name, "algorithm.estimator")
+    choose(ADAPTATIONS.options, adaptation_name, "algorithm.adaptation")
+    choose(ESTIMATORS.options, estimator_name, "algorithm.estimator")
     return _options(values["name"], adaptation_name, estimator_name)
 
 
@@ -73,7 +73,7 @@ def algorithm_options(values: Mapping[str, Any]) -> type[AlgorithmOptions]:
 def _options(name: str, adaptation: str, estimator: str) -> type[AlgorithmOptions]:
     """One class for each row and pair, so that equal settings are equal."""
     defaults = {"adaptation": adaptation, "estimator": estimator, **ALGORITHMS[name].defaults}
-    bases: tuple[Any, ...] = (AlgorithmOptions, ADAPTATIONS[adaptation].Options, ESTIMATORS[estimator].Options)
+    bases: tuple[Any, ...] = (AlgorithmOptions, ADAPTATIONS.options[adaptation], ESTIMATORS.options[estimator])
     fields: dict[str, Any] = {}
     for base in bases:
         for key, info in base.model_fields.items():
@@ -85,8 +85,8 @@ def _options(name: str, adaptation: str, estimator: str) -> type[AlgorithmOption
 
 def refuse_pair(options: AlgorithmOptions) -> str | None:
     """Why an adaptation and an estimator make no sense together; ``None`` where they do."""
-    adaptation, estimator = ADAPTATIONS[options.adaptation], ESTIMATORS[options.estimator]
-    if estimator.iterative and not adaptation.iterative:
+    adaptation, estimator = ADAPTATIONS.options[options.adaptation], ESTIMATORS.options[options.estimator]
+    if estimator.needs_steps and not adaptation.iterative:
         return (
             f"algorithm.estimator = {options.estimator} is about inner steps, and algorithm.adaptation = "
             f"{options.adaptation} takes none; use estimator exact"
@@ -96,13 +96,11 @@ def refuse_pair(options: AlgorithmOptions) -> str | None:
 
 def check(config: Config) -> None:
     """Settings that are right by themselves but not together; raises ``ValueError`` with the reason."""
-    from distmeta.tasks import TASKS
-
     reason = refuse_pair(config.algorithm)
     if reason:
         raise ValueError(reason)
-    adaptation = ADAPTATIONS[config.algorithm.adaptation]
-    if adaptation.needs_classes and not OBJECTIVES[TASKS[config.tasks.kind].objective].classes:
+    adaptation = ADAPTATIONS.options[config.algorithm.adaptation]
+    if adaptation.needs_classes and not OBJECTIVES[config.tasks.objective].classes:
         raise ValueError(
             f"algorithm.adaptation = {config.algorithm.adaptation} needs classes, and tasks.kind = {config.tasks.kind} "
             "is a regression; use gradient_descent"
@@ -124,7 +122,7 @@ def _check_differentiation(config: Config) -> None:
             f"engine.differentiation = mixed is a way to the exact meta-gradient, and algorithm.estimator = "
             f"{config.algorithm.estimator}; use auto"
         )
-    if not ADAPTATIONS[config.algorithm.adaptation].iterative:
+    if not ADAPTATIONS.options[config.algorithm.adaptation].iterative:
         raise ValueError(
             f"engine.differentiation = mixed goes through adaptation step by step, and {config.algorithm.adaptation} "
             "has no steps; use reverse"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -17,13 +17,12 @@ import distmeta
 from distmeta import cli_jobs, cli_tune
 from distmeta.cli_common import AcceptChanges, Overrides, TrustCode
 from distmeta.cli_common import errors as _errors
-from distmeta.config import dump_config, load_config
+from distmeta.config import Section, dump_config, load_config
 from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
 from distmeta.errors import ConfigError
 from distmeta.interrupts import interruptible
 from distmeta.plan import Plan
-from distmeta.rundir import to_json
-from distmeta.storage import below
+from distmeta.plan_file import with_engine, write_engine
 from distmeta.text import read_text
 
 app = typer.Typer(
@@ -80,6 +79,8 @@ def train(
     out, err = consoles()
     with _errors(), messages(err), interruptible() as check:
         loaded = load_config(config, overrides or (), trust_code=trust_code)
+        from distmeta.storage import below  # now: it brings pyarrow, and a mistake is told at once
+
         location = run_dir or below(loaded.run.dir, loaded.name)
         with Display(err, loaded.run.steps, loaded.run.log_every) as display:
             steps = distmeta.train(
@@ -117,6 +118,8 @@ def evaluate(
     with _errors(), messages(err), interruptible() as check, Display(err, 0, 1) as display:
         measured = distmeta.evaluate(run, overrides or (), trust_code=trust_code, check=check, progress=display.test)
     if as_json:
+        from distmeta.rundir import to_json
+
         print(to_json(measured, indent=2))
     else:
         _show(out, measured)
@@ -134,9 +137,6 @@ def plan(
     trust_code: TrustCode = False,
 ) -> None:
     """Measure the ways to compute this configuration's meta-gradients here; check that they agree."""
-    from distmeta.plan_file import with_engine, write_engine
-    from distmeta.planning import fastest, measure_plans
-
     out, err = consoles()
     with _errors(), messages(err), Display(err, 0, 1) as display:
         if not 0 < seconds < math.inf:
@@ -145,6 +145,8 @@ def plan(
         loaded = load_config(config, overrides or (), trust_code=trust_code)
         if write and not overrides:
             with_engine(text, Plan(), str(write))  # what cannot be written is said before anything is measured
+        from distmeta.planning import fastest, measure_plans  # now: it brings torch, which takes seconds
+
         measured = measure_plans(loaded, seconds, display.measured)
         best = fastest(measured, loaded.run.steps * loaded.run.meta_batch)
         if write:
@@ -152,6 +154,8 @@ def plan(
                 raise ConfigError(f"{config} was changed while plans were measured; nothing is written, run this again")
             write_engine(write, dump_config(loaded) if overrides else text, best.plan)
     if as_json:
+        from distmeta.rundir import to_json
+
         print(to_json([asdict(each) for each in measured], indent=2))
         return
     out.print(plan_table(measured, best, loaded))
@@ -197,9 +201,9 @@ def _rows(room: Room) -> Iterator[tuple[str, ...]]:
         for name, row in ALGORITHMS.items():
             yield name, row.adaptation, row.estimator, row.paper
         return
-    kinds: dict[str, Any] = {**(TASKS if room is Room.tasks else MODELS)}
-    for name, kind in kinds.items():
-        fields = kind.Options.model_fields.items()
+    kinds: Mapping[str, type[Section]] = TASKS.options if room is Room.tasks else MODELS.options
+    for name, options in kinds.items():
+        fields = options.model_fields.items()
         yield name, ", ".join(f"{key}={info.default}" for key, info in fields if key != "kind")
     if room is Room.models:
         yield "module:package.factory", "any keyword arguments of your own factory"

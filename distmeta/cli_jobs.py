@@ -15,7 +15,6 @@ from rich.text import Text
 
 from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, errors
 from distmeta.display import consoles
-from distmeta.packing import Request, prepare
 from distmeta.secrets import mask
 
 if TYPE_CHECKING:  # it brings Ray
@@ -69,6 +68,8 @@ def submit(
     accept_changes: AcceptChanges = False,
 ) -> None:
     """Send a run to a Ray cluster as a job, with this package, the configuration and your own modules."""
+    from distmeta.packing import Request, prepare
+
     with errors():
         request = Request(
             source, tuple(overrides or ()), name, run_dir, resume, tuple(module or ()), trust_code, accept_changes

@@ -20,7 +20,7 @@ from distmeta.plan import Plan, RunPlan
 from distmeta.programs import blueprint
 from distmeta.records import MetaState, Shard, Split, TaskMetrics
 from distmeta.tasks import prepare_family
-from distmeta.transports import Check, Kind, Transport, open_transport
+from distmeta.transports import Check, Kind, Transport, start_transport
 
 log = logging.getLogger(__name__)
 
@@ -90,13 +90,13 @@ def evaluate(
         TrustError: the run names code that nobody has allowed; none of it was run.
     """
     snapshot, config = load_snapshot(location, overrides, trust_code=trust_code)
-    prepare_family(config)
-    for change in differing(config, snapshot.identity, ["data"]):
-        log.warning("since the run was computed: %s", change)
     engine = EngineOptions.model_validate(snapshot.config.get("engine", {}))
     given = RunPlan(Plan.from_dict(snapshot.plan), engine, snapshot.fingerprint)
-    transport = open_transport(config, given, check)
+    transport = start_transport(config, check, lambda: prepare_family(config))
     try:
+        for change in differing(config, snapshot.identity, ["data"]):
+            log.warning("since the run was computed: %s", change)
+        transport.open(given)
         if transport.plan != given.plan:
             for note in transport.plan.notes:
                 log.warning("%s", note)

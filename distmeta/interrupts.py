@@ -6,9 +6,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from distmeta.errors import Interrupted
-from distmeta.transports.base import Check
+
+if TYPE_CHECKING:
+    from distmeta.transports.base import Check
 
 
 @contextmanager

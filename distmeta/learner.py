@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ class Outcome:
     norm: float
     rate: float
     nonfinite: tuple[int, ...]
+
+
+def warm_up() -> None:
+    """Import what torch.optim imports when an optimizer is first used, which takes as long as torch itself."""
+    import_module("torch._dynamo")
 
 
 def schedule_factor(options: OuterOptions, step: int, steps: int) -> float:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -30,7 +31,7 @@ FAULTS = (
 )
 """What a run counts, in ``result.json`` and in the metrics. A transport may count more."""
 
-Data = Mapping[str, Tensor]
+Data = Mapping[str, "Tensor"]
 """Named tensors of one task (no task dimension) or of several (leading dimension T)."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -39,7 +39,12 @@ class TaskOptions(Section):
     """Settings that every task family has; families add their own.
 
     ``ways`` stands only in the families that have classes.
+
+    Attributes:
+        objective: row of :data:`distmeta.objectives.OBJECTIVES`.
     """
+
+    objective: ClassVar[str]
 
     kind: str
     shots: Examples
@@ -61,6 +66,35 @@ class AlgorithmOptions(Section):
     name: str
     adaptation: str
     estimator: str
+
+
+class AdaptationOptions(Section):
+    """Settings of an adaptation under ``algorithm``, and what a configuration has to know of it.
+
+    Attributes:
+        iterative: whether it goes by inner steps.
+        needs_head: whether the network ends in a head of ``outputs`` numbers, or in an embedding.
+        needs_classes: whether the objective must be a classification.
+    """
+
+    iterative: ClassVar[bool]
+    needs_head: ClassVar[bool]
+    needs_classes: ClassVar[bool]
+
+
+class EstimatorOptions(Section):
+    """Settings of an estimator under ``algorithm``, and what a configuration has to know of it.
+
+    Attributes:
+        needs_steps: whether the adaptation must be one by inner steps.
+    """
+
+    needs_steps: ClassVar[bool] = False
+
+    @classmethod
+    def refuse(cls, options: Any) -> str | None:
+        """Why these algorithm settings make no sense with this estimator; ``None`` where they do."""
+        return None
 
 
 class StepSchedule(Section):

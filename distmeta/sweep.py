@@ -191,7 +191,7 @@ def _check_home(home: Storage, sweep: Sweep, resume: bool) -> bool:
 def _connected(config: Config, address: str | None) -> Iterator[None]:
     """Ray for a sweep: at an address, or on this machine with as many CPUs as it has."""
     cluster = config.cluster.model_copy(
-        update={"workers": 1, "cpus_per_worker": 1.0, "address": address or config.cluster.address}
+        update={"workers": "auto", "cpus_per_worker": 1.0, "address": address or config.cluster.address}
     )
     connection = connect(config.model_copy(update={"cluster": cluster}))
     try:

@@ -12,7 +12,6 @@ from distmeta.errors import ConfigError
 from distmeta.objectives import OBJECTIVES
 from distmeta.sweep_points import TRIALS, Values, changed, drawn, grid
 from distmeta.sweep_sections import MOST_TRIALS, Asha, Domain, Hyperband, Median, Pbt, SweepOptions
-from distmeta.tasks import TASKS
 
 TRIED = 64
 """Random combinations that are checked where the searcher draws its own."""
@@ -43,7 +42,7 @@ def find_problems(options: SweepOptions, base: dict[str, Any], config: Config) -
 
 def find_metric(options: SweepOptions, config: Config) -> tuple[str, str]:
     """The metric that trials are compared by, and ``max`` or ``min``."""
-    objective = OBJECTIVES[TASKS[config.tasks.kind].objective]
+    objective = OBJECTIVES[config.tasks.objective]
     names = (objective.metric, "loss")
     metric = options.metric or objective.metric
     if metric not in names:

@@ -18,7 +18,7 @@ from distmeta.errors import Interrupted, NonFiniteError, StorageError
 from distmeta.evaluate import Progress, cut, meta_test, validate
 from distmeta.identity import identify, resumed
 from distmeta.layout import Layout, Meta
-from distmeta.learner import Learner, Outcome
+from distmeta.learner import Learner, Outcome, warm_up
 from distmeta.lease import Lease, acquire
 from distmeta.metrics import MetricsLog, flat, shares
 from distmeta.plan import Plan, announce
@@ -29,7 +29,7 @@ from distmeta.rundir import RunDirectory
 from distmeta.saving import Saver
 from distmeta.storage import below
 from distmeta.tasks import prepare_family
-from distmeta.transports import Check, open_transport
+from distmeta.transports import Check, start_transport
 from distmeta.tree import Sum, add
 
 log = logging.getLogger(__name__)
@@ -140,43 +140,51 @@ class _Session:
         self._lease = lease
         self._directory = directory = RunDirectory(directory.storage.guarded(lease.guard))
         directory.check_writable()
-        prepare_family(config)
-        self._blueprint = blueprint(config)
-        for note in self._blueprint.notes:
-            log.info("%s", note)
-        self.learner = Learner(config.outer, config.run.steps, self._blueprint.initial_meta())
         self._best: dict[str, Any] | None = None
         self._counters = dict.fromkeys(FAULTS, 0)  # before this sitting, and what it counts itself
         self._skips = 0  # in a row, up to now
         self._seconds = 0.0
         self._settled = True
+        self._blueprint = blueprint(config)  # first: it refuses networks, and nothing has to be started for that
+        for note in self._blueprint.notes:
+            log.info("%s", note)
+
+        def checked() -> None:
+            check()
+            lease.check()
+
+        def prepare() -> None:
+            prepare_family(config)
+            warm_up()
+
+        self._transport = start_transport(config, checked, prepare)
+        try:
+            self._open(snapshot, accept_changes)
+        except BaseException:
+            self._transport.close()
+            raise
+
+    def _open(self, snapshot: Snapshot | None, accept_changes: bool) -> None:
+        """Do the driver's part while workers come, then have them open."""
+        config, directory = self._config, self._directory
+        self.learner = Learner(config.outer, config.run.steps, self._blueprint.initial_meta())
         accepted: list[str] = []
         if snapshot is None:
             self._identity = identify(config)
         else:
             self._identity, accepted = resumed(config, snapshot.identity, snapshot.step, accept_changes)
             self._restore(snapshot)
-        plan = Plan.from_dict(snapshot.plan) if snapshot else None
-
-        def checked() -> None:
-            check()
-            lease.check()
-
-        self._transport = open_transport(config, plan, checked)
-        try:
-            if snapshot is not None and not config.cluster.allow_mixed:
-                check_fingerprint(snapshot.fingerprint, self._transport.fingerprint)
-            if snapshot is None:
-                announce(self._transport.plan)
-            directory.write_config(dump_config(config))
-            saved = snapshot.step if snapshot else None
-            self._log = MetricsLog(directory, saved)
-            if snapshot is not None and accepted:
-                self._log.note(snapshot.step, {"accepted_changes": accepted})
-            self._saver = Saver(directory.storage, self._log, config.run.keep, saved)
-        except BaseException:
-            self._transport.close()
-            raise
+        self._transport.open(Plan.from_dict(snapshot.plan) if snapshot else None)
+        if snapshot is not None and not config.cluster.allow_mixed:
+            check_fingerprint(snapshot.fingerprint, self._transport.fingerprint)
+        if snapshot is None:
+            announce(self._transport.plan)
+        directory.write_config(dump_config(config))
+        saved = snapshot.step if snapshot else None
+        self._log = MetricsLog(directory, saved)
+        if snapshot is not None and accepted:
+            self._log.note(snapshot.step, {"accepted_changes": accepted})
+        self._saver = Saver(directory.storage, self._log, config.run.keep, saved)
 
     def _restore(self, snapshot: Snapshot) -> None:
         self.learner.restore(snapshot.step, snapshot.meta, snapshot.optimizer)

@@ -1,15 +1,40 @@
-"""Adaptations: how a task's solution comes from meta-parameters. One file each, one line in the table."""
+"""Adaptations: how a task's solution comes from meta-parameters.
+
+One file each, its settings in :mod:`~distmeta.adaptations.options`, one line in the table.
+"""
 
 from __future__ import annotations
 
-from distmeta.adaptations.base import Adaptation, Batch, Iterative, Support, Task
-from distmeta.adaptations.gradient_descent import GradientDescent
-from distmeta.adaptations.prototypes import Prototypes
+from typing import TYPE_CHECKING
 
-ADAPTATIONS: dict[str, type[Adaptation]] = {
-    "gradient_descent": GradientDescent,
-    "prototypes": Prototypes,
-}
+from distmeta.adaptations.options import GradientDescentOptions, PrototypesOptions
+from distmeta.lazy import Table, lazily
+
+if TYPE_CHECKING:
+    from distmeta.adaptations.base import Adaptation, Batch, Iterative, Support, Task
+    from distmeta.adaptations.gradient_descent import GradientDescent
+    from distmeta.adaptations.prototypes import Prototypes
+    from distmeta.sections import AdaptationOptions
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "Adaptation": "base:Adaptation",
+            "Batch": "base:Batch",
+            "GradientDescent": "gradient_descent:GradientDescent",
+            "Iterative": "base:Iterative",
+            "Prototypes": "prototypes:Prototypes",
+            "Support": "base:Support",
+            "Task": "base:Task",
+        },
+    )
+
+ADAPTATIONS: Table[Adaptation, AdaptationOptions] = Table(
+    {
+        "gradient_descent": (GradientDescentOptions, "distmeta.adaptations.gradient_descent:GradientDescent"),
+        "prototypes": (PrototypesOptions, "distmeta.adaptations.prototypes:Prototypes"),
+    }
+)
 
 __all__ = [
     "ADAPTATIONS",

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor
 
 from distmeta.adaptations.gradients import gradient
-from distmeta.config import Section
 from distmeta.layout import MODEL, Meta
 from distmeta.models.functional import FunctionalModule
 from distmeta.objectives import Objective
 from distmeta.records import Data
+from distmeta.sections import AdaptationOptions
 
 Params = Mapping[str, Tensor]
 """The part of the parameters that a task changes, under the module's own names."""
@@ -78,7 +78,7 @@ class Adaptation(Protocol):
         network: the module that adaptation runs.
     """
 
-    Options: ClassVar[type[Section]]
+    Options: ClassVar[type[AdaptationOptions]]
     iterative: ClassVar[bool]
     needs_head: ClassVar[bool]
     needs_classes: ClassVar[bool]

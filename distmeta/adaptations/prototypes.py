@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from distmeta.adaptations.base import Batch, Support, module_parameters
-from distmeta.config import Section
+from distmeta.adaptations.options import PrototypesOptions
 from distmeta.layout import Meta
 from distmeta.models.functional import FunctionalModule
 from distmeta.objectives import Objective
-
-
-class PrototypesOptions(Section):
-    """There is nothing to set."""
+from distmeta.sections import AdaptationOptions
 
 
 class Prototypes:
@@ -25,10 +22,10 @@ class Prototypes:
     equations 1 and 2). The network has no head, so training and evaluation may differ in the number of ways.
     """
 
-    Options: ClassVar[type[Section]] = PrototypesOptions
-    iterative: ClassVar[bool] = False
-    needs_head: ClassVar[bool] = False
-    needs_classes: ClassVar[bool] = True
+    Options: ClassVar[type[AdaptationOptions]] = PrototypesOptions
+    iterative: ClassVar[bool] = Options.iterative
+    needs_head: ClassVar[bool] = Options.needs_head
+    needs_classes: ClassVar[bool] = Options.needs_classes
 
     def __init__(self, options: PrototypesOptions, network: FunctionalModule, objective: Objective) -> None:
         self.network = network

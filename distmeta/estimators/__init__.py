@@ -1,16 +1,38 @@
-"""Estimators: how the meta-gradient is computed from an adaptation. One file each, one line in the table."""
+"""Estimators: how the meta-gradient is computed from an adaptation.
+
+One file each, its settings in :mod:`~distmeta.estimators.options`, one line in the table.
+"""
 
 from __future__ import annotations
 
-from distmeta.estimators.base import Estimator
-from distmeta.estimators.displacement import Displacement
-from distmeta.estimators.exact import Exact
-from distmeta.estimators.first_order import FirstOrder
+from typing import TYPE_CHECKING
 
-ESTIMATORS: dict[str, type[Estimator]] = {
-    "exact": Exact,
-    "first_order": FirstOrder,
-    "displacement": Displacement,
-}
+from distmeta.estimators.options import DisplacementOptions, ExactOptions, FirstOrderOptions
+from distmeta.lazy import Table, lazily
+
+if TYPE_CHECKING:
+    from distmeta.estimators.base import Estimator
+    from distmeta.estimators.displacement import Displacement
+    from distmeta.estimators.exact import Exact
+    from distmeta.estimators.first_order import FirstOrder
+    from distmeta.sections import EstimatorOptions
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "Displacement": "displacement:Displacement",
+            "Estimator": "base:Estimator",
+            "Exact": "exact:Exact",
+            "FirstOrder": "first_order:FirstOrder",
+        },
+    )
+
+ESTIMATORS: Table[Estimator, EstimatorOptions] = Table(
+    {
+        "exact": (ExactOptions, "distmeta.estimators.exact:Exact"),
+        "first_order": (FirstOrderOptions, "distmeta.estimators.first_order:FirstOrder"),
+        "displacement": (DisplacementOptions, "distmeta.estimators.displacement:Displacement"),
+    }
+)
 
 __all__ = ["ESTIMATORS", "Displacement", "Estimator", "Exact", "FirstOrder"]

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Task
-from distmeta.config import Section
 from distmeta.layout import Meta
+from distmeta.sections import EstimatorOptions
 
 Measured = Mapping[str, Tensor]
 """Named scalars: ``loss`` and the objective's metric."""
@@ -20,20 +20,13 @@ class Estimator(Protocol):
 
     Attributes:
         Options: its settings under ``algorithm`` in a configuration.
-        iterative: whether the adaptation must be one by steps.
         merges_query: whether adaptation sees support and query as one set.
     """
 
-    Options: ClassVar[type[Section]]
-    iterative: ClassVar[bool]
+    Options: ClassVar[type[EstimatorOptions]]
     merges_query: ClassVar[bool]
 
     def __init__(self, options: Any, adaptation: Adaptation) -> None: ...
-
-    @classmethod
-    def refuse(cls, options: Any) -> str | None:
-        """Why these algorithm settings make no sense with this estimator; ``None`` where they do."""
-        ...
 
     def gradient(self, meta: Meta, task: Task, steps: int | None) -> tuple[Meta, Measured]:
         """The task's meta-gradient, shaped like ``meta``, and measurements after adaptation."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Task
 from distmeta.adaptations.gradients import gradient
-from distmeta.config import Section
 from distmeta.estimators.base import Measured
+from distmeta.estimators.options import DisplacementOptions
 from distmeta.layout import MODEL, Meta
-
-
-class DisplacementOptions(Section):
-    """There is nothing to set."""
+from distmeta.sections import EstimatorOptions
 
 
 class Displacement:
@@ -26,27 +23,11 @@ class Displacement:
     Source: Nichol, Achiam, Schulman 2018, arXiv 1803.02999, algorithm 2.
     """
 
-    Options: ClassVar[type[Section]] = DisplacementOptions
-    iterative: ClassVar[bool] = True
+    Options: ClassVar[type[EstimatorOptions]] = DisplacementOptions
     merges_query: ClassVar[bool] = True
 
     def __init__(self, options: DisplacementOptions, adaptation: Adaptation) -> None:
         self.adaptation = cast(Iterative, adaptation)
-
-    @classmethod
-    def refuse(cls, options: Any) -> str | None:
-        """What a task does not change has no displacement, and learned rates have none either."""
-        if options.adapt != "all":
-            return (
-                f"algorithm.adapt = {options.adapt!r} with the displacement estimator would never train the other "
-                "parameters, which do not move within a task; use adapt: all, or the exact or first_order estimator"
-            )
-        if options.learned_rates != "none":
-            return (
-                "algorithm.learned_rates has no meta-gradient under the displacement estimator; use the exact or "
-                "first_order estimator"
-            )
-        return None
 
     def gradient(self, meta: Meta, task: Task, steps: int | None) -> tuple[Meta, Measured]:
         """The task's displacement."""

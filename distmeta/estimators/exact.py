@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Task
 from distmeta.adaptations.gradients import gradient
-from distmeta.config import Section
 from distmeta.estimators.adjoint import adjoint
 from distmeta.estimators.base import Measured
+from distmeta.estimators.options import ExactOptions
 from distmeta.layout import Meta
 from distmeta.plan import Differentiation
-
-
-class ExactOptions(Section):
-    """There is nothing to set."""
+from distmeta.sections import EstimatorOptions
 
 
 class Exact:
@@ -33,18 +30,12 @@ class Exact:
     Source: Finn, Abbeel, Levine, ICML 2017 (MAML, equation 1); Kemaev et al., ICML 2025, arXiv 2505.00793 (mixed mode).
     """
 
-    Options: ClassVar[type[Section]] = ExactOptions
-    iterative: ClassVar[bool] = False
+    Options: ClassVar[type[EstimatorOptions]] = ExactOptions
     merges_query: ClassVar[bool] = False
 
     def __init__(self, options: ExactOptions, adaptation: Adaptation) -> None:
         self.adaptation = adaptation
         self.differentiation: Differentiation = "reverse"
-
-    @classmethod
-    def refuse(cls, options: Any) -> str | None:
-        """Every adaptation works."""
-        return None
 
     def gradient(self, meta: Meta, task: Task, steps: int | None) -> tuple[Meta, Measured]:
         """The task's exact meta-gradient."""

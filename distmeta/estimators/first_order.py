@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Params, Task, inner_gradient
 from distmeta.adaptations.gradients import gradient
-from distmeta.config import Section
 from distmeta.estimators.base import Measured
+from distmeta.estimators.options import FirstOrderOptions
 from distmeta.layout import Meta
-
-
-class FirstOrderOptions(Section):
-    """There is nothing to set."""
+from distmeta.sections import EstimatorOptions
 
 
 class FirstOrder:
@@ -25,17 +22,11 @@ class FirstOrder:
     Learned rates and inner optimizers are still differentiated, since their derivatives need no second-order term.
     """
 
-    Options: ClassVar[type[Section]] = FirstOrderOptions
-    iterative: ClassVar[bool] = True
+    Options: ClassVar[type[EstimatorOptions]] = FirstOrderOptions
     merges_query: ClassVar[bool] = False
 
     def __init__(self, options: FirstOrderOptions, adaptation: Adaptation) -> None:
         self.adaptation = cast(Iterative, adaptation)
-
-    @classmethod
-    def refuse(cls, options: Any) -> str | None:
-        """Every iterative adaptation works."""
-        return None
 
     def gradient(self, meta: Meta, task: Task, steps: int | None) -> tuple[Meta, Measured]:
         """The task's first-order meta-gradient."""

@@ -1,31 +1,47 @@
-"""Models: networks by name. One file each, one line in the table; or a factory of the user's own."""
+"""Models: networks by name; or a factory of the user's own.
+
+One file each, its settings in :mod:`~distmeta.models.options`, one line in the table.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.nn.parameter import is_lazy
-
-from distmeta.config import ModelOptions, choose
-from distmeta.errors import ConfigError
-from distmeta.models.base import Model
-from distmeta.models.checks import check_outputs, check_types, materialise
-from distmeta.models.conv4 import Conv4
-from distmeta.models.functional import FunctionalModule
-from distmeta.models.mlp import MLP
-from distmeta.models.resnet12 import ResNet12
-from distmeta.models.user import UserOptions, build_user_model
-from distmeta.text import shown
+from distmeta.lazy import Table, lazily
+from distmeta.models.options import Conv4Options, MLPOptions, ResNet12Options, UserOptions
 from distmeta.user_code import PREFIX
 
-MODELS: dict[str, type[Model]] = {
-    "mlp": MLP,
-    "conv4": Conv4,
-    "resnet12": ResNet12,
-}
+if TYPE_CHECKING:
+    from distmeta.config import ModelOptions
+    from distmeta.models.base import Model
+    from distmeta.models.building import build
+    from distmeta.models.checks import check_outputs
+    from distmeta.models.conv4 import Conv4
+    from distmeta.models.functional import FunctionalModule
+    from distmeta.models.mlp import MLP
+    from distmeta.models.resnet12 import ResNet12
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "Conv4": "conv4:Conv4",
+            "FunctionalModule": "functional:FunctionalModule",
+            "MLP": "mlp:MLP",
+            "Model": "base:Model",
+            "ResNet12": "resnet12:ResNet12",
+            "build": "building:build",
+            "check_outputs": "checks:check_outputs",
+        },
+    )
+
+MODELS: Table[Model, ModelOptions] = Table(
+    {
+        "mlp": (MLPOptions, "distmeta.models.mlp:MLP"),
+        "conv4": (Conv4Options, "distmeta.models.conv4:Conv4"),
+        "resnet12": (ResNet12Options, "distmeta.models.resnet12:ResNet12"),
+    }
+)
 
 __all__ = [
     "MLP",
@@ -48,59 +64,17 @@ def model_options(values: Mapping[str, Any]) -> type[ModelOptions]:
         ValueError: ``kind`` is missing or unknown.
 
     >>> [model_options({"kind": kind}).__qualname__ for kind in ("mlp", "module:my_model.make")]
-    ['MLP.Options', 'UserOptions']
+    ['MLPOptions', 'UserOptions']
     """
+    from distmeta.config import choose
+
     kind = values.get("kind")
     if isinstance(kind, str) and kind.startswith(PREFIX):
         return UserOptions
     try:
-        row: type[Model] = choose(MODELS, kind, "model.kind")
+        options: type[ModelOptions] = choose(MODELS.options, kind, "model.kind")
     except ValueError as error:
         raise ValueError(
             f"{error} (or module:PACKAGE.FACTORY, a function of your own that returns an nn.Module)"
         ) from None
-    return row.Options
-
-
-def build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None, seed: int = 0) -> nn.Module:
-    """A new network on the CPU, the same in every process; torch's global random state stays as it was.
-
-    Args:
-        options: validated settings, of the class that :func:`model_options` gives.
-        input_shape: shape of one example; lazy modules of a user's network take their sizes from it.
-        outputs: numbers that the network gives for one example; ``None`` for an embedding.
-        seed: fixes the initial parameters.
-
-    Raises:
-        ConfigError: settings and input shape do not go together, or the user's factory does not do its part.
-
-    >>> network = build(MLP.Options(hidden=[3]), (1,), 1, seed=7)
-    >>> [name for name, _ in network.named_parameters()]
-    ['body.0.weight', 'body.0.bias', 'head.weight', 'head.bias']
-    """
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would seed the accelerators as well.
-        torch.default_generator.manual_seed(seed)
-        if isinstance(options, UserOptions):
-            module = build_user_model(options, input_shape, outputs)
-        else:
-            module = _build(options, input_shape, outputs)
-        if any(is_lazy(parameter) for parameter in module.parameters()):
-            materialise(module, options, input_shape)
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ConfigError(f"model.kind = {options.kind}: the network has no trainable parameters; it needs some")
-    check_types(module, options)
-    return module
-
-
-def _build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None) -> nn.Module:
-    """A network of the table; torch has errors of several kinds for layers that are larger than memory."""
-    try:
-        return MODELS[options.kind](options, input_shape, outputs)
-    except (RuntimeError, MemoryError, TypeError, OverflowError) as error:
-        sizes = ", ".join(f"{name} = {shown(value)}" for name, value in options if name != "kind")
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"model.kind = {options.kind}: a network with {sizes} cannot be made here ({shown(reason)[1:-1]}); use "
-            "fewer units"
-        ) from error
+    return options

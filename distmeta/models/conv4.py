@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
-
-from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from distmeta.config import ModelOptions
 from distmeta.models.base import Model, halved, image_shape
-from distmeta.models.layers import Norm, norm2d
+from distmeta.models.layers import norm2d
+from distmeta.models.options import Conv4Options, Norm
 
 _BLOCKS = 4
 
@@ -25,26 +21,9 @@ class Conv4(Model):
     (N, channels, height, width) to (N, outputs), or to (N, features) without a head.
     """
 
-    class Options(ModelOptions):
-        """``readout`` makes a vector of the last maps: ``mean`` by default for stride, ``flatten`` for pool.
+    Options = Conv4Options
 
-        ``norm: group`` uses 8 groups, or the largest number below that divides ``filters``.
-        """
-
-        kind: Literal["conv4"] = "conv4"
-        filters: PositiveInt = 64
-        downsample: Literal["stride", "pool"] = "stride"
-        norm: Norm = "batch"
-        readout: Literal["mean", "flatten"] = "mean"
-
-        @model_validator(mode="before")
-        @classmethod
-        def _default_readout(cls, values: Any) -> Any:
-            if isinstance(values, Mapping) and values.get("readout") is None:
-                return {**values, "readout": "flatten" if values.get("downsample") == "pool" else "mean"}
-            return values
-
-    def __init__(self, options: Options, input_shape: tuple[int, ...], outputs: int | None) -> None:
+    def __init__(self, options: Conv4Options, input_shape: tuple[int, ...], outputs: int | None) -> None:
         super().__init__(options, input_shape, outputs)
         channels, *sizes = image_shape("conv4", input_shape)
         pool = options.downsample == "pool"

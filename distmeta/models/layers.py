@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import nn
 
-Norm = Literal["batch", "group", "layer", "none"]
-"""``batch`` uses the statistics of the examples it is given (transductive at evaluation); the others look at
-one example alone: ``group`` at groups of its channels, ``layer`` at all of them; ``none`` is the identity."""
+from distmeta.models.options import Norm
 
 
 def norm2d(kind: Norm, channels: int) -> nn.Module:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Literal
 
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from distmeta.config import ModelOptions
 from distmeta.errors import ConfigError
 from distmeta.models.base import Model
+from distmeta.models.options import MLPOptions
 
 
 class MLP(Model):
@@ -20,14 +18,9 @@ class MLP(Model):
     (N, *input_shape) to (N, outputs), or to (N, hidden[-1]) without a head.
     """
 
-    class Options(ModelOptions):
-        """``hidden`` lists the widths of the hidden layers; none at all is a linear model."""
+    Options = MLPOptions
 
-        kind: Literal["mlp"] = "mlp"
-        hidden: tuple[PositiveInt, ...] = (40, 40)
-        activation: Literal["relu", "tanh"] = "relu"
-
-    def __init__(self, options: Options, input_shape: tuple[int, ...], outputs: int | None) -> None:
+    def __init__(self, options: MLPOptions, input_shape: tuple[int, ...], outputs: int | None) -> None:
         super().__init__(options, input_shape, outputs)
         if outputs is None and not options.hidden:
             raise ConfigError(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distmeta.config import ModelOptions
 from distmeta.models.base import Model, halved, image_shape
-from distmeta.models.layers import Norm, norm2d
+from distmeta.models.layers import norm2d
+from distmeta.models.options import Norm, ResNet12Options
 
 _SLOPE = 0.1
 
@@ -25,15 +22,9 @@ class ResNet12(Model):
     (N, channels, height, width) to (N, outputs), or to (N, widths[-1]) without a head.
     """
 
-    class Options(ModelOptions):
-        """``widths`` are the channels of the four blocks; ``dropout`` is applied to the output of each."""
+    Options = ResNet12Options
 
-        kind: Literal["resnet12"] = "resnet12"
-        widths: Annotated[tuple[PositiveInt, ...], Field(min_length=4, max_length=4)] = (64, 160, 320, 640)
-        norm: Norm = "batch"
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-    def __init__(self, options: Options, input_shape: tuple[int, ...], outputs: int | None) -> None:
+    def __init__(self, options: ResNet12Options, input_shape: tuple[int, ...], outputs: int | None) -> None:
         super().__init__(options, input_shape, outputs)
         channels, *sizes = image_shape("resnet12", input_shape)
         for size in sizes:

@@ -11,37 +11,11 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pydantic import ConfigDict, field_validator
 from torch import nn
 
-from distmeta.config import ModelOptions
 from distmeta.errors import ConfigError, DistmetaError
+from distmeta.models.options import UserOptions
 from distmeta.user_code import folder_of, importable, is_own, lexical, noting, split
-
-
-class UserOptions(ModelOptions):
-    """Settings of a user's network: ``kind`` names the factory, all others are its keyword arguments.
-
-    >>> UserOptions(kind="module:my_model.make", width=32).arguments
-    {'width': 32}
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    @field_validator("kind")
-    @classmethod
-    def _check_kind(cls, kind: str) -> str:
-        if not all(part.isidentifier() for name in split(kind) for part in name.split(".")):
-            raise ValueError(
-                f"model.kind = {kind!r}: expected module:PACKAGE.FACTORY or module:PACKAGE:FACTORY, for "
-                "example module:my_model.make for the function make in my_model.py"
-            )
-        return kind
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments for the factory."""
-        return dict(self.model_extra or {})
 
 
 def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs: int | None) -> nn.Module:

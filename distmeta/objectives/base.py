@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from distmeta.records import Data
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Objective(Protocol):

@@ -1,25 +1,34 @@
-"""Task families: distributions of tasks. One file each, one line in the table."""
+"""Task families: distributions of tasks. One file each, its settings in
+:mod:`~distmeta.tasks.options`, one line in the table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from distmeta.lazy import Table, lazily
 from distmeta.tasks.base import Episode, TaskFamily, episodes
-from distmeta.tasks.glyphs import Glyphs
-from distmeta.tasks.omniglot import Omniglot
-from distmeta.tasks.sinusoid import Sinusoid
+from distmeta.tasks.options import GlyphOptions, OmniglotOptions, SinusoidOptions
 
 if TYPE_CHECKING:
-    from distmeta.config import Config, TaskOptions
+    import torch
 
-TASKS: dict[str, type[TaskFamily]] = {
-    "sinusoid": Sinusoid,
-    "glyphs": Glyphs,
-    "omniglot": Omniglot,
-}
+    from distmeta.config import Config, TaskOptions
+    from distmeta.tasks.glyphs import Glyphs
+    from distmeta.tasks.omniglot import Omniglot
+    from distmeta.tasks.sinusoid import Sinusoid
+else:
+    __getattr__ = lazily(
+        __name__, {"Glyphs": "glyphs:Glyphs", "Omniglot": "omniglot:Omniglot", "Sinusoid": "sinusoid:Sinusoid"}
+    )
+
+TASKS: Table[TaskFamily, TaskOptions] = Table(
+    {
+        "sinusoid": (SinusoidOptions, "distmeta.tasks.sinusoid:Sinusoid"),
+        "glyphs": (GlyphOptions, "distmeta.tasks.glyphs:Glyphs"),
+        "omniglot": (OmniglotOptions, "distmeta.tasks.omniglot:Omniglot"),
+    }
+)
 
 __all__ = [
     "TASKS",
@@ -39,8 +48,8 @@ def task_options(values: Mapping[str, Any]) -> type[TaskOptions]:
     """The settings class of ``values["kind"]``; a ``ValueError`` where there is no such kind."""
     from distmeta.config import choose
 
-    family: type[TaskFamily] = choose(TASKS, values.get("kind"), "tasks.kind")
-    return family.Options
+    options: type[TaskOptions] = choose(TASKS.options, values.get("kind"), "tasks.kind")
+    return options
 
 
 def open_family(config: Config, device: torch.device) -> TaskFamily:

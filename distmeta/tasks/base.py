@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-import torch
-
 from distmeta.records import Split, TaskBatch
 
 if TYPE_CHECKING:
+    import torch
+
     from distmeta.config import Config, TaskOptions
 
 

@@ -10,16 +10,13 @@ import numpy as np
 from distmeta.cache import build_once, cache_for
 from distmeta.config import TaskOptions
 from distmeta.records import SPLITS, Split
-from distmeta.tasks.images import ImageFamily, ImageOptions, SplitClasses
+from distmeta.tasks.images import ImageFamily, SplitClasses
+from distmeta.tasks.options import GlyphOptions
 from distmeta.tasks.store import EpisodeStore, write_store
 from distmeta.tasks.strokes import GENERATOR, draw
 
 CLASSES: dict[Split, int] = {"train": 1000, "validation": 200, "test": 200}
 EXAMPLES = 20
-
-
-class GlyphOptions(ImageOptions):
-    """Settings under ``tasks`` for ``kind: glyphs``: classes a task, support and query images a class."""
 
 
 class Glyphs(ImageFamily):

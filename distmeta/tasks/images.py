@@ -7,19 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from distmeta.config import TaskOptions
 from distmeta.errors import ConfigError
 from distmeta.records import Split, TaskBatch
-from distmeta.sections import Examples
 from distmeta.tasks.base import Episode
+from distmeta.tasks.options import ImageOptions
 from distmeta.tasks.philox import Purpose, distinct, words
 from distmeta.tasks.store import EpisodeStore
 
@@ -160,19 +159,11 @@ def check_episodes(
             )
 
 
-class ImageOptions(TaskOptions):
-    """Settings that every image family has: classes a task, support and query images a class."""
-
-    ways: Annotated[int, Field(ge=2)] = 5
-    shots: Examples = 1
-    queries: Examples = 15
-
-
 class ImageFamily(ABC):
     """A classification family over an episode store; each family says where its store and its splits are."""
 
     Options: type[TaskOptions]
-    objective: ClassVar[str] = "cross_entropy"
+    objective: ClassVar[str] = ImageOptions.objective
 
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         store, splits = self._open(options)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import field_validator
 
 from distmeta.config import TaskOptions
 from distmeta.records import Split
-from distmeta.tasks.images import ImageFamily, ImageOptions, SplitClasses
+from distmeta.tasks.images import ImageFamily, SplitClasses
 from distmeta.tasks.omniglot_build import open_omniglot
 from distmeta.tasks.omniglot_source import STORE
+from distmeta.tasks.options import OmniglotOptions
 from distmeta.tasks.philox import Purpose, distinct, words
 from distmeta.tasks.store import EpisodeStore
 
@@ -24,24 +22,6 @@ TRAIN, VALIDATION = 1100, 100
 
 VALIDATION_ALPHABETS = 5
 _PARTITION_SEED = 0x6F6D6E69
-
-
-class OmniglotOptions(ImageOptions):
-    """Settings under ``tasks`` for ``kind: omniglot``.
-
-    ``root`` is a folder or URI (as ``pyarrow.fs`` opens it) with ``images_background.zip`` and
-    ``images_evaluation.zip``, or a built ``omniglot-28.arrow``, there or in its subfolder ``omniglot/``.
-    """
-
-    root: str | None = None
-    split: Literal["vinyals", "alphabets"] = "vinyals"
-    rotations: bool = True
-
-    @field_validator("root")
-    @classmethod
-    def _anchor(cls, root: str | None) -> str | None:
-        """Workers and resumed runs may have another working directory."""
-        return root if root is None or "://" in root else str(Path(os.path.expanduser(root)).absolute())
 
 
 class Omniglot(ImageFamily):

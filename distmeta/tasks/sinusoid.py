@@ -13,20 +13,13 @@ from numpy.typing import NDArray
 
 from distmeta.config import TaskOptions
 from distmeta.records import Split, TaskBatch
-from distmeta.sections import Examples
 from distmeta.tasks.base import Episode
+from distmeta.tasks.options import SinusoidOptions
 from distmeta.tasks.philox import Purpose, uniform, words
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, math.pi)
 INPUT = (-5.0, 5.0)
-
-
-class SinusoidOptions(TaskOptions):
-    """Settings under ``tasks`` for ``kind: sinusoid``: support and query points a task."""
-
-    shots: Examples = 10
-    queries: Examples = 10
 
 
 class Sinusoid:
@@ -44,7 +37,7 @@ class Sinusoid:
     """
 
     Options: type[TaskOptions] = SinusoidOptions
-    objective: ClassVar[str] = "squared_error"
+    objective: ClassVar[str] = Options.objective
 
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         self._episodes = dict(episodes)

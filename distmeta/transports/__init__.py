@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from importlib import import_module
+from threading import Thread
 
 from distmeta.config import Config
 from distmeta.plan import Plan, RunPlan
@@ -15,18 +18,51 @@ TRANSPORTS: dict[str, str] = {
 """Imported when used: in-process runs never import Ray."""
 
 
-def open_transport(config: Config, plan: Plan | RunPlan | None, check: Check) -> Transport:
-    """The configured transport with its workers ready: in process where ``cluster.workers`` is 0, else on Ray.
+def start_transport(config: Config, check: Check, meanwhile: Callable[[], None]) -> Transport:
+    """The configured transport, its workers on their way: in process where ``cluster.workers`` is 0, else on Ray.
 
     Args:
         config: the resolved configuration.
-        plan: the plan of a run that is resumed; that of a run that is evaluated, for the first worker to take or to
-            replace; ``None`` lets the first worker decide.
         check: raises when the run should end.
+        meanwhile: what has to be done before workers can open; on Ray it is done beside Ray's start, in a thread. What
+            it raises is raised here, and the transport is closed.
     """
-    module, _, name = TRANSPORTS["local" if config.cluster.workers == 0 else "ray"].partition(":")
-    transport: Transport = getattr(import_module(module), name)(config, plan, check)
+    local = config.cluster.workers == 0
+    module, _, name = TRANSPORTS["local" if local else "ray"].partition(":")
+    if local:
+        meanwhile()
+        opened: Transport = getattr(import_module(module), name)(config, check)
+        return opened
+    outcome: Future[None] = Future()
+    # Ray itself has to be started by this thread: the processes that it starts end with the thread that started them.
+    Thread(target=_settle, args=(outcome, meanwhile), name="prepare", daemon=True).start()
+    transport: Transport = getattr(import_module(module), name)(config, check)
+    try:
+        outcome.result()
+    except BaseException:
+        transport.close()
+        raise
     return transport
 
 
-__all__ = ["TRANSPORTS", "Check", "Kind", "Part", "Transport", "Workers", "open_transport"]
+def _settle(outcome: Future[None], work: Callable[[], None]) -> None:
+    try:
+        work()
+    except BaseException as error:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(None)
+
+
+def open_transport(config: Config, plan: Plan | RunPlan | None, check: Check) -> Transport:
+    """The configured transport with its workers ready; see :func:`start_transport` and :meth:`Transport.open`."""
+    transport = start_transport(config, check, lambda: None)
+    try:
+        transport.open(plan)
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+__all__ = ["TRANSPORTS", "Check", "Kind", "Part", "Transport", "Workers", "open_transport", "start_transport"]

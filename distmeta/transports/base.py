@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from distmeta.plan import Plan
+from distmeta.plan import Plan, RunPlan
 from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.tree import Node
 
@@ -34,14 +34,23 @@ class Transport(Protocol):
     """Runs shards on workers; knows nothing of what they compute.
 
     Attributes:
-        plan: how the workers compute.
-        fingerprint: what decides the workers' rounding.
+        plan: how the workers compute, once it is open.
+        fingerprint: what decides the workers' rounding, once it is open.
         faults: counts so far, by names of :data:`~distmeta.records.FAULTS` or others; a name that is missing counts 0.
     """
 
     plan: Plan
     fingerprint: dict[str, Any]
     faults: dict[str, int]
+
+    def open(self, plan: Plan | RunPlan | None) -> None:
+        """Have the workers that are on their way open data, model and plan, and wait for as many as are needed.
+
+        Args:
+            plan: of a run that is resumed; of a run that is evaluated, for the first worker to take or to replace;
+                ``None`` lets the first worker decide.
+        """
+        ...
 
     def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
         """Records in the order in which they come, every shard once."""

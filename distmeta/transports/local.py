@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from distmeta.config import Config
 from distmeta.cuda import memory_explained
@@ -16,19 +17,21 @@ from distmeta.worker import Worker
 class LocalTransport:
     """Runs every shard here, in order."""
 
-    def __init__(self, config: Config, plan: Plan | RunPlan | None, check: Check) -> None:
+    plan: Plan
+    fingerprint: dict[str, Any]
+
+    def __init__(self, config: Config, check: Check) -> None:
         self._check = check
         self._worker = Worker(config)
         self._done = 0
-        try:
-            with memory_explained(None):
-                self.plan = self._worker.settle(plan)
-        except BaseException:
-            self._worker.close()
-            raise
+        self.faults: dict[str, int] = {}  # what fails here ends the run
+
+    def open(self, plan: Plan | RunPlan | None) -> None:
+        """Settle and follow the plan."""
+        with memory_explained(None):
+            self.plan = self._worker.settle(plan)
         self._worker.follow(self.plan)
         self.fingerprint = self._worker.fingerprint()
-        self.faults: dict[str, int] = {}  # what fails here ends the run
 
     def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
         """Records in the shards' order."""

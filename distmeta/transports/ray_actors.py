@@ -69,7 +69,7 @@ class RayTransport:
 
     crew_of = Crew
 
-    def __init__(self, config: Config, plan: Plan | RunPlan | None, check: Check) -> None:
+    def __init__(self, config: Config, check: Check) -> None:
         self.faults = dict.fromkeys(FAULTS, 0)
         self._sent: dict[Any, _Sent] = {}
         self._pace = Pace(config.cluster.hang_seconds)
@@ -79,7 +79,11 @@ class RayTransport:
         self._reporter: Reporter | None = None
         self._bytes = 0  # of the meta-parameters; known from the first step on
         keep_freed_memory()  # here too, for the sums
-        self.crew = self.crew_of(config, plan, check, self.faults, self._left)
+        self.crew = self.crew_of(config, check, self.faults, self._left)
+
+    def open(self, plan: Plan | RunPlan | None) -> None:
+        """Wait for as many workers as the run needs."""
+        self.crew.open(plan)
 
     @property
     def plan(self) -> Plan:

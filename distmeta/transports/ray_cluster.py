@@ -105,10 +105,12 @@ def _address(config: Config) -> str | None:
 
 
 def _cores(config: Config) -> int:
-    """CPUs of a private cluster: this machine's, or as many as the configured workers ask for."""
+    """CPUs of a private cluster: as many as the configured workers ask for, since Ray starts a process for each."""
     workers = config.cluster.workers
-    count = workers.max if isinstance(workers, WorkerRange) else 0 if workers == "auto" else workers
-    return max(len(os.sched_getaffinity(0)), math.ceil(count * config.cluster.cpus_per_worker))
+    if workers == "auto":
+        return len(os.sched_getaffinity(0))
+    count = workers.max if isinstance(workers, WorkerRange) else workers
+    return math.ceil(count * config.cluster.cpus_per_worker)
 
 
 def _only_on_loopback(address: str) -> bool:
@@ -211,6 +213,10 @@ class Cluster:
     def draining(self) -> dict[str, float]:
         """Nodes that are about to leave, and the seconds that they have left (infinite where nobody said)."""
         return {name: at / 1000 - time.time() if at else math.inf for name, at in draining_nodes().items()}
+
+    def free(self) -> int:
+        """Workers for which the cluster has room now."""
+        return fit(ray.available_resources(), self.need)
 
     def describe(self) -> str:
         """What the cluster has, and what of it is free, for people."""

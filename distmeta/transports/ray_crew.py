@@ -63,13 +63,16 @@ class Seat(Desk):
 
     Attributes:
         actor: the Ray actor.
-        news: ref of its arrival, then of its being opened; ``None`` when there is nothing to wait for.
+        news: ref of its arrival, of its having prepared, then of its being opened; ``None`` when there is nothing to
+            wait for.
         node: where it is, once it has arrived.
+        prepared: whether it has data and model, and waits for a plan or follows one.
     """
 
     actor: Any = None
     news: Any = None
     node: str = ""
+    prepared: bool = False
 
 
 class Crew:
@@ -77,7 +80,6 @@ class Crew:
 
     Args:
         config: the resolved configuration.
-        plan: how to compute; otherwise the first worker that arrives decides, see :meth:`Worker.settle`.
         check: raises when the run should end.
         faults: counts what happens.
         left: told of every worker that is gone, so that its pieces go to others.
@@ -95,7 +97,6 @@ class Crew:
     def __init__(
         self,
         config: Config,
-        plan: Plan | RunPlan | None,
         check: Check,
         faults: MutableMapping[str, int],
         left: Callable[[Seat], None],
@@ -104,8 +105,8 @@ class Crew:
         self.seats: list[Seat] = []
         self.fingerprint: dict[str, Any] = {}
         self.retired: list[int] = []
-        self._given = plan
-        self._plan = plan if isinstance(plan, Plan) else None
+        self._given: Plan | RunPlan | None = None
+        self._plan: Plan | None = None
         self._deciding: Seat | None = None
         self._hired = 0
         self._fruitless = 0
@@ -115,15 +116,25 @@ class Crew:
         self._say_at = SAY_AFTER
         self._cluster = Cluster(config)
         try:
-            self._parcel = pack(config, elsewhere=not self._cluster.private)
             self._needed = self._cluster.least
-            self._hire()
-            while len(self.ready) < self._needed:
-                self.tend(self.wait([], POLL))
-            self._needed = 1  # a run that has begun goes on with whom it has
+            self._hire()  # now, so that they come while the driver prepares what they will open
         except BaseException:
             self.close()
             raise
+
+    def open(self, plan: Plan | RunPlan | None) -> None:
+        """Have the workers open data, model and plan; wait for as many as the run needs.
+
+        Args:
+            plan: how to compute; otherwise the first worker that has prepared decides, see :meth:`Worker.settle`.
+        """
+        self._given = plan
+        self._plan = plan if isinstance(plan, Plan) else None
+        self._parcel = pack(self._config, elsewhere=not self._cluster.private)
+        self._well = time.monotonic()
+        while len(self.ready) < self._needed:
+            self.tend(self.wait([], POLL))
+        self._needed = 1  # a run that has begun goes on with whom it has
 
     @property
     def need(self) -> dict[str, float]:
@@ -224,15 +235,16 @@ class Crew:
         }
         return cast(Any, RayWorker).options(**options).remote(ray.util.get_node_ip_address(), environment)
 
-    def _open(self, seat: Seat) -> None:
+    def _prepare(self, seat: Seat) -> None:
+        """Have a worker that has arrived open data and model."""
         if self._courier is None and self._parcel.files:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             self._courier = cast(Any, Courier).options(num_cpus=0, scheduling_strategy=here).remote(self._parcel)
-        seat.news = seat.actor.open.remote(self._config, self._plan or self._given, self._parcel, self._courier)
+        seat.news = seat.actor.prepare.remote(self._config, self._parcel, self._courier)
         seat.waited = 0.0
 
     def _hear(self, seat: Seat) -> None:
-        """A worker has arrived, or opened, or will not."""
+        """A worker has arrived, prepared or opened, or will not."""
         try:
             said = ray.get(seat.news)
         except RayTaskError as error:
@@ -243,22 +255,25 @@ class Crew:
             if self._deciding is seat:
                 self._deciding = None
             self.lose(seat, "workers_lost", reason(error))
-            self._open_arrived()
+            self._open_prepared()
         else:
             seat.news = None
             if isinstance(said, Opened):
                 self._admit(seat, said)
-            else:
+            elif not seat.node:
                 seat.node = said
-                self._open_arrived()
+                self._prepare(seat)
+            else:
+                seat.prepared = True
+                self._open_prepared()
 
-    def _open_arrived(self) -> None:
+    def _open_prepared(self) -> None:
         """Open those who wait for it; without a plan, only the one who decides it."""
         for seat in self.seats:
-            if seat.node and not seat.ready and seat.news is None and (self._plan or self._deciding is None):
+            if seat.prepared and not seat.ready and seat.news is None and (self._plan or self._deciding is None):
                 if self._plan is None:
                     self._deciding = seat
-                self._open(seat)
+                seat.news = seat.actor.open.remote(self._plan or self._given)
 
     def _admit(self, seat: Seat, opened: Opened) -> None:
         """Let a worker in, if it computes as the others do."""
@@ -276,7 +291,7 @@ class Crew:
         seat.ready, seat.waited = True, 0.0
         if self._plan is None:
             self._plan = opened.plan
-            self._open_arrived()
+            self._open_prepared()
 
     def _refuse(self, seat: Seat, error: DistmetaError) -> None:
         """One that joins a run that goes on does not end it by being of no use; its node is left alone."""
@@ -336,15 +351,39 @@ class Crew:
             self._well, self._say_at = now, SAY_AFTER
         elif now - self._well > self._say_at:
             self._say_at += SAY_AGAIN
-            starting = sum(bool(seat.node) for seat in self.seats) - ready
-            log.warning(
-                "waiting for workers: %d of at least %d are ready, %d are starting (they may be compiling); the "
-                "cluster has %s. Nodes that join are used",
-                ready,
-                self._needed,
-                starting,
-                self._cluster.describe(),
-            )
+            arrived = sum(bool(seat.node) for seat in self.seats)
+            coming = len(self.seats) - arrived
+            full = "" if self._cluster.private or self._cluster.free() >= coming else self._cluster.describe()
+            log.warning("%s", waiting(ready, self._needed, arrived - ready, coming, full))
+
+
+def waiting(ready: int, needed: int, opening: int, coming: int, full: str) -> str:
+    """What a run waits for, in words.
+
+    Args:
+        ready: workers that take work.
+        needed: workers without which the run does not go on.
+        opening: workers that have started, and open data, model and plan.
+        coming: workers that have not started yet.
+        full: what the cluster has, where that may be too little for those that come; empty where it is enough.
+
+    >>> waiting(0, 2, 1, 1, "")
+    'waiting for workers: 0 of at least 2 are ready; 1 opens data and model, or compiles; 1 is starting'
+    """
+    parts = [f"waiting for workers: {ready} of at least {needed} are ready"]
+    if opening:
+        parts.append(
+            f"{opening} {'opens' if opening == 1 else 'open'} data and model, or "
+            f"{'compiles' if opening == 1 else 'compile'}"
+        )
+    if coming and full:
+        parts.append(
+            f"{coming} {'waits' if coming == 1 else 'wait'} for room, unless just starting: the cluster has "
+            f"{full}. Nodes that join are used"
+        )
+    elif coming:
+        parts.append(f"{coming} {'is' if coming == 1 else 'are'} starting")
+    return "; ".join(parts)
 
 
 def reason(error: Exception) -> str:

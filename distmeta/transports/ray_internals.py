@@ -14,6 +14,7 @@ from typing import Any
 from ray import _raylet
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
+from ray._private.node import Node
 from ray._private.state import state as cluster_state
 
 CHATTER = (
@@ -22,6 +23,9 @@ CHATTER = (
     "ray._private.runtime_env.packaging",
 )
 """Loggers of Ray's job client that tell of every step."""
+
+HELPERS = ("start_monitor", "start_log_monitor", "start_api_server")
+"""Methods of a Ray node that start what a private cluster goes without."""
 
 
 @contextmanager
@@ -39,6 +43,27 @@ def on_loopback() -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+@contextmanager
+def without_helpers() -> Iterator[None]:
+    """Let Ray start without processes of which a run on this machine has no use: ``ray.init`` has no switch for them.
+
+    They are the autoscaler's, the one that forwards logs, and a dashboard's that shows nothing; all are Python, and
+    importing what they need takes as long as a worker's start.
+    """
+    before = {name: getattr(Node, name) for name in HELPERS}
+
+    def no_dashboard(node: Any, **_: Any) -> None:
+        node._webui_url = ""
+
+    Node.start_monitor = Node.start_log_monitor = lambda _: None
+    Node.start_api_server = no_dashboard
+    try:
+        yield
+    finally:
+        for name, start in before.items():
+            setattr(Node, name, start)
 
 
 def forget_token() -> None:

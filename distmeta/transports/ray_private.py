@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from distmeta.transports.ray_internals import forget_token, on_loopback
+from distmeta.transports.ray_internals import forget_token, on_loopback, without_helpers
 
 MODE = "RAY_AUTH_MODE"
 """Environment variable by which the user says how Ray is to know its clients; what it says is obeyed."""
@@ -31,10 +31,12 @@ class Connection:
         self._folder: str | None = None
 
     def start_private(self, cores: int, **options: Any) -> None:
-        """Start Ray on this machine, whatever else runs here."""
+        """Start Ray on this machine, whatever else runs here; it prepares a process for a worker on each core."""
         if not os.environ.get(MODE):
             self._ask_for_token()
-        with on_loopback():
+        # Ray's own niceness of 15 keeps a shared cluster's head alive; here workers would starve beside other work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        with on_loopback(), without_helpers():
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
 
     def made(self) -> None:

@@ -57,8 +57,8 @@ class RayWorker:
         """The node that this worker has come to."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def open(self, config: Config, given: Plan | RunPlan | None, parcel: Parcel, courier: Any) -> Opened:
-        """Open data and model; decide the plan where there is none yet, or the given one does not serve."""
+    def prepare(self, config: Config, parcel: Parcel, courier: Any) -> None:
+        """Open data and model: all that needs no plan, so that workers do it while another one decides the plan."""
         if self._at_home:
             check_code(parcel, config)
         else:
@@ -67,6 +67,9 @@ class RayWorker:
 
     def _open(self, config: Config, given: Plan | RunPlan | None) -> Opened:
         self._worker = Worker(config)
+
+    def open(self, given: Plan | RunPlan | None) -> Opened:
+        """Follow the given plan; decide one where there is none yet, or the given one does not serve."""
         plan = self._worker.settle(given)
         self._worker.follow(plan)
         return Opened(self._worker.fingerprint(), plan)

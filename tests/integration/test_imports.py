@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import distmeta
+from distmeta import adaptations, estimators, models, tasks
 
 PACKAGE = Path(distmeta.__file__).parent
 RAY_MODULES = ("actors", "cluster", "crew", "internals", "metrics", "private", "worker")
@@ -21,20 +24,86 @@ KNOW_RAY = {f"transports/ray_{name}.py" for name in RAY_MODULES} | {
     "submit.py",
 }
 
-MEASURE = """
-import json, sys, time
-import torch
-began = time.process_time()
-import distmeta
-print(json.dumps([time.process_time() - began, sorted(sys.modules)]))
+SLOW = {"torch", "ray", "pyarrow", "numpy", "scipy", "pandas", "matplotlib"}
+"""Packages that take long to import."""
+
+COMMAND = """
+import json, sys
+from distmeta.cli import app
+code = app(sys.argv[1:], standalone_mode=False)
+print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]), file=sys.stderr)
 """
 
+HELP = [
+    [],
+    *([name] for name in ("train", "evaluate", "plan", "list", "submit", "jobs", "logs", "stop", "tune", "data")),
+    ["data", "build"],
+]
+CONFIG = "tasks: {kind: glyphs}\nmodel: {kind: conv4}\nalgorithm: {name: maml}\n"
 
-def test_import_is_quick_and_without_ray() -> None:
-    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
-    seconds, modules = json.loads(done.stdout)
-    assert [name for name in modules if name.partition(".")[0] == "ray"] == []
-    assert seconds < 1
+
+def imported(*arguments: str) -> tuple[int, set[str], str]:
+    """What a command exits with, the packages that it has imported by then, and what it says."""
+    done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, check=True)
+    *said, last = done.stderr.splitlines()
+    code, packages = json.loads(last)
+    return code or 0, set(packages), "\n".join(said)
+
+
+@pytest.mark.parametrize("command", HELP, ids=" ".join)
+def test_help_imports_nothing_slow(command: list[str]) -> None:
+    code, packages, _ = imported(*command, "--help")
+    assert (code, packages & SLOW) == (0, set())
+
+
+@pytest.mark.parametrize("room", ["tasks", "models", "algorithms"])
+def test_lists_import_nothing_slow(room: str) -> None:
+    code, packages, _ = imported("list", room)
+    assert (code, packages & SLOW) == (0, set())
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "submit", "tune"])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("run.stepps=1", "there is no such setting"),
+        ("model.filters=none", "model.filters"),
+        ("algorithm={name: reptile, adapt: head}", "displacement"),
+        ("", "missing.yaml"),
+    ],
+    ids=["unknown key", "wrong value", "wrong together", "missing file"],
+)
+def test_refusals_import_nothing_slow(command: str, override: str, said: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG)
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        f"name: a\nbase: {config}\nsettings: {{run.validate_every: 9}}\nspace: {{outer.lr: {{choice: [0.1, 0.2]}}}}\n"
+    )
+    file = sweep if command == "tune" else config
+    arguments = [str(file), override] if override else [str(tmp_path / "missing.yaml")]
+    code, packages, words = imported(command, *arguments)
+    assert code == 2
+    assert said in words
+    assert packages & {"torch", "ray", "scipy", "pandas", "matplotlib"} == set()
+
+
+def test_python_imports_without_torch_and_ray() -> None:
+    code = "import json, sys, distmeta; distmeta.load_config; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"torch", "ray"} & set(json.loads(done.stdout)) == set()
+
+
+def test_names_are_what_their_modules_have() -> None:
+    """Also those that are called as a module of the package is."""
+    for package in (distmeta, adaptations, estimators, models, tasks):
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+    import distmeta.train as module_or_function
+
+    assert distmeta.train is sys.modules["distmeta.train"].train is module_or_function
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        distmeta.trian  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_ray_is_imported_where_it_belongs() -> None:

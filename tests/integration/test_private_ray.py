@@ -29,6 +29,15 @@ def parent(process):
     except OSError:
         return 0
 
+def command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace(chr(0), " ")
+    except OSError:
+        return ""
+
+def workers():
+    return [pid for pid in children(os.getpid()) if command(pid).startswith("ray::RayWorker")]
+
 def listening():
     sockets = set()
     for pid in [os.getpid(), *children(os.getpid())]:
@@ -51,6 +60,8 @@ config = distmeta.load_config(yaml.safe_load(sys.argv[1]), ["cluster.workers=1",
 for record in distmeta.train(config, sys.argv[2]):
     if record.step == 2:
         told["listening"] = listening()
+        told["workers"] = sorted(os.getpriority(os.PRIO_PROCESS, pid) for pid in workers())
+        told["processes"] = [command(pid) for pid in children(os.getpid())]
         gcs = ray.get_runtime_context().gcs_address
         told["mode"], path = os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN_PATH")
         if path and path not in before.values():
@@ -67,6 +78,9 @@ print(json.dumps(told))
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 """127.0.0.1, in IPv4 and IPv6, and ::1, as the kernel writes them."""
+
+UNUSED = ("monitor.py", "dashboard/dashboard.py")
+"""Processes of Ray that a private cluster has no use for."""
 
 CLIENT = """
 import json, sys
@@ -111,6 +125,9 @@ def test_a_private_ray(tmp_path: Path) -> None:
         "0000000000000000FFFF00000100007F",
         "00000000000000000000000001000000",
     }
+    assert told["workers"] == [os.getpriority(os.PRIO_PROCESS, 0)]
+    assert [each for each in told["processes"] if any(name in each for name in UNUSED)] == []
+    assert sum(each.startswith(("ray::RayWorker", "ray::IDLE")) for each in told["processes"]) == 1
     assert told["environment"] == {}
     assert told["left"] is False
     assert not (tmp_path / ".ray").exists()

@@ -15,6 +15,7 @@ import distmeta
 ray = pytest.importorskip("ray")
 
 from ray._private import ray_constants, worker  # noqa: E402
+from ray._private.node import Node  # noqa: E402
 from ray._private.state import GlobalState  # noqa: E402
 from ray.job_submission import JobSubmissionClient  # noqa: E402
 
@@ -37,6 +38,16 @@ def test_the_loopback_switch() -> None:
         assert not ray_constants.ENABLE_RAY_CLUSTER
         assert os.environ[variable] == "0"
     assert before == (ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(variable))
+
+
+def test_the_processes_that_a_run_goes_without() -> None:
+    """That none of them is started is tested in tests/integration/test_private_ray.py."""
+    for name in ray_internals.HELPERS:
+        assert callable(getattr(Node, name, None)), gone(f"Node.{name}", "without_helpers")
+    before = [getattr(Node, name) for name in ray_internals.HELPERS]
+    with ray_internals.without_helpers():
+        assert all(getattr(Node, name) is not start for name, start in zip(ray_internals.HELPERS, before, strict=True))
+    assert [getattr(Node, name) for name in ray_internals.HELPERS] == before
 
 
 def test_the_token() -> None:

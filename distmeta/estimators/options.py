@@ -1,0 +1,38 @@
+"""The settings of the estimators, apart from these themselves, so that checking them needs no torch."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from distmeta.sections import EstimatorOptions
+
+
+class ExactOptions(EstimatorOptions):
+    """There is nothing to set, and every adaptation works."""
+
+
+class FirstOrderOptions(EstimatorOptions):
+    """There is nothing to set, and every iterative adaptation works."""
+
+    needs_steps: ClassVar[bool] = True
+
+
+class DisplacementOptions(EstimatorOptions):
+    """There is nothing to set."""
+
+    needs_steps: ClassVar[bool] = True
+
+    @classmethod
+    def refuse(cls, options: Any) -> str | None:
+        """What a task does not change has no displacement, and learned rates have none either."""
+        if options.adapt != "all":
+            return (
+                f"algorithm.adapt = {options.adapt!r} with the displacement estimator would never train the other "
+                "parameters, which do not move within a task; use adapt: all, or the exact or first_order estimator"
+            )
+        if options.learned_rates != "none":
+            return (
+                "algorithm.learned_rates has no meta-gradient under the displacement estimator; use the exact or "
+                "first_order estimator"
+            )
+        return None

@@ -1,0 +1,60 @@
+"""Building the network that a configuration names."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from distmeta.config import ModelOptions
+from distmeta.errors import ConfigError
+from distmeta.models import MODELS
+from distmeta.models.checks import check_types, materialise
+from distmeta.models.options import UserOptions
+from distmeta.models.user import build_user_model
+from distmeta.text import shown
+
+
+def build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None, seed: int = 0) -> nn.Module:
+    """A new network on the CPU, the same in every process; torch's global random state stays as it was.
+
+    Args:
+        options: validated settings, of the class that :func:`model_options` gives.
+        input_shape: shape of one example; lazy modules of a user's network take their sizes from it.
+        outputs: numbers that the network gives for one example; ``None`` for an embedding.
+        seed: fixes the initial parameters.
+
+    Raises:
+        ConfigError: settings and input shape do not go together, or the user's factory does not do its part.
+
+    >>> from distmeta.models.options import MLPOptions
+    >>> network = build(MLPOptions(hidden=[3]), (1,), 1, seed=7)
+    >>> [name for name, _ in network.named_parameters()]
+    ['body.0.weight', 'body.0.bias', 'head.weight', 'head.bias']
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the accelerators as well.
+        torch.default_generator.manual_seed(seed)
+        if isinstance(options, UserOptions):
+            module = build_user_model(options, input_shape, outputs)
+        else:
+            module = _build(options, input_shape, outputs)
+        if any(is_lazy(parameter) for parameter in module.parameters()):
+            materialise(module, options, input_shape)
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ConfigError(f"model.kind = {options.kind}: the network has no trainable parameters; it needs some")
+    check_types(module, options)
+    return module
+
+
+def _build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None) -> nn.Module:
+    """A network of the table; torch has errors of several kinds for layers that are larger than memory."""
+    try:
+        return MODELS[options.kind](options, input_shape, outputs)
+    except (RuntimeError, MemoryError, TypeError, OverflowError) as error:
+        sizes = ", ".join(f"{name} = {shown(value)}" for name, value in options if name != "kind")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"model.kind = {options.kind}: a network with {sizes} cannot be made here ({shown(reason)[1:-1]}); use "
+            "fewer units"
+        ) from error
