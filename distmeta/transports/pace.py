@@ -39,6 +39,9 @@ STALE = 30.0
 GUESSED, DOUBTED = 0.75, 0.5
 """Relative error that a guessed rate may have, and the largest that a proven one is taken to have."""
 
+TICK = 1e-6
+"""Seconds that a piece takes at least; of two answers that are taken in together the second seems to take none."""
+
 ABSENT = 1.0
 """Seconds between two looks at the clock that count at most: in a longer time this process itself was stopped."""
 
@@ -158,7 +161,7 @@ class Rate:
         if self.stale(now):
             self._each.clear()
             self.error = GUESSED
-        self._each.append(max(seconds, 1e-9))
+        self._each.append(seconds)
         middle = _median(self._each)
         self.value, self.seen = 1 / middle, now
         if len(self._each) >= PROVEN:
@@ -198,13 +201,13 @@ class Pace:
             computing: seconds of it that went to the shards themselves, where that is known; the others went to
                 messages.
         """
-        waited, kind, count = self.waited(desk), piece.kind, len(piece.shards)
+        waited, kind, count = max(self.waited(desk), computing or TICK), piece.kind, len(piece.shards)
         if kind not in desk.known:
             self._first[kind].add(waited)
             desk.known.add(kind)
             return
         self._each[kind].add(waited / count)
-        spent = waited if computing is None else min(computing, waited)
+        spent = computing or waited
         self._messages[kind].add(waited - spent)
         self._computing[kind].add(spent / count)
         desk.rates.setdefault(kind, Rate()).add(spent / count, self.clock.now)

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,18 @@ class Courier:
 
 def view(array: np.ndarray) -> torch.Tensor:
     """A tensor on the array's memory. What Ray hands out is read-only, and nothing here writes into it."""
+    _warn_once()
+    return torch.from_numpy(array)
+
+
+@cache
+def _warn_once() -> None:
+    """Torch says once in a process that an array is read-only; here, for nobody.
+
+    Python's filters belong to all threads and are slow to change, so that is not done for every vector.
+    """
+    array = np.zeros(1, np.float32)
+    array.flags.writeable = False
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return torch.from_numpy(array)
+        torch.from_numpy(array)
