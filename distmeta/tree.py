@@ -87,8 +87,8 @@ class Pool:
     def take(self, most: int) -> Node:
         """The largest subtree of at most ``most`` leaves that halving gives; of several, the leftmost."""
         wanted = most.bit_length() - 1
-        free = [level for level, indices in enumerate(self._free) if indices]
-        level = next((level for level in free if level >= wanted), free[-1])
+        levels = [*range(wanted, len(self._free)), *range(min(wanted, len(self._free)) - 1, -1, -1)]
+        level = next(level for level in levels if self._free[level])
         node = Node(level, heapq.heappop(self._free[level]))
         self.left -= len(node.leaves(self._count))
         while node.level > wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -83,7 +83,7 @@ class Piece:
     shards: Sequence[Shard]
     answered: bool = False
     holders: int = 0
-    failures: Counter[int] = field(default_factory=Counter)
+    failures: dict[int, int] = field(default_factory=dict)
     deaths: int = 0
     trace: str = ""
 

@@ -206,8 +206,7 @@ class RayTransport:
     def _failed(self, seat: Seat, piece: Piece, error: RayTaskError) -> None:
         """The model's code has raised: the worker tries again, then another worker does."""
         self.faults["shards_failed"] += len(piece.shards)
-        piece.failures[seat.number] += 1
-        tries = piece.failures[seat.number]
+        tries = piece.failures[seat.number] = piece.failures.get(seat.number, 0) + 1
         log.warning(
             "worker %d failed at %s (%s; %d of %d tries)", seat.number, piece.tasks, _cause(error), tries, TRIES
         )
