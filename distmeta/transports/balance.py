@@ -48,6 +48,9 @@ class Balance(Generic[AnyDesk]):
         self.load = 0
         """Shards that these desks hold."""
 
+    def __contains__(self, desk: AnyDesk) -> bool:
+        return desk in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -66,7 +66,7 @@ class Board(Generic[AnyDesk]):
         self._ask: list[dict[AnyDesk, None]] = [{} for _ in range(DEPTH)]  # desks to be asked, by what they hold
         self._idle: dict[AnyDesk, None] = {}
         self._slow: dict[AnyDesk, None] = {}  # late or leaving
-        self._looked = pace.clock.now
+        self._looked = -SOON  # at once: who is late with an earlier step's work gets nothing of this one
 
     @property
     def unanswered(self) -> bool:
@@ -88,7 +88,7 @@ class Board(Generic[AnyDesk]):
             if desk.leaving:
                 self._retire(desk)
                 self._slow[desk] = None
-            elif desk.ready and desk not in self._slow:
+            elif desk.ready and desk not in self._slow and desk not in self._balance:
                 self._change(desk)
 
     def assign(self) -> Iterator[tuple[AnyDesk, Piece]]:

@@ -10,7 +10,7 @@ import pytest
 from distmeta.evaluate import cut
 from distmeta.transports.base import Kind
 from distmeta.transports.board import DEPTH, SOON, Board
-from distmeta.transports.pace import COLD, HUNG, LATE, SLACK, STALE, UNKNOWN, Clock, Desk, Pace, Piece
+from distmeta.transports.pace import ABSENT, COLD, HUNG, LATE, SLACK, STALE, UNKNOWN, Clock, Desk, Pace, Piece
 from distmeta.tree import Node, cover, share
 
 
@@ -275,6 +275,29 @@ def test_a_slow_desk_is_tried_again_after_a_while() -> None:
     rate = room.pace.rate(room.desks[1], "gradient")
     assert rate is not None
     assert rate.value == 1.0, "what it was does not count any more"
+
+
+def test_who_is_late_with_an_earlier_board_gets_nothing_of_the_next() -> None:
+    room = Room(1, 2)
+    warm(room)
+    assert room.assign() == [(1, 0)]
+    room.clock.now += 10.0
+    assert room.assign() == [(2, 0)]
+    assert room.answer(2)
+    room.start(cover(4, 0), 4)
+    assert {number for number, _ in room.assign()} == {2}
+
+
+def test_the_clock_counts_neither_other_work_nor_long_absence(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 0.25, 7.0, 7.5, 99.0])  # at the start, a tick, a resumption, two ticks
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    clock = Clock()
+    clock.tick()
+    clock.resume()
+    clock.tick()
+    assert clock.now == 0.75
+    clock.tick()
+    assert clock.now == 0.75 + ABSENT
 
 
 def test_the_late_are_looked_for_now_and_then() -> None:
