@@ -1,12 +1,19 @@
 """Where the central learner saturates: real vectors of N simulated workers, added by subtrees and one by one.
 
-    python benchmarks/scaling.py [--sizes 0.5 50 500] [--workers 1 2 4 8] [--steps 3] [--shards 32] [--json FILE]
+    python benchmarks/scaling.py [--sizes 0.5 50 500] [--workers 1 2 4 8] [--steps 3] [--shards 32]
+        [--alone 256 1024] [--seconds 0.05] [--json FILE]
 
 The workers compute nothing: each returns a vector of ones as soon as it is asked, through the transport, the object
 store, the tree and the learner of a real run. So a step is what a meta-step would take if computing took no time, and
 the learner's share is the part of it in which the learner did not wait for a vector. "of subtrees" cuts the meta-batch
-as a run does (for big models about one subtree a worker), "of shards" sends one vector a shard. Everything shares this
-machine's memory and cores; the network of a cluster comes on top.
+as a run does (about one subtree a worker), "of shards" sends one vector a shard. Everything shares this machine's
+memory and cores; the network of a cluster comes on top.
+
+Then the driver alone, against hundreds of workers that are simulated in its own process (``--alone``; with no number
+this is skipped, as the real ones are with ``--workers`` and no number): its dispatcher, its sums and its learner are a
+run's, Ray's functions are stood in for, and a worker's answer is there after ``--seconds`` a shard, and at once (0).
+Counted is the processor's time of the driver, so other work on the machine matters little; what Ray takes for a message
+comes on top (about 0.2 ms, see ``benchmarks/README.md``).
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +30,7 @@ import common
 import numpy as np
 import ray
 import torch
+from simulated_ray import simulated_ray, simulated_transport
 
 from distmeta.config import Config, OuterOptions, load_config
 from distmeta.evaluate import cut
@@ -30,12 +38,12 @@ from distmeta.learner import Learner
 from distmeta.plan import Plan
 from distmeta.records import MetaGradient, Shard
 from distmeta.transports import Kind
-from distmeta.transports.board import DEPTH
+from distmeta.transports.board import DEPTH, Board
 from distmeta.transports.ray_actors import RayTransport
 from distmeta.transports.ray_cluster import connect
-from distmeta.transports.ray_crew import Crew
+from distmeta.transports.ray_crew import Crew, Seat
 from distmeta.transports.ray_worker import Opened
-from distmeta.tree import Node, Sum, add, cover, share
+from distmeta.tree import Sum, add, cover, share
 
 SETTINGS = {
     "tasks": {"kind": "sinusoid"},
@@ -48,6 +56,12 @@ WARM_UP = (
     2  # steps that are not measured: they touch memory for the first time, which takes a virtual machine seconds a GB
 )
 MEGABYTE = 10**6
+ALONE_MEGABYTES, ALONE_TASKS, ALONE_SHARDS = 0.5, 8, 4
+"""Of the driver alone: parameters, tasks a shard, shards a worker and step."""
+
+ALONE_WARM_UP, ALONE_STEPS = 6, 9
+"""Steps until the workers' rates are known, and measured ones."""
+
 SUMS = {False: "of shards", True: "of subtrees"}
 
 
@@ -72,7 +86,6 @@ class SimulatedWorker:
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Nothing to sample."""
 
-    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
     def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
         """A vector of the meta-parameters' size."""
         if len(self._ones) != len(vector):
@@ -89,7 +102,7 @@ class SimulatedCrew(Crew):
         """One simulated worker."""
         return cast(Any, SimulatedWorker).options(num_cpus=self.need["CPU"]).remote()
 
-    def wait(self, work: list[Any], seconds: float) -> list[Any]:
+    def wait(self, work: Collection[Any], seconds: float) -> list[Any]:
         """Wait as a run does, and count it."""
         began = time.perf_counter()
         ready = super().wait(work, seconds)
@@ -98,13 +111,12 @@ class SimulatedCrew(Crew):
 
 
 class SimulatedTransport(RayTransport):
-    """A run's transport over simulated workers; counts vectors."""
+    """A run's transport over simulated workers."""
 
     crew_of = SimulatedCrew
 
     def __init__(self, config: Config) -> None:
         self.tree = True
-        self.vectors = 0
         super().__init__(config, lambda: None)
         self.open(None)
 
@@ -113,10 +125,10 @@ class SimulatedTransport(RayTransport):
         """Seconds that the learner has waited for vectors."""
         return cast(SimulatedCrew, self.crew).waited
 
-    def _cut(self, kind: Kind, count: int) -> list[Node]:
-        nodes = super()._cut(kind, count) if self.tree else cover(count, 0)
-        self.vectors = len(nodes)
-        return nodes
+    def _new_board(self, kind: Kind, shards: Sequence[Shard]) -> Board[Seat]:
+        if self.tree:
+            return super()._new_board(kind, shards)
+        return Board(kind, shards, cover(len(shards), 0), self._pace, self.faults)
 
 
 @dataclass(frozen=True)
@@ -148,24 +160,72 @@ def measure(transport: SimulatedTransport, megabytes: float, workers: int, shard
     """Median of the steps, and of a second's worth at least."""
     learner = Learner(OuterOptions(), steps, {"model/w": torch.zeros(int(megabytes * MEGABYTE / 4))})
     batch = shards * TASKS_PER_SHARD
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, int]] = []
     until = 0.0
     while len(taken) < WARM_UP + steps or time.perf_counter() < until:
         if len(taken) == WARM_UP:
             until = time.perf_counter() + 1
         waited = transport.waited
         began = time.perf_counter()
-        total = Sum[MetaGradient](shards, add)
-        for node, part in transport.run("gradient", learner.state(), cut("train", 0, batch, TASKS_PER_SHARD)):
-            total.add(node, cast(MetaGradient, part))
-            del part
-        learner.apply(total.result())
-        del total
-        taken.append((time.perf_counter() - began, transport.waited - waited))
-    seconds, waited = sorted(taken[WARM_UP:])[(len(taken) - WARM_UP) // 2]
+        vectors = meta_step(transport, learner, cut("train", 0, batch, TASKS_PER_SHARD))
+        taken.append((time.perf_counter() - began, transport.waited - waited, vectors))
+    seconds, waited, vectors = sorted(taken[WARM_UP:])[(len(taken) - WARM_UP) // 2]
     busy = seconds - waited
-    moved = megabytes * (1 + transport.vectors)
-    return Row(megabytes, workers, transport.tree, transport.vectors, moved, seconds, busy / seconds, batch / busy)
+    moved = megabytes * (1 + vectors)
+    return Row(megabytes, workers, transport.tree, vectors, moved, seconds, busy / seconds, batch / busy)
+
+
+def meta_step(transport: RayTransport, learner: Learner, shards: Sequence[Shard]) -> int:
+    """A step as a run does it; the number of vectors that came."""
+    vectors = 0
+    total = Sum[MetaGradient](len(shards), add)
+    for node, part in transport.run("gradient", learner.state(), shards):
+        total.add(node, cast(MetaGradient, part))
+        vectors += 1
+        del part
+    learner.apply(total.result())
+    return vectors
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What a meta-step cost the driver by itself.
+
+    Attributes:
+        workers: simulated ones.
+        shards: of a meta-batch, for each worker.
+        seconds: that a worker takes for a shard.
+        vectors: gradient vectors a step.
+        busy: seconds of the processor a step, the median.
+        limit: tasks a second that the driver could handle.
+    """
+
+    workers: int
+    shards: int
+    seconds: float
+    vectors: int
+    busy: float
+    limit: float
+
+
+def measure_alone(workers: int, shards: int, seconds: float, steps: int) -> Alone:
+    """The driver against simulated workers with the smallest of the models."""
+    with simulated_ray():
+        transport = simulated_transport(load_config(SETTINGS, [f"cluster.workers={workers}"]), seconds)
+        learner = Learner(OuterOptions(), steps, {"model/w": torch.zeros(int(ALONE_MEGABYTES * MEGABYTE / 4))})
+        batch = shards * workers * ALONE_TASKS
+        taken: list[tuple[float, int]] = []
+        try:
+            for _ in range(ALONE_WARM_UP + steps):
+                began = time.process_time()
+                pieces = cut("train", 0, batch, ALONE_TASKS)
+                transport.prefetch(pieces)
+                vectors = meta_step(transport, learner, pieces)
+                taken.append((time.process_time() - began, vectors))
+        finally:
+            transport.close()
+    busy, vectors = sorted(taken[ALONE_WARM_UP:])[steps // 2]
+    return Alone(workers, shards, seconds, vectors, busy, batch / busy)
 
 
 def too_much(megabytes: float, workers: int, vectors: int, free: float) -> str | None:
@@ -215,17 +275,53 @@ def limits(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return estimates
 
 
+def table_alone(rows: Sequence[Alone]) -> list[dict[str, Any]]:
+    """For people."""
+    return [
+        {
+            "workers": row.workers,
+            "shards each": row.shards,
+            "ms a shard": f"{1000 * row.seconds:g}",
+            "vectors": row.vectors,
+            "ms of the driver a step": f"{1000 * row.busy:.0f}",
+            "us a vector": f"{1e6 * row.busy / row.vectors:.0f}",
+            "tasks/s at most": f"{row.limit:.0f}",
+        }
+        for row in rows
+    ]
+
+
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--sizes", type=float, nargs="+", default=[0.5, 50, 500], help="megabytes of float32 parameters"
     )
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8], help="real ones; none skips them")
     parser.add_argument("--steps", type=int, default=3, help="measured steps of each kind, at least")
     parser.add_argument("--shards", type=int, default=32, help="shards a meta-step")
+    parser.add_argument("--alone", type=int, nargs="*", default=[256, 1024], help="workers simulated in the driver")
+    parser.add_argument("--seconds", type=float, default=0.05, help="that such a worker takes for a shard of 8 tasks")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
+    alone = [
+        measure_alone(workers, shards, seconds, ALONE_STEPS)
+        for workers in options.alone
+        for shards, seconds in ((ALONE_SHARDS, options.seconds), (ALONE_SHARDS, 0.0))
+    ]
+    rows, skipped = measure_all(options) if options.workers else ([], [])
+    tasks = options.shards * TASKS_PER_SHARD
+    if rows:
+        common.show(f"a meta-step of {options.shards} shards ({tasks} tasks) without any computing", table(rows))
+        common.show("tasks/s that the learner supports at most", limits(rows))
+    if alone:
+        common.show(f"the driver alone: {ALONE_MEGABYTES} MB, shards of {ALONE_TASKS} tasks", table_alone(alone))
+    figures = {"rows": [asdict(row) for row in rows], "alone": [asdict(row) for row in alone], "skipped": skipped}
+    common.write(options.json, "scaling", {"shards": options.shards, **figures})
+
+
+def measure_all(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
+    """Real workers on a Ray of this machine, by the size of the model; and what it cannot hold."""
     rows: list[Row] = []
     skipped: list[str] = []
     free = available()
@@ -246,13 +342,7 @@ def main() -> None:
         finally:
             transport.close()
     ray.shutdown()
-    rows.sort(key=lambda row: row.megabytes)
-    tasks = options.shards * TASKS_PER_SHARD
-    common.show(f"a meta-step of {options.shards} shards ({tasks} tasks) without any computing", table(rows))
-    common.show("tasks/s that the learner supports at most", limits(rows))
-    common.write(
-        options.json, "scaling", {"shards": options.shards, "rows": [asdict(row) for row in rows], "skipped": skipped}
-    )
+    return sorted(rows, key=lambda row: row.megabytes), skipped
 
 
 if __name__ == "__main__":

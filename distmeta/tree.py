@@ -7,6 +7,8 @@ workers. A worker that holds all the leaves below a node may add them itself and
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -27,6 +29,10 @@ class Node:
     def leaves(self, count: int) -> range:
         """Its leaves in a tree of ``count`` leaves."""
         return range(self.index << self.level, min((self.index + 1) << self.level, count))
+
+    def halves(self) -> tuple[Node, Node]:
+        """The two subtrees below it; the second may have no leaves."""
+        return Node(self.level - 1, 2 * self.index), Node(self.level - 1, 2 * self.index + 1)
 
 
 def cover(count: int, level: int) -> list[Node]:
@@ -58,6 +64,42 @@ def share(count: int, workers: int) -> list[Node]:
         smaller = max(0, -(-rest // workers) - 1).bit_length()
         nodes = nodes[:first] + cover(count, smaller)[first << (level - smaller) :]
     return nodes
+
+
+class Pool:
+    """Subtrees that nobody has taken yet. What is too large is halved as it is taken, so every leaf is taken once.
+
+    Attributes:
+        left: leaves in it.
+
+    >>> pool = Pool(7, [Node(3, 0)])
+    >>> [list(pool.take(size).leaves(7)) for size in (2, 1, 4, 4)]
+    [[0, 1], [2], [4, 5, 6], [3]]
+    """
+
+    def __init__(self, count: int, nodes: Sequence[Node]) -> None:
+        self._count = count
+        self._free: list[list[int]] = [[] for _ in range(1 + max((node.level for node in nodes), default=0))]
+        self.left = 0
+        for node in nodes:
+            self._put(node)
+
+    def take(self, most: int) -> Node:
+        """The largest subtree of at most ``most`` leaves that halving gives; of several, the leftmost."""
+        wanted = most.bit_length() - 1
+        levels = [*range(wanted, len(self._free)), *range(min(wanted, len(self._free)) - 1, -1, -1)]
+        level = next(level for level in levels if self._free[level])
+        node = Node(level, heapq.heappop(self._free[level]))
+        self.left -= len(node.leaves(self._count))
+        while node.level > wanted:
+            node, right = node.halves()
+            if right.leaves(self._count):
+                self._put(right)
+        return node
+
+    def _put(self, node: Node) -> None:
+        heapq.heappush(self._free[node.level], node.index)
+        self.left += len(node.leaves(self._count))
 
 
 class Add(Protocol[Value]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +14,10 @@ from ray.exceptions import RayTaskError
 from distmeta.config import Config
 from distmeta.errors import ClusterError, ConfigError, DistmetaError, TaskError
 from distmeta.plan import Plan, RunPlan
-from distmeta.records import FAULTS, MetaState, Shard
+from distmeta.records import FAULTS, MetaGradient, MetaState, Shard
 from distmeta.transports.base import Check, Kind, Part, Workers
-from distmeta.transports.board import DEPTH, Board, Pace, Piece, hold
+from distmeta.transports.board import SOON, Board
+from distmeta.transports.pace import Clock, Pace, Piece
 from distmeta.transports.ray_crew import LOST, POLL, Crew, Seat, reason
 from distmeta.transports.ray_metrics import Reporter
 from distmeta.transports.ray_worker import view
@@ -23,9 +25,6 @@ from distmeta.tree import Node, cover, share
 from distmeta.worker import keep_freed_memory
 
 log = logging.getLogger(__name__)
-
-PIECES = 4
-"""Pieces a worker that a meta-batch is cut into at least, where it has that many shards and the model is not big."""
 
 BIG = 50_000_000
 """Bytes of meta-parameters from which a vector's way costs more than an uneven share of the work: then a worker sends
@@ -40,8 +39,8 @@ EVERYWHERE = 2
 DEATHS = 3
 """Workers that may die or hang at one piece for reasons of their own."""
 
-SOON = 0.02
-"""Seconds between looks at whether somebody is late, while others have nothing to do."""
+TEND = 0.1
+"""Seconds between looks at the workers that have sent nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,16 @@ class RayTransport:
     def __init__(self, config: Config, check: Check) -> None:
         self.faults = dict.fromkeys(FAULTS, 0)
         self._sent: dict[Any, _Sent] = {}
-        self._pace = Pace(config.cluster.hang_seconds)
-        self._board = Board([], self._pace, self.faults)
+        self._clock = Clock()
+        self._pace = Pace(config.cluster.hang_seconds, self._clock)
+        self._board: Board[Seat] = Board("gradient", [], [], self._pace, self.faults)
+        self._tended = 0.0
         self._state: tuple[int, Any] = (0, None)
         self._name = config.name
         self._reporter: Reporter | None = None
         self._bytes = 0  # of the meta-parameters; known from the first step on
         keep_freed_memory()  # here too, for the sums
-        self.crew = self.crew_of(config, check, self.faults, self._left)
+        self.crew = self.crew_of(config, check, self.faults, self._left, self._clock)
 
     def open(self, plan: Plan | RunPlan | None) -> None:
         """Wait for as many workers as the run needs."""
@@ -99,28 +100,25 @@ class RayTransport:
         """Records as they come; a gradient piece is an aligned subtree of shards, summed by its worker."""
         self._bytes = state.vector.nbytes
         self._state = state.step, ray.put(state.vector.numpy())
-        nodes = self._cut(kind, len(shards))
-        pieces = [Piece(kind, node, [shards[leaf] for leaf in node.leaves(len(shards))]) for node in nodes]
-        self._board = Board(pieces, self._pace, self.faults)
-        self.crew.resume()
+        self._board = self._new_board(kind, shards)
+        self._board.enrol(self.crew.seats)
+        self._clock.resume()
         while self._board.unanswered:
-            for seat, piece in self._board.assign(self.crew.seats):
+            for seat, piece in self._board.assign():
                 self._send(seat, piece)
-            there = self.crew.wait(list(self._sent), self._moment())
+            there = self.crew.wait(self._sent, SOON if self._board.idle else POLL)
+            news = [ref for ref in there if ref not in self._sent]
             for ref in there:
                 if ref in self._sent and (part := self._receive(ref)) is not None:
                     yield part
-            self._give_up_hung(there)
-            self._tend(there)
+            if news or time.monotonic() > self._tended + TEND:
+                self._give_up_hung()
+                self._tend(news)
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Ask each worker to sample the shards that it will be handed first."""
-        firsts = [shards[node.leaves(len(shards))[0]] for node in self._cut("gradient", len(shards))]
-        seats = [seat for seat in self.crew.ready if not self._pace.late(seat)]
-        for place, seat in enumerate(seats):
-            mine = firsts[place :: len(seats)][:DEPTH]
-            if mine:
-                seat.actor.prefetch.remote(mine)
+        for seat, firsts in self._new_board("gradient", shards).first_shards(self.crew.seats):
+            seat.actor.prefetch.remote(firsts)
 
     def workers(self) -> Workers:
         """Workers at work now, and shards done by each that ever was."""
@@ -143,14 +141,16 @@ class RayTransport:
 
     # Work ---------------------------------------------------------------------------------------------------------
 
-    def _cut(self, kind: Kind, count: int) -> list[Node]:
-        """Subtrees: a big model's as large as can be, others' as large as leaves every worker enough to balance."""
-        workers = max(1, len(self.crew.ready))
+    def _new_board(self, kind: Kind, shards: Sequence[Shard]) -> Board[Seat]:
+        """A step's work. A big model's is cut once, as large as can be; measurements come shard by shard."""
+        count, big = len(shards), self._bytes >= BIG
         if kind != "gradient":
-            return cover(count, 0)
-        if self._bytes >= BIG:
-            return share(count, workers)
-        return cover(count, max(0, (count // (PIECES * workers)).bit_length() - 1))
+            nodes = cover(count, 0)
+        elif big:
+            nodes = share(count, max(1, len(self.crew.ready)))
+        else:
+            nodes = [Node((count - 1).bit_length(), 0)]
+        return Board(kind, shards, nodes, self._pace, self.faults, whole=big)
 
     def _send(self, seat: Seat, piece: Piece) -> None:
         step, vector = self._state
@@ -160,18 +160,17 @@ class RayTransport:
             ref = seat.actor.evaluate.remote(step, vector, piece.shards[0], piece.kind == "test")
         self._sent[ref] = _Sent(seat, piece)
 
-    def _tend(self, there: list[Any]) -> None:
+    def _tend(self, news: list[Any]) -> None:
+        """Take in what workers say of themselves; they come and go."""
+        self._tended = time.monotonic()
         try:
-            self.crew.tend(there)
+            self.crew.tend(news)
         except ConfigError as error:
             for piece in self._board.open():  # what made a worker fail may keep its successor from opening
                 if piece.trace:
                     raise _everywhere(piece, f"one worker, and no other could be opened ({error})") from None
             raise
-
-    def _moment(self) -> float:
-        """How long to wait at most: not long where somebody could help those who are late."""
-        return SOON if any(not seat.held for seat in self.crew.ready) else POLL
+        self._board.enrol(self.crew.seats)
 
     def _receive(self, ref: Any) -> Part | None:
         """A record, if it is the first answer to its piece."""
@@ -193,32 +192,28 @@ class RayTransport:
             return None
         del self._sent[ref]
         self.crew.finished(sent.seat)
-        counts = self._board.answer(sent.seat, sent.piece)
+        computing = sum(record.seconds.values()) if isinstance(record, MetaGradient) and record.seconds else None
+        counts = self._board.answer(sent.seat, sent.piece, computing)
         return (sent.piece.node, record) if counts else None
 
     # What goes wrong ----------------------------------------------------------------------------------------------
 
     def _left(self, seat: Seat) -> None:
         """A worker is gone: what it held is for others."""
-        if not seat.held:
-            return
-        self._sent = {ref: sent for ref, sent in self._sent.items() if sent.seat is not seat}
-        self._board.give_back(seat, self.crew.seats)
+        if seat.held:
+            self._sent = {ref: sent for ref, sent in self._sent.items() if sent.seat is not seat}
+        self._board.give_back(seat)
 
     def _failed(self, seat: Seat, piece: Piece, error: RayTaskError) -> None:
         """The model's code has raised: the worker tries again, then another worker does."""
-        seat.held.remove(piece)
-        seat.waited = 0.0
         self.faults["shards_failed"] += len(piece.shards)
-        piece.failures[seat.number] += 1
-        tries = piece.failures[seat.number]
+        tries = piece.failures[seat.number] = piece.failures.get(seat.number, 0) + 1
         log.warning(
             "worker %d failed at %s (%s; %d of %d tries)", seat.number, piece.tasks, _cause(error), tries, TRIES
         )
-        if not self._board.is_open(piece):  # another worker was faster
+        if not self._board.failed(seat, piece):  # another worker was faster
             return
         piece.trace = str(error).strip()
-        hold(seat, piece)
         if tries < TRIES:
             self._send(seat, piece)
             return
@@ -227,12 +222,12 @@ class RayTransport:
             raise _everywhere(piece, f"each of {len(given_up)} workers") from error.cause
         self.crew.lose(seat, "workers_failed", f"{TRIES} exceptions at {piece.tasks}")
 
-    def _give_up_hung(self, there: Sequence[Any]) -> None:
+    def _give_up_hung(self) -> None:
         """Replace workers that are silent for longer than their work can take."""
-        answered = {self._sent[ref].seat.number for ref in there if ref in self._sent}
-        for seat in [seat for seat in self.crew.ready if seat.held and seat.number not in answered]:
-            if seat.waited > self._pace.limit(seat):
-                why = f"no answer for {seat.waited:.0f} s"
+        for seat in [seat for seat in self.crew.ready if seat.held]:
+            waited = self._pace.waited(seat)
+            if waited > self._pace.limit(seat):
+                why = f"no answer for {waited:.0f} s"
                 self._blame(seat, why)
                 self.crew.lose(seat, "workers_hung", why)
 

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from distmeta.config import Config
 from distmeta.errors import ClusterError, DistmetaError
 from distmeta.plan import Plan, RunPlan
 from distmeta.transports.base import Check
-from distmeta.transports.board import Desk
+from distmeta.transports.pace import Clock, Desk
 from distmeta.transports.parcel import pack
 from distmeta.transports.ray_cluster import Cluster, first_line
 from distmeta.transports.ray_worker import Courier, Opened, RayWorker
@@ -83,6 +83,7 @@ class Crew:
         check: raises when the run should end.
         faults: counts what happens.
         left: told of every worker that is gone, so that its pieces go to others.
+        clock: counts the time that is the workers'.
 
     Attributes:
         seats: workers that are there, or on their way.
@@ -100,8 +101,9 @@ class Crew:
         check: Check,
         faults: MutableMapping[str, int],
         left: Callable[[Seat], None],
+        clock: Clock,
     ) -> None:
-        self._config, self._check, self._faults, self._left = config, check, faults, left
+        self._config, self._check, self._faults, self._left, self._clock = config, check, faults, left, clock
         self.seats: list[Seat] = []
         self.fingerprint: dict[str, Any] = {}
         self.retired: list[int] = []
@@ -112,7 +114,7 @@ class Crew:
         self._fruitless = 0
         self._openings: list[float] = []
         self._courier: Any = None
-        self._clock = self._looked = self._well = time.monotonic()
+        self._looked = self._well = time.monotonic()
         self._say_at = SAY_AFTER
         self._cluster = Cluster(config)
         try:
@@ -152,8 +154,8 @@ class Crew:
         """Workers that take work."""
         return [seat for seat in self.seats if seat.ready and not seat.leaving]
 
-    def wait(self, work: list[Any], seconds: float) -> list[Any]:
-        """Wait for work or for workers' news; the refs that are there.
+    def wait(self, work: Collection[Any], seconds: float) -> list[Any]:
+        """Wait for work or for workers' news; all refs that are there.
 
         From other hosts the values of all of them are fetched at the same time, in the background. Time that the driver
         spends elsewhere is not counted as the workers'.
@@ -162,19 +164,13 @@ class Crew:
         refs = [*work, *(seat.news for seat in self.seats if seat.news is not None)]
         there: list[Any] = []
         if refs:
-            there, _ = ray.wait(refs, num_returns=1, timeout=seconds)
+            there, _ = ray.wait(refs, num_returns=len(refs), timeout=0)  # under load many, for the price of one
+            if not there:
+                there, _ = ray.wait(refs, num_returns=1, timeout=seconds)
         else:
             time.sleep(seconds)
-        now = time.monotonic()
-        passed, self._clock = min(now - self._clock, 2 * POLL), now
-        for seat in self.seats:
-            if seat.held or seat.news is not None:
-                seat.waited += passed
+        self._clock.tick()
         return there
-
-    def resume(self) -> None:
-        """The time since the last wait was nobody's."""
-        self._clock = time.monotonic()
 
     def tend(self, refs: list[Any]) -> None:
         """Take in the news among these refs, look at the nodes now and then, say whom the run waits for."""
@@ -182,8 +178,9 @@ class Crew:
             self._hear(seat)
         for seat in [seat for seat in self.seats if seat.news is not None and seat.node]:
             limit = max(OPENING, OPENING_TIMES * max(self._openings)) if self._openings else math.inf
-            if seat.news not in refs and seat.waited > limit:
-                self.lose(seat, "workers_hung", f"it has not opened in {seat.waited:.0f} s")
+            waited = self._clock.now - seat.since
+            if seat.news not in refs and waited > limit:
+                self.lose(seat, "workers_hung", f"it has not opened in {waited:.0f} s")
         if time.monotonic() - self._looked > LOOK:
             self._look()
         self._say()
@@ -241,7 +238,7 @@ class Crew:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             self._courier = cast(Any, Courier).options(num_cpus=0, scheduling_strategy=here).remote(self._parcel)
         seat.news = seat.actor.prepare.remote(self._config, self._parcel, self._courier)
-        seat.waited = 0.0
+        seat.since = self._clock.now
 
     def _hear(self, seat: Seat) -> None:
         """A worker has arrived, prepared or opened, or will not."""
@@ -287,8 +284,8 @@ class Crew:
             )
             self._refuse(seat, differing)
             return
-        self._openings.append(seat.waited)
-        seat.ready, seat.waited = True, 0.0
+        self._openings.append(self._clock.now - seat.since)
+        seat.ready = True
         if self._plan is None:
             self._plan = opened.plan
             self._open_prepared()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,6 @@ class RayWorker:
         self._at_home = ray.util.get_node_ip_address() == driver
         if self._at_home:  # elsewhere the driver's folders mean nothing
             os.environ.update(environment)
-        # What Ray hands out is read-only, and nothing here writes into it.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._worker: Worker
 
@@ -63,13 +62,13 @@ class RayWorker:
             check_code(parcel, config)
         else:
             config = unpack(parcel, config, lambda *place: ray.get(courier.read.remote(*place)))
-        return self._computing.submit(self._open, config, given).result()
-
-    def _open(self, config: Config, given: Plan | RunPlan | None) -> Opened:
-        self._worker = Worker(config)
+        self._worker = self._computing.submit(Worker, config).result()
 
     def open(self, given: Plan | RunPlan | None) -> Opened:
         """Follow the given plan; decide one where there is none yet, or the given one does not serve."""
+        return self._computing.submit(self._open, given).result()
+
+    def _open(self, given: Plan | RunPlan | None) -> Opened:
         plan = self._worker.settle(given)
         self._worker.follow(plan)
         return Opened(self._worker.fingerprint(), plan)
@@ -80,13 +79,13 @@ class RayWorker:
 
     def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
         """The sum's small fields, and its vector."""
-        state = MetaState(step, torch.from_numpy(vector))
+        state = MetaState(step, view(vector))
         total = self._computing.submit(self._worker.gradient, state, shards).result()
         return replace(total, vector=torch.empty(0)), total.vector.numpy()
 
     def evaluate(self, step: int, vector: np.ndarray, shard: Shard, details: bool) -> TaskMetrics:
         """A shard's measurements."""
-        state = MetaState(step, torch.from_numpy(vector))
+        state = MetaState(step, view(vector))
         return self._computing.submit(self._worker.evaluate, state, shard, details=details).result()
 
 
@@ -106,6 +105,18 @@ class Courier:
 
 def view(array: np.ndarray) -> torch.Tensor:
     """A tensor on the array's memory. What Ray hands out is read-only, and nothing here writes into it."""
+    _warn_once()
+    return torch.from_numpy(array)
+
+
+@cache
+def _warn_once() -> None:
+    """Torch says once in a process that an array is read-only; here, for nobody.
+
+    Python's filters belong to all threads and are slow to change, so that is not done for every vector.
+    """
+    array = np.zeros(1, np.float32)
+    array.flags.writeable = False
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return torch.from_numpy(array)
+        torch.from_numpy(array)

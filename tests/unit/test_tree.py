@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distmeta.records import MetaGradient
-from distmeta.tree import Add, Node, Sum, add, cover, share
+from distmeta.tree import Add, Node, Pool, Sum, add, cover, share
 
 
 def combine(parts: Mapping[Node, Any] | Mapping[int, Any], count: int, plus: Add[Any]) -> Any:
@@ -154,6 +154,20 @@ def test_shares_are_one_or_two_large_subtrees_a_worker(count: int) -> None:
         assert most <= 1.34 * -(-count // workers)
         if (count & (count - 1), workers & (workers - 1)) == (0, 0):
             assert len(nodes) == min(count, workers)
+
+
+@pytest.mark.parametrize("count", range(1, 71))
+def test_a_pool_gives_every_leaf_once_whatever_is_asked_for(count: int) -> None:
+    rng = random.Random(count)
+    for _ in range(10):
+        pool = Pool(count, [Node((count - 1).bit_length(), 0)])
+        taken: list[Node] = []
+        while pool.left:
+            most, before = rng.choice([1, 2, 4, 8, 32]), pool.left
+            taken.append(pool.take(most))
+            assert 1 <= len(taken[-1].leaves(count)) <= most
+            assert before - pool.left == len(taken[-1].leaves(count))
+        assert sorted(leaf for node in taken for leaf in node.leaves(count)) == list(range(count))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 13])

@@ -1,0 +1,199 @@
+"""Pieces cut to the desks' rates: simulated desks, whose time passes only in the simulation."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from distmeta.evaluate import cut
+from distmeta.records import MetaGradient
+from distmeta.transports.board import Board
+from distmeta.transports.pace import Clock, Desk, Pace, Piece
+from distmeta.tree import Node, Sum, add
+
+Noise = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a simulated step did.
+
+    Attributes:
+        seconds: until its last answer.
+        pieces: in the order of their answers, with the number of the desk.
+        shards: that each desk did.
+        total: the sum of all shards.
+    """
+
+    seconds: float
+    pieces: list[tuple[int, Piece]]
+    shards: list[int]
+    total: MetaGradient
+
+
+class Room:
+    """Desks that take so many seconds a shard, and ``message`` more for each piece.
+
+    Args:
+        each: a desk's seconds a shard.
+        message: seconds of a desk that a piece takes besides its shards.
+        noise: factor on the seconds of a piece.
+    """
+
+    def __init__(self, each: Sequence[float], message: float = 0.005, noise: Noise = lambda: 1.0) -> None:
+        self.each, self.message, self.noise = each, message, noise
+        self.clock = Clock()
+        self.pace = Pace(10.0, self.clock)
+        self.desks = [Desk(number, ready=True) for number in range(1, len(each) + 1)]
+        self.faults: Counter[str] = Counter()
+        self.events: list[tuple[float, int, Desk, float]] = []  # ends of pieces
+
+    def steps(self, number: int, count: int) -> list[Step]:
+        """So many steps of ``count`` shards."""
+        return [self.step(count) for _ in range(number)]
+
+    def step(self, count: int) -> Step:
+        """One step of ``count`` shards."""
+        root = Node((count - 1).bit_length(), 0)
+        board: Board[Desk] = Board("gradient", cut("train", 0, count, 1), [root], self.pace, self.faults)
+        board.enrol(self.desks)
+        total = Sum[MetaGradient](count, add)
+        shards = dict.fromkeys(self.desks, 0)
+        done: list[tuple[int, Piece]] = []
+        began = self.clock.now
+        while board.unanswered:
+            for desk, _ in board.assign():
+                if len(desk.held) == 1:
+                    self._begin(desk)
+            self.clock.now, _, desk, seconds = heapq.heappop(self.events)
+            piece = desk.held[0]
+            if board.answer(desk, piece, seconds - self.message):
+                done.append((desk.number, piece))
+                shards[desk] += len(piece.shards)
+                total.add(piece.node, gradient(piece))
+            if desk.held:
+                self._begin(desk)
+        return Step(self.clock.now - began, done, list(shards.values()), total.result())
+
+    def _begin(self, desk: Desk) -> None:
+        seconds = self.message + self.noise() * self.each[desk.number - 1] * len(desk.held[0].shards)
+        heapq.heappush(self.events, (self.clock.now + seconds, desk.number, desk, seconds))
+
+
+def gradient(piece: Piece) -> MetaGradient:
+    """The sum that a worker sends, of values whose order of addition shows."""
+    total = Sum[MetaGradient](len(piece.shards), add)
+    for place, shard in enumerate(piece.shards):
+        generator = torch.Generator().manual_seed(shard.start)
+        total.add(Node(0, place), MetaGradient(torch.randn(4, generator=generator), 1, {}))
+    return total.result()
+
+
+MESSAGE = 0.005
+SECOND = 0.036  # a shard, on a desk of the usual speed
+
+EVEN = [[SECOND] * count for count in (1, 2, 3, 5, 8, 64, 256)]
+UNEVEN = [
+    [SECOND, 2 * SECOND],
+    [SECOND] * 7 + [2 * SECOND],
+    [SECOND] * 7 + [4 * SECOND],
+    [SECOND] * 7 + [20 * SECOND],
+    [SECOND, 1.3 * SECOND, 1.7 * SECOND, 3 * SECOND],
+    [SECOND] * 32 + [2 * SECOND] * 32,
+]
+COUNTS = [1, 4, 7, 32, 33, 250, 1024]
+
+
+def ideal(each: Sequence[float], count: int) -> float:
+    """Seconds of a step if shards could be divided and messages cost nothing."""
+    return count / sum(1 / seconds for seconds in each)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("each", [*EVEN, *UNEVEN], ids=lambda each: f"{len(each)} desks, {max(each) / min(each):g}:1")
+def test_steps_end_within_a_shard_of_the_ideal(each: Sequence[float], count: int) -> None:
+    """Once the rates are known: no desk is waited for by more than what one shard takes it, beside its messages.
+
+    One that is always late, being 20 times as slow, is left out as it should be, and a shard may be done twice for it.
+    """
+    steps = Room(each, MESSAGE).steps(12, count)
+    shard = max(each) if max(each) <= 4 * SECOND else 2 * SECOND
+    for step in steps[6:]:
+        messages = max(Counter(number for number, _ in step.pieces).values())
+        assert step.seconds <= ideal(each, count) + shard + messages * MESSAGE + 1e-9
+
+
+@pytest.mark.parametrize("each", EVEN, ids=lambda each: f"{len(each)} desks")
+def test_even_desks_get_a_subtree_each(each: Sequence[float]) -> None:
+    """Where the shards can be divided evenly by halving, one message a desk and step."""
+    count = 1 << (2 + len(each).bit_length())
+    if count % len(each):
+        count = len(each)
+    steps = Room(each).steps(8, count)
+    assert all(len(step.pieces) == len(each) for step in steps[6:])
+    assert all(set(step.shards) == {count // len(each)} for step in steps[6:])
+
+
+def test_two_even_desks_share_four_shards() -> None:
+    room = Room([SECOND] * 2)
+    steps = room.steps(6, 4)
+    assert [len(piece.shards) for _, piece in steps[-1].pieces] == [2, 2]
+
+
+@pytest.mark.parametrize("count", [12, 32, 250])
+def test_a_desk_that_is_half_as_fast_gets_half_the_work(count: int) -> None:
+    for step in Room([SECOND, 2 * SECOND]).steps(10, count)[4:]:
+        fast, slow = step.shards
+        assert abs(fast - 2 * slow) <= 2
+
+
+def test_a_desk_that_is_far_too_slow_gets_nothing() -> None:
+    room = Room([SECOND] * 7 + [20 * SECOND])
+    assert room.steps(10, 32)[-1].shards[-1] == 0
+
+
+def test_pieces_become_smaller_towards_the_end() -> None:
+    """Where nothing is known of the desks, or they are unsteady."""
+    rng = random.Random(0)
+    room = Room([SECOND] * 4, noise=lambda: rng.uniform(0.5, 1.5))
+    for step in room.steps(8, 256):
+        sizes = [len(piece.shards) for _, piece in sorted(step.pieces, key=lambda done: done[1].node.index)]
+        assert max(sizes) >= 8
+        assert all(len(piece.shards) <= 2 for _, piece in step.pieces[-2:])
+        assert len(step.pieces) < 256 / 4
+
+
+@pytest.mark.parametrize("workers", [2, 8, 64])
+def test_unsteady_desks_wait_for_little(workers: int) -> None:
+    """Pieces of a fixed size would be waited for by half of what the noise makes of a whole share."""
+    rng = random.Random(workers)
+    count = 64 * workers
+    room = Room([SECOND] * workers, noise=lambda: rng.uniform(0.6, 1.4))
+    steps = room.steps(16, count)[4:]
+    mean = sum(step.seconds for step in steps) / len(steps)
+    assert mean < 1.2 * ideal(room.each, count)
+
+
+def test_short_work_is_sent_in_few_messages() -> None:
+    """Shards of 0.1 ms and messages of 5 ms: what a message costs is not spent to even out less than that."""
+    rng = random.Random(0)
+    room = Room([0.0001] * 4, message=0.005, noise=lambda: rng.uniform(0.7, 1.3))
+    assert all(len(step.pieces) <= 8 for step in room.steps(10, 128)[4:])
+
+
+@pytest.mark.parametrize("count", [1, 7, 32, 100])
+def test_the_bits_are_the_same_however_it_is_cut(count: int) -> None:
+    rng = random.Random(count)
+    (alone,) = Room([SECOND]).steps(1, count)
+    for each in ([SECOND] * 2, [SECOND] * 7 + [5 * SECOND], [SECOND] * 40):
+        room = Room(each, noise=lambda: rng.uniform(0.5, 2.0))
+        for step in room.steps(5, count):
+            assert sorted(shard.index for _, piece in step.pieces for shard in piece.shards) == list(range(count))
+            assert torch.equal(step.total.vector, alone.total.vector)
+            assert step.total.tasks == count
