@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -103,20 +101,15 @@ class Courier:
             return file.read(length)
 
 
+class _Shown:
+    """An array's memory, told of as if it could be written: torch warns of memory that cannot."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array  # keeps the memory
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
 def view(array: np.ndarray) -> torch.Tensor:
     """A tensor on the array's memory. What Ray hands out is read-only, and nothing here writes into it."""
-    _warn_once()
-    return torch.from_numpy(array)
-
-
-@cache
-def _warn_once() -> None:
-    """Torch says once in a process that an array is read-only; here, for nobody.
-
-    Python's filters belong to all threads and are slow to change, so that is not done for every vector.
-    """
-    array = np.zeros(1, np.float32)
-    array.flags.writeable = False
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        torch.from_numpy(array)
+    return torch.from_numpy(np.asarray(_Shown(array)))
