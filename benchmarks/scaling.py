@@ -90,7 +90,8 @@ class SimulatedWorker:
         """A vector of the meta-parameters' size."""
         if len(self._ones) != len(vector):
             self._ones = np.ones_like(vector)
-        return MetaGradient(torch.empty(0), sum(shard.count for shard in shards), {"loss": 0.0}), self._ones
+        tasks = sum(shard.count for shard in shards)
+        return MetaGradient(torch.empty(0), tasks, {"loss": 0.0}, seconds={"compute": 0.0}), self._ones
 
 
 class SimulatedCrew(Crew):
