@@ -11,7 +11,7 @@ memory and cores; the network of a cluster comes on top.
 
 Then the driver alone, against hundreds of workers that are simulated in its own process (``--alone``; with no number
 this is skipped, as the real ones are with ``--workers`` and no number): its dispatcher, its sums and its learner are a
-run's, Ray's functions are stood in for, and a worker's answer is there after ``--seconds`` a shard, and at once (0).
+run's, Ray's functions are stood in for, and a worker's answer is there after ``--seconds`` a shard.
 Counted is the processor's time of the driver, so other work on the machine matters little; what Ray takes for a message
 comes on top (about 0.2 ms, see ``benchmarks/README.md``).
 """
@@ -30,20 +30,19 @@ import common
 import numpy as np
 import ray
 import torch
-from simulated_ray import simulated_ray, simulated_transport
+from simulated_ray import CutTransport, simulated_ray, simulated_transport
 
 from distmeta.config import Config, OuterOptions, load_config
 from distmeta.evaluate import cut
 from distmeta.learner import Learner
 from distmeta.plan import Plan
 from distmeta.records import MetaGradient, Shard
-from distmeta.transports import Kind
-from distmeta.transports.board import DEPTH, Board
+from distmeta.transports.board import DEPTH
 from distmeta.transports.ray_actors import RayTransport
 from distmeta.transports.ray_cluster import connect
-from distmeta.transports.ray_crew import Crew, Seat
+from distmeta.transports.ray_crew import Crew
 from distmeta.transports.ray_worker import Opened
-from distmeta.tree import Sum, add, cover, share
+from distmeta.tree import Sum, add, share
 
 SETTINGS = {
     "tasks": {"kind": "sinusoid"},
@@ -90,7 +89,8 @@ class SimulatedWorker:
         """A vector of the meta-parameters' size."""
         if len(self._ones) != len(vector):
             self._ones = np.ones_like(vector)
-        return MetaGradient(torch.empty(0), sum(shard.count for shard in shards), {"loss": 0.0}), self._ones
+        tasks = sum(shard.count for shard in shards)
+        return MetaGradient(torch.empty(0), tasks, {"loss": 0.0}, seconds={"compute": 0.0}), self._ones
 
 
 class SimulatedCrew(Crew):
@@ -110,13 +110,12 @@ class SimulatedCrew(Crew):
         return ready
 
 
-class SimulatedTransport(RayTransport):
+class SimulatedTransport(CutTransport):
     """A run's transport over simulated workers."""
 
     crew_of = SimulatedCrew
 
     def __init__(self, config: Config) -> None:
-        self.tree = True
         super().__init__(config, lambda: None)
         self.open(None)
 
@@ -124,11 +123,6 @@ class SimulatedTransport(RayTransport):
     def waited(self) -> float:
         """Seconds that the learner has waited for vectors."""
         return cast(SimulatedCrew, self.crew).waited
-
-    def _new_board(self, kind: Kind, shards: Sequence[Shard]) -> Board[Seat]:
-        if self.tree:
-            return super()._new_board(kind, shards)
-        return Board(kind, shards, cover(len(shards), 0), self._pace, self.faults)
 
 
 @dataclass(frozen=True)
@@ -194,7 +188,7 @@ class Alone:
     Attributes:
         workers: simulated ones.
         shards: of a meta-batch, for each worker.
-        seconds: that a worker takes for a shard.
+        tree: whether workers sum subtrees.
         vectors: gradient vectors a step.
         busy: seconds of the processor a step, the median.
         limit: tasks a second that the driver could handle.
@@ -202,16 +196,16 @@ class Alone:
 
     workers: int
     shards: int
-    seconds: float
+    tree: bool
     vectors: int
     busy: float
     limit: float
 
 
-def measure_alone(workers: int, shards: int, seconds: float, steps: int) -> Alone:
+def measure_alone(workers: int, shards: int, seconds: float, tree: bool, steps: int) -> Alone:
     """The driver against simulated workers with the smallest of the models."""
     with simulated_ray():
-        transport = simulated_transport(load_config(SETTINGS, [f"cluster.workers={workers}"]), seconds)
+        transport = simulated_transport(load_config(SETTINGS, [f"cluster.workers={workers}"]), seconds, tree)
         learner = Learner(OuterOptions(), steps, {"model/w": torch.zeros(int(ALONE_MEGABYTES * MEGABYTE / 4))})
         batch = shards * workers * ALONE_TASKS
         taken: list[tuple[float, int]] = []
@@ -225,7 +219,7 @@ def measure_alone(workers: int, shards: int, seconds: float, steps: int) -> Alon
         finally:
             transport.close()
     busy, vectors = sorted(taken[ALONE_WARM_UP:])[steps // 2]
-    return Alone(workers, shards, seconds, vectors, busy, batch / busy)
+    return Alone(workers, shards, tree, vectors, busy, batch / busy)
 
 
 def too_much(megabytes: float, workers: int, vectors: int, free: float) -> str | None:
@@ -281,8 +275,7 @@ def table_alone(rows: Sequence[Alone]) -> list[dict[str, Any]]:
         {
             "workers": row.workers,
             "shards each": row.shards,
-            "ms a shard": f"{1000 * row.seconds:g}",
-            "vectors": row.vectors,
+            "vectors": f"{row.vectors} {SUMS[row.tree]}",
             "ms of the driver a step": f"{1000 * row.busy:.0f}",
             "us a vector": f"{1e6 * row.busy / row.vectors:.0f}",
             "tasks/s at most": f"{row.limit:.0f}",
@@ -305,9 +298,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     alone = [
-        measure_alone(workers, shards, seconds, ALONE_STEPS)
+        measure_alone(workers, ALONE_SHARDS, options.seconds, tree, ALONE_STEPS)
         for workers in options.alone
-        for shards, seconds in ((ALONE_SHARDS, options.seconds), (ALONE_SHARDS, 0.0))
+        for tree in (True, False)
     ]
     rows, skipped = measure_all(options) if options.workers else ([], [])
     tasks = options.shards * TASKS_PER_SHARD

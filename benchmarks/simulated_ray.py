@@ -20,11 +20,13 @@ import torch
 from distmeta.config import Config
 from distmeta.plan import Plan
 from distmeta.records import MetaGradient, Shard
-from distmeta.transports import ray_actors, ray_crew
+from distmeta.transports import Kind, ray_actors, ray_crew
+from distmeta.transports.board import Board
 from distmeta.transports.ray_actors import RayTransport
 from distmeta.transports.ray_cluster import Changes
-from distmeta.transports.ray_crew import Crew
+from distmeta.transports.ray_crew import Crew, Seat
 from distmeta.transports.ray_worker import Opened
+from distmeta.tree import cover
 
 MESSAGE = 0.005
 """Seconds of a worker that a message takes besides its shards, as seen with Ray."""
@@ -153,16 +155,32 @@ def simulated_ray() -> Iterator[SimulatedRay]:
         torch.set_num_threads(threads)
 
 
-def simulated_transport(config: Config, seconds: float) -> RayTransport:
-    """A run's transport over workers that take so many seconds a shard."""
+class CutTransport(RayTransport):
+    """A run's transport, and how it cuts a step.
+
+    Attributes:
+        tree: as a run does; otherwise every shard's vector is sent by itself.
+    """
+
+    tree = True
+
+    def _new_board(self, kind: Kind, shards: Sequence[Shard]) -> Board[Seat]:
+        if self.tree:
+            return super()._new_board(kind, shards)
+        return Board(kind, shards, cover(len(shards), 0), self._pace, self.faults)
+
+
+def simulated_transport(config: Config, seconds: float, tree: bool) -> RayTransport:
+    """A run's transport over workers that take so many seconds a shard; with ``tree`` they add up subtrees."""
 
     class SimulatedCrew(Crew):
         def start(self) -> Any:
             return SimulatedActor(seconds)
 
-    class SimulatedTransport(RayTransport):
+    class SimulatedTransport(CutTransport):
         crew_of = SimulatedCrew
 
     transport = SimulatedTransport(config, lambda: None)
+    transport.tree = tree
     transport.open(None)
     return transport

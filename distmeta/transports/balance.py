@@ -17,6 +17,10 @@ from typing import Generic, TypeVar
 from distmeta.transports.base import Kind
 from distmeta.transports.pace import GUESSED, Desk, Pace
 
+HALF = 0.5
+"""Of a shard; a piece may be larger than it should be by so much, as no shard is divided. One that is larger by no more
+than a quarter may be larger by what half a message takes: the rest would be sent by itself."""
+
 AnyDesk = TypeVar("AnyDesk", bound=Desk)
 
 
@@ -109,7 +113,7 @@ class Balance(Generic[AnyDesk]):
         if back < message or (known and len(self) == 1):
             back = 0.0
         due = max(share - back - held, min(message, share - held))
-        return _rounded(due, message / 2)
+        return _rounded(due, max(HALF, min(message / 2, due / 4)))
 
 
 def _worst(count: int) -> float:

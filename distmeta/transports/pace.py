@@ -207,7 +207,7 @@ class Pace:
             desk.known.add(kind)
             return
         self._each[kind].add(waited / count)
-        spent = computing or waited
+        spent = waited if computing is None else max(computing, TICK)
         self._messages[kind].add(waited - spent)
         self._computing[kind].add(spent / count)
         desk.rates.setdefault(kind, Rate()).add(spent / count, self.clock.now)

@@ -88,15 +88,14 @@ def test_killed_stopped_and_raising_workers(count: int, tmp_path: Path) -> None:
     assert counted(result) == {
         "workers_lost": chaos.done["kill"],
         "workers_hung": chaos.done["stop"],
-        "shards_failed": chaos.done["raise"],
         "workers_failed": 0,
     }
+    raised = chaos.done["raise"]
+    assert raised <= result["faults"]["shards_failed"] <= raised * SHARDS, "an exception is one piece's"
     assert result["faults"]["shards_redone"] <= count * SHARDS, "an event costs one step's work at most"
     assert logged(run)[-1]["faults/workers_hung"] == chaos.done["stop"]
     assert list(orders.glob("raise-*")) == []
 
 
 def counted(result: dict[str, Any]) -> dict[str, int]:
-    return {
-        name: result["faults"][name] for name in ("workers_lost", "workers_hung", "shards_failed", "workers_failed")
-    }
+    return {name: result["faults"][name] for name in ("workers_lost", "workers_hung", "workers_failed")}
