@@ -90,6 +90,7 @@ def test_killed_workers(tmp_path: Path, reference: Callable[[str], Any]) -> None
 def broken(kind: str, switch: Path, workers: int) -> tuple[str, ...]:
     return (
         f"cluster.workers={workers}",
+        "engine.compile=none",  # what is recorded does not come to the model's code again
         f"model={{kind: 'module:integration_models.{kind}', switch: {switch}, driver: {os.getpid()}}}",
     )
 
