@@ -24,7 +24,11 @@ def test_version() -> None:
     assert invoke("--version").succeeded().out == f"distmeta {distmeta.__version__}\n"
 
 
-@pytest.mark.parametrize(("room", "names"), [("tasks", TASKS), ("models", MODELS), ("algorithms", ALGORITHMS)], ids=str)
+@pytest.mark.parametrize(
+    ("room", "names"),
+    [("tasks", TASKS), ("models", MODELS), ("algorithms", ALGORITHMS)],
+    ids=["tasks", "models", "algorithms"],
+)
 def test_list(room: str, names: dict[str, Any]) -> None:
     shown = invoke("list", room).succeeded().out
     for name in names:
