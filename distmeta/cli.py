@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from enum import Enum
@@ -23,7 +24,8 @@ from distmeta.errors import ConfigError
 from distmeta.interrupts import interruptible
 from distmeta.plan import Plan
 from distmeta.plan_file import with_engine, write_engine
-from distmeta.text import read_text
+from distmeta.secrets import mask
+from distmeta.text import check_local, read_text
 
 app = typer.Typer(
     help="Meta-train any PyTorch module over a distribution of tasks, on one machine or on a Ray cluster.",
@@ -142,6 +144,8 @@ def plan(
         if not 0 < seconds < math.inf:
             raise ConfigError(f"--seconds = {seconds}: expected the time to measure each plan for, more than 0")
         text = read_text(config, "configuration")  # now: measuring takes minutes
+        if write:
+            check_local(write, "file of --write")
         loaded = load_config(config, overrides or (), trust_code=trust_code)
         if write and not overrides:
             with_engine(text, Plan(), str(write))  # what cannot be written is said before anything is measured
@@ -211,4 +215,14 @@ def _rows(room: Room) -> Iterator[tuple[str, ...]]:
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
+        sys.exit(1)
+    except Exception as error:
+        # A usage error, of whichever copy of click typer brings: its text quotes arguments, which may hold secrets.
+        if not hasattr(error, "format_message"):
+            raise
+        where = getattr(getattr(error, "ctx", None), "command_path", "distmeta")
+        print(f"error: {mask(error.format_message())} ({where} --help shows what there is)", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import torch
 
 from distmeta import checkpoint, trust
 from distmeta.config import Config, EngineOptions, load_config, named_kinds, parse_override, put, read_mapping
-from distmeta.errors import ConfigError
+from distmeta.errors import ConfigError, TrustError
 from distmeta.identity import differing
 from distmeta.layout import Layout, Meta
 from distmeta.learner import check_layout
@@ -19,6 +20,7 @@ from distmeta.metrics import mean_ci
 from distmeta.plan import Plan, RunPlan
 from distmeta.programs import blueprint
 from distmeta.records import MetaState, Shard, Split, TaskMetrics
+from distmeta.secrets import names_host
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check, Kind, Transport, start_transport
 
@@ -120,6 +122,8 @@ def load_snapshot(
     values = read_mapping(snapshot.config)
     for override in overrides:
         put(values, *parse_override(override))
+    if not trust_code:
+        _keep_to_own_hosts(values, snapshot.config, location)
     origin = trust.of_run(location, snapshot.identity)
     with trust.check(values, named_kinds(overrides), origin, trust_code).guard():
         config = load_config(values)
@@ -127,6 +131,27 @@ def load_snapshot(
         for change in differing(config, snapshot.identity, ["frozen"]):
             log.warning("since the run was computed: %s", change)
     return snapshot, config
+
+
+def _keep_to_own_hosts(values: dict[str, Any], found: Mapping[str, Any], location: str | Path) -> None:
+    """Send the user's tokens and credentials to no host that only the checkpoint names.
+
+    Raises:
+        TrustError: its data lie on such a host.
+    """
+    address = values.get("cluster", {}).get("address")
+    if address is not None and address == found.get("cluster", {}).get("address"):
+        values["cluster"] = {name: value for name, value in values["cluster"].items() if name != "address"}
+        log.warning(
+            "the run used the cluster at %s, which is not asked now: cluster.address=%s uses it again", address, address
+        )
+    root = values.get("tasks", {}).get("root")
+    if isinstance(root, str) and root == found.get("tasks", {}).get("root") and names_host(root):
+        raise TrustError(
+            f"{location}: its data lie at {root}, and your credentials would be sent to the host that it names. If "
+            f"that is yours, say so with the override {shlex.quote(f'tasks.root={root}')}, or with --trust-code "
+            "(trust_code=True in Python)"
+        )
 
 
 def _check_layout(config: Config, meta: Meta) -> None:

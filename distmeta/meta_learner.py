@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distmeta.adaptations import Batch, Iterative, Support
-from distmeta.config import Config, load_config
+from distmeta.config import Config, load_config, written_values
 from distmeta.errors import ConfigError
 from distmeta.evaluate import load_snapshot
 from distmeta.layout import Meta
@@ -144,7 +144,7 @@ class MetaLearner:
     def __getstate__(self) -> dict[str, Any]:
         # Copies: a view would take everything that it is a view of with it.
         return {
-            "config": self.config.model_dump(mode="json"),
+            "config": written_values(self.config),
             "meta": _copies(self.meta),
             "constants": _copies(self.parts.network.constants()),
             "device": str(self._device),

@@ -6,8 +6,11 @@ import grp
 import os
 import pwd
 import stat
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+_ACL_USER, _ACL_GROUP, _ACL_MASK, _WRITE = 0x02, 0x08, 0x10, 0x2  # of Linux: linux/posix_acl.h
 
 
 def intruder(folder: Path, parts: Iterable[str]) -> str | None:
@@ -43,6 +46,8 @@ def _problem(path: Path, sticky: bool = False) -> str | None:
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
         return f"{path} is a link to somewhere else"
+    if others := _by_acl(path):
+        return f"an access control list lets {others} write to {path}"
     if found.st_uid not in (os.geteuid(), 0):
         return f"{path} belongs to {_user(found.st_uid)}"
     if sticky and found.st_mode & stat.S_ISVTX:
@@ -52,6 +57,25 @@ def _problem(path: Path, sticky: bool = False) -> str | None:
     if found.st_mode & stat.S_IWGRP and not _private(found.st_gid):
         return f"the group {_group(found.st_gid)} may write to {path}"
     return None
+
+
+def _by_acl(path: Path) -> str:
+    """Whom a POSIX access control list lets write besides the owner and the group; empty where it lets nobody.
+
+    The list's mask stands where the group's bits do: these alone do not tell.
+    """
+    try:
+        data = os.getxattr(path, "system.posix_acl_access", follow_symlinks=False)
+    except (OSError, AttributeError):  # no list, or a system without them
+        return ""
+    entries = [struct.unpack_from("<HHI", data, place) for place in range(4, len(data) - 7, 8)]
+    most = next((rights for tag, rights, _ in entries if tag == _ACL_MASK), _WRITE)
+    for tag, rights, number in entries:
+        if rights & most & _WRITE and tag == _ACL_USER and number not in (os.geteuid(), 0):
+            return _user(number)
+        if rights & most & _WRITE and tag == _ACL_GROUP and not _private(number):
+            return f"the group {_group(number)}"
+    return ""
 
 
 def _private(gid: int) -> bool:

@@ -19,16 +19,19 @@ S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 _T = TypeVar("_T")
 
-# The second one is for passwords whose slashes should have been written as %2F: no client takes them, errors show them.
-_PASSWORD = re.compile(r"(://[^\s/@:?#'\"]*:)[^\s/?#'\"]*@")
-_MISWRITTEN = re.compile(r"(://[^\s/@:?#'\"]*:)(?!\*\*\*@)(?!\d*/)[^\s'\"@]*@")
-_TOKEN_AS_NAME = re.compile(r"(https?://)[^\s/@:?#'\"]+@")
-_PARAMETER = re.compile(r"([?&;]([^=&;?\s'\"#]+)=)[^&;\s'\"#]*")
+# What is before the last @ of an authority. A slash may be missing: pathlib takes one.
+_USER = re.compile(r"([a-z0-9+.-]*:/{1,2})([^\s/?#]*)@", re.IGNORECASE)
+# Passwords whose slashes and the like should have been written as %2F: no client takes them, errors show them.
+_MISWRITTEN = re.compile(r"(:/{1,2}([^\s/@:?#]*):)(?!\*\*\*@)([^\s@]*)@")
+_PORT = re.compile(r"\d{1,5}/")
+_COLON = re.compile(":|%3a", re.IGNORECASE)
+_PARAMETER = re.compile(r"([?&;#]([^=&;?\s'\"#]+)=)([^&;#\s]*?)(?=[&;#\s]|$|['\"](?:[\s,)\]}:]|$))")
 _SECRET_NAME = re.compile(
-    r"secret|passw|pwd|token|signature|credential(?!_kind)|(^|[_-])sig$|(api|account|access|private|shared)[_-]?key|^key$",
+    r"secret|passw|passphrase|pwd|token|signature|authorization|credential(?!_kind)"
+    r"|(^|[_-])(sig|sas|pass|auth)$|(api|account|access|private|shared)[_-]?key|^key$",
     re.IGNORECASE,
 )
-_LEFT_OUT = re.compile(r"://[^/@\s]*\*\*\*@|[?&;][^=&;]+=\*\*\*(?=[&;#]|$)")
+_LEFT_OUT = re.compile(r"://[^/\s]*\*\*\*@|[?&;#][^=&;]+=\*\*\*(?=[&;#]|$)")
 # Other ways in which S3's client may have been given its credentials.
 _S3_SOURCES = ("AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 
@@ -39,12 +42,53 @@ def mask(text: str) -> str:
     >>> mask("cannot open s3://key:SECRET@bucket/a?region=x&session_token=T")
     'cannot open s3://key:***@bucket/a?region=x&session_token=***'
     """
-    if "://" not in text:
+    if ":/" not in text:
         return text
-    text = _PASSWORD.sub(rf"\1{MASK}@", text)
-    text = _MISWRITTEN.sub(rf"\1{MASK}@", text)
-    text = _TOKEN_AS_NAME.sub(rf"\1{MASK}@", text)
-    return _PARAMETER.sub(lambda found: found[1] + MASK if _SECRET_NAME.search(found[2]) else found[0], text)
+    text = _USER.sub(_without_password, text)
+    text = _MISWRITTEN.sub(_without_miswritten, text)
+    return _PARAMETER.sub(_without_value, text)
+
+
+def _without_password(found: re.Match[str]) -> str:
+    """``KEY:***@``; of the web, where a token may stand for a name, ``***@``."""
+    scheme, user = found.groups()
+    if colon := _COLON.search(user):
+        return f"{scheme}{user[: colon.start()]}:{MASK}@"
+    return f"{scheme}{MASK}@" if scheme.lower().startswith("http") else found[0]
+
+
+def _without_miswritten(found: re.Match[str]) -> str:
+    """The same; but after what looks like a host it is a port."""
+    start, host, password = found.groups()
+    if ("." in host or host == "localhost") and _PORT.match(password):
+        return found[0]
+    return f"{start}{MASK}@"
+
+
+def _without_value(found: re.Match[str]) -> str:
+    """``name=***`` where the name is that of a secret, or the value a URI that holds one; both may be encoded."""
+    start, name, value = found.groups()
+    plain = unquote(value)
+    return start + (MASK if _SECRET_NAME.search(unquote(name)) or mask(plain) != plain else value)
+
+
+def looks_like_uri(location: str) -> bool:
+    """Whether a location is a URI, or one that lost its name or a slash, and no path of this machine.
+
+    >>> looks_like_uri("s3://bucket/a"), looks_like_uri("s3:/bucket/a"), looks_like_uri("runs/a:b")
+    (True, True, False)
+    """
+    return re.match(r"([a-z][a-z0-9+.-]+)?:/", location, re.IGNORECASE) is not None
+
+
+def names_host(location: str) -> bool:
+    """Whether a URI of a cloud's storage names the host that it is asked for, or how that is reached.
+
+    >>> names_host("s3://bucket/a?endpoint_override=HOST"), names_host("s3://bucket/a?region=x")
+    (True, False)
+    """
+    names = {unquote(found[2]).lower() for found in _PARAMETER.finditer(location)}
+    return bool(names & {"endpoint_override", "scheme", "proxy_options", "tls_ca_file_path"})
 
 
 def masked(value: _T) -> _T:
@@ -71,7 +115,7 @@ def strip(text: str) -> str:
     """A masked URI without what was masked, and the name that belonged to it."""
     if not is_masked(text):
         return text
-    text = re.sub(r"://[^/@\s]*\*\*\*@", "://", text)
+    text = re.sub(r"://[^/\s]*\*\*\*@", "://", text)
     address, _, rest = text.partition("?")
     query, mark, fragment = rest.partition("#")
     kept = "&".join(part for part in re.split("[&;]", query) if part and not part.endswith(f"={MASK}"))

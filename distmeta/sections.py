@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from distmeta.secrets import mask
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Steps = Annotated[int, Field(ge=0, lt=2**40)]
 Tasks = Annotated[int, Field(gt=0, le=2**22)]
@@ -33,6 +35,12 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def __repr__(self) -> str:
+        return mask(super().__repr__())
+
+    def __str__(self) -> str:
+        return mask(super().__str__())
 
 
 class TaskOptions(Section):

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow.fs
 
 from distmeta.errors import StorageError
-from distmeta.secrets import is_masked, mask, missing_from_environment, strip
+from distmeta.secrets import is_masked, looks_like_uri, mask, missing_from_environment, strip
 from distmeta.text import BAD_TEXT, shown
 
 MANIFEST = "manifest.json"
@@ -99,6 +99,11 @@ class Storage:
         """
         if BAD_TEXT.search(str(location)):
             raise StorageError(f"cannot open {shown(str(location))}: expected UTF-8 text without null bytes")
+        if looks_like_uri(str(location)) and (isinstance(location, Path) or not re.match(r"[^:/]+://[^/]", location)):
+            raise StorageError(
+                f"cannot open {location}: expected a folder, or a URI as text, with two slashes and a name, such as "
+                "s3://bucket/runs"
+            )
         if isinstance(location, Path) or "://" not in location:
             path = str(Path(os.path.expanduser(location)).absolute())
             return cls(pyarrow.fs.LocalFileSystem(), path, path)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from distmeta.errors import ConfigError
+from distmeta.secrets import looks_like_uri, mask
 
 LONGEST = 2**20
 """Bytes of a file."""
@@ -35,8 +36,18 @@ BAD_TEXT = re.compile("[\0\ud800-\udfff]")
 
 def shown(value: Any) -> str:
     """A value as a message quotes it: like ``repr``, cut where it is long."""
-    text = repr(value)
+    text = mask(repr(value))  # before it is cut: a part of a URI is not known as one
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
+def check_local(path: str | Path, what: str) -> None:
+    """Refuse a URI where only files of this machine are read or written; ``pathlib`` takes one of its slashes.
+
+    Raises:
+        ConfigError: it looks like a URI.
+    """
+    if looks_like_uri(str(path)):
+        raise ConfigError(f"the {what} {shown(str(path))[1:-1]} is a URI: expected a file of this machine")
 
 
 def read_text(path: str | Path, what: str) -> str:
@@ -49,6 +60,7 @@ def read_text(path: str | Path, what: str) -> str:
     Raises:
         ConfigError: it cannot be read, is no text, or is longer than any such file.
     """
+    check_local(path, what)
     try:
         with Path(path).open("rb") as file:
             data = file.read(LONGEST + 1)
@@ -165,10 +177,22 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
     try:
         values = parse_value(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{name} is not valid YAML: {_reason(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{name} holds no settings: expected 'key: value' lines, got {type(values).__name__}")
     return values
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """What is wrong, and where, without the piece of text that PyYAML quotes: it may be a piece of a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    parts = [
+        f"{said} (line {mark.line + 1}, column {mark.column + 1})" if mark else said
+        for said, mark in ((error.context, error.context_mark), (error.problem, error.problem_mark))
+        if said
+    ]
+    return ": ".join(parts)
 
 
 def parse_json(data: bytes | str) -> Any:

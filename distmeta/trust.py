@@ -17,13 +17,23 @@ from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
+from shlex import quote
 from types import CodeType, ModuleType
 from typing import Any
 
 from distmeta.errors import TrustError
-from distmeta.user_code import folder_of, importable, is_own, kinds, lexical, reached, sha256, split
+from distmeta.secrets import mask
+from distmeta.user_code import folder_of, importable, is_name, is_own, kinds, lexical, reached, sha256, split
 
 _WRITTEN = ("config.yaml", "sweep.yaml", "best.yaml", "schedule.yaml")
+_BESIDE = {
+    "config.yaml": ("metrics.jsonl", "checkpoints", "result.json"),
+    "sweep.yaml": ("trials", "tune", "results.json", "best.yaml", "schedule.yaml"),
+    "best.yaml": ("",),
+    "schedule.yaml": ("",),
+}
+"""What tells that distmeta wrote a file of this name: one of these lies beside it, or nothing is needed."""
+
 _LONGEST = 200  # characters of a call's arguments that are shown
 
 
@@ -104,12 +114,13 @@ def check(values: Mapping[str, Any], named: Iterable[str], origin: Origin, trust
     for key, kind in kinds(values).items():
         if trust_code or kind in named:
             continue
-        problem, code = _compare(kind, origin)
+        problem, code = _compare(kind, origin) if is_name(kind) else ("that is no name of Python code", None)
         if code is None:
             raise TrustError(
                 f"{origin.location} asks to run code, which was refused: {_told(values, key, kind)}. Nothing of it was "
                 f"run: {problem}. If you trust whoever made it, allow its code with --trust-code (trust_code=True in "
-                f"Python), or name it in settings of your own, for example the override {_plain(f'{key}={kind}')}"
+                "Python), or name it in settings of your own, for example the override "
+                f"{quote(_plain(f'{key}={kind}'))}"
             )
         recorded[kind] = code
     return Allowed(origin, list(recorded.values()))
@@ -119,7 +130,7 @@ def _told(values: Mapping[str, Any], key: str, kind: str) -> str:
     """What would be run, and with what."""
     section = values.get(key.partition(".")[0])
     given = section.items() if isinstance(section, Mapping) else ()
-    settings = ", ".join(f"{_plain(str(name))}={value!r}" for name, value in given if value != kind)
+    settings = mask(", ".join(f"{_plain(str(name))}={value!r}" for name, value in given if value != kind))
     shown = settings if len(settings) <= _LONGEST else f"{settings[:_LONGEST]} ..."
     return _plain(f"{key} = {kind}") + (f", with {shown}" if shown else "")
 
@@ -138,8 +149,9 @@ def _compare(kind: str, origin: Origin) -> tuple[str, _Code | None]:
     if not root.is_relative_to(here) or module not in files:
         elsewhere = "" if root == here else f" (Python finds it in {root})"
         return f"{_plain(module)} is no file of the working directory, {here}{elsewhere}", None
-    if origin.folder is not None and any(path.resolve().is_relative_to(origin.folder) for path in files.values()):
-        return f"{files[module]} came with it", None
+    came_with = _came_with(origin, here)
+    if came_with is not None and any(path.resolve().is_relative_to(came_with) for path in files.values()):
+        return f"{files[module]} may have come with it, in {came_with}", None
     if not origin.records:
         return "the run has no record of its code to compare yours with (older versions of distmeta kept none)", None
     problems = []
@@ -149,6 +161,18 @@ def _compare(kind: str, origin: Origin) -> tuple[str, _Code | None]:
             return "", _Code(kind, root, files, record)
         problems.append(wrong[0])
     return problems[0], None
+
+
+def _came_with(origin: Origin, here: Path) -> Path | None:
+    """The folder all of which may have come with an artefact, as an unpacked archive does.
+
+    Below the working directory that is the topmost folder on the way to it: whoever has put the artefact there may have
+    put code beside it.
+    """
+    folder, here = origin.folder, here.resolve()
+    if folder is None or folder == here or not folder.is_relative_to(here):
+        return folder
+    return here / folder.relative_to(here).parts[0]
 
 
 def _unrecorded(path: Path, allowed: Allowed, data: bytes) -> str:
@@ -302,7 +326,7 @@ def origin_of(file: str | Path) -> Origin | None:
     for folder in place.parents:
         if here.is_relative_to(folder) and not (folder == place.parent and place.name in _WRITTEN):
             return None
-        if _is_artefact(folder):
+        if _is_artefact(folder) or (folder == place.parent and _is_written(place)):
             return _origin(str(folder), _records(folder), folder)
     return None
 
@@ -313,6 +337,11 @@ def _origin(location: str, records: Iterable[Mapping[str, str]], folder: Path | 
         if folder.parent.name == "checkpoints":
             folder = folder.parent.parent  # what lies in the run came with its checkpoint
     return Origin(location, [record for record in records if record], folder)
+
+
+def _is_written(file: Path) -> bool:
+    """Whether distmeta may have written a file into a folder of which parts are missing."""
+    return any((file.parent / name).exists() for name in _BESIDE.get(file.name, ()))
 
 
 def _is_artefact(folder: Path) -> bool:

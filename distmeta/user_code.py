@@ -32,6 +32,15 @@ def split(kind: str) -> tuple[str, str]:
     return module, factory
 
 
+def is_name(kind: str) -> bool:
+    """Whether a kind is made of Python's names, as one that can be imported is.
+
+    >>> is_name("module:package.my_model:Net.small"), is_name("module:x; rm -r .y")
+    (True, False)
+    """
+    return all(part.isidentifier() for name in split(kind) for part in name.split("."))
+
+
 def kinds(values: Any, key: str = "") -> dict[str, str]:
     """Every ``module:`` kind that configuration values name, by dotted key.
 

@@ -7,9 +7,12 @@ import io
 import json
 import os
 import pickle
+import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from trust_helpers import HELPER, NET, OWN, OWN_SMALL, SMALL, forge, new_process
 import distmeta
 from distmeta import checkpoint
 from distmeta.errors import ConfigError, StorageError, TrustError
+from distmeta.evaluate import load_snapshot
 from distmeta.packing import Request, pack, prepare
 from distmeta.storage import Storage
 from distmeta.sweep_config import load_sweep
@@ -209,10 +213,87 @@ def test_code_that_came_with_the_run(work: Path, own: Path, tmp_path: Path, monk
     run = shutil.copytree(own, tmp_path / "run")
     write_own(run)
     monkeypatch.chdir(run)
-    with pytest.raises(TrustError, match="came with it"):
+    with pytest.raises(TrustError, match="may have come with it"):
         distmeta.load(run)
-    with pytest.raises(TrustError, match="came with it"):
+    with pytest.raises(TrustError, match="may have come with it"):
         distmeta.load_config("config.yaml")
+
+
+@pytest.mark.parametrize("place", ["found/run", "found/more/run"])
+def test_code_that_came_beside_the_run(place: str, work: Path, own: Path, tmp_path: Path) -> None:
+    """Somebody else's archive, unpacked in the working directory, whose record is right."""
+    canary = tmp_path / "canary"
+    (work / "found" / "more").mkdir(parents=True)
+    source = f"open({str(canary)!r}, 'w').close()\n{NET}"
+    for folder in ("found", "found/more"):
+        (work / folder / "own_evil.py").write_text(source.replace("own_helper", "math").replace("width", "pi"))
+        code = {f"{folder}/own_evil.py": digest((work / folder / "own_evil.py").read_text())}
+        run = work / place
+        shutil.rmtree(run, ignore_errors=True)
+        forge(shutil.copytree(own, run), {"kind": f"module:{folder.replace('/', '.')}.own_evil.make"}, code)
+        for location in (run, max((run / "checkpoints").iterdir())):
+            with pytest.raises(TrustError, match=r"may have come with it, in .*found"):
+                distmeta.evaluate(location)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("kind", ["module:x; touch PWNED #.y", "module:own_net:make()", "module:", "module:a b.c"])
+def test_a_kind_that_is_no_name(kind: str, work: Path, own: Path, tmp_path: Path) -> None:
+    """What is advised can be typed into a shell."""
+    run = forge(shutil.copytree(own, tmp_path / "run"), {"kind": kind}, {"own_net.py": digest(NET)})
+    with pytest.raises(TrustError, match="no name of Python code") as caught:
+        distmeta.evaluate(run)
+    advised = str(caught.value).partition("for example the override ")[2]
+    assert shlex.split(advised, comments=True) == [f"model.kind={kind}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("best.yaml", None), ("schedule.yaml", None), ("config.yaml", "checkpoints"), ("sweep.yaml", "trials")],
+)
+def test_settings_of_a_folder_that_lacks_parts(name: str, beside: str | None, work: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "found"
+    folder.mkdir()
+    if beside:
+        (folder / beside).mkdir()
+    (folder / name).write_text(yaml.safe_dump({**SMALL, "model": {"kind": "module:os.system", "command": "true"}}))
+    with pytest.raises(TrustError, match=r"module:os\.system"):
+        distmeta.load_config(folder / name)
+
+
+def with_settings(run: Path, **sections: Any) -> Path:
+    storage = Storage.at(run)
+    for step in checkpoint.steps(storage):
+        found = checkpoint.load(storage.child("checkpoints", f"step-{step:08d}"))
+        config = {**found.config, **{name: {**found.config[name], **values} for name, values in sections.items()}}
+        checkpoint.save(storage, replace(found, config=config))
+    return run
+
+
+def test_a_cluster_that_the_checkpoint_names(plain: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody's token is sent there, unless the user names it too."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        run = with_settings(shutil.copytree(plain, tmp_path / "run"), cluster={"address": address, "workers": 1})
+        with caplog.at_level("WARNING", "distmeta"):
+            assert load_snapshot(run)[1].cluster.address is None
+        assert f"cluster.address={address} uses it again" in caplog.text
+        assert load_snapshot(run, trust_code=True)[1].cluster.address == address
+        assert load_snapshot(run, ["cluster.address=10.0.0.1:1"])[1].cluster.address == "10.0.0.1:1"
+        server.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_a_host_for_data_that_the_checkpoint_names(plain: Path, tmp_path: Path) -> None:
+    root = "s3://bucket/data?endpoint_override=127.0.0.1:1&scheme=http"
+    tasks = {"kind": "omniglot", "root": root, "ways": 2}
+    config = configure({**SMALL, "tasks": tasks, "model": {"kind": "mlp", "hidden": [3]}})
+    run = with_settings(shutil.copytree(plain, tmp_path / "run"), tasks=config.model_dump(mode="json")["tasks"])
+    with pytest.raises(TrustError, match=r"your credentials would be sent to the host.*tasks\.root=") as caught:
+        distmeta.evaluate(run)
+    advised = str(caught.value).partition("with the override ")[2].partition(", or")[0]
+    assert shlex.split(advised) == [f"tasks.root={root}"]
 
 
 def test_what_is_imported_is_what_was_compared(

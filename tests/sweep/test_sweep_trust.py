@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +100,17 @@ def test_what_others_may_have_written(
     with pytest.raises(TrustError, match=rf"--resume would unpickle .*{words}.* Nothing was read.*--trust-code"):
         distmeta.tune(written(), run_dir=begun, resume=True)
     assert not (tmp_path / "canary").exists()
+
+
+def test_an_access_control_list(begun: Path) -> None:
+    """The mode's bits are then those of the list's mask."""
+    entries = [(0x01, 7, -1), (0x02, 7, 4321), (0x04, 5, -1), (0x10, 7, -1), (0x20, 5, -1)]
+    content = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(begun / "tune", "system.posix_acl_access", content)
+    except OSError:
+        pytest.skip("this file system has no access control lists")
+    assert "access control list lets the user 4321 write" in str(intruder(begun, ["tune"]))
 
 
 def test_a_folder_above_that_others_may_write_to(begun: Path, tmp_path: Path) -> None:

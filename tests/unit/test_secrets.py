@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from distmeta.config import load_config
 from distmeta.errors import ConfigError, DistmetaError, StorageError
 from distmeta.rundir import check_resume
 from distmeta.secrets import S3_VARIABLES, is_masked, mask, masked, strip, without_secrets
 from distmeta.storage import Storage
+from distmeta.text import parse_yaml, read_text, shown
 
 SECRET = "PLANTED+s3cret"
 
@@ -105,3 +108,63 @@ def test_credentials_are_no_setting_of_a_run() -> None:
     with pytest.raises(ConfigError) as caught:
         check_resume(at(f"s3://key:{SECRET}@bucket/a"), at(f"s3://key:{SECRET}@bucket/b"))
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIA:PLA'NTED@bucket/a",
+        'x="s3://AKIA:PLANTED"x@bucket/a"',
+        "s3://KEY%3APLANTED@b",
+        "s3://A@B:PLANTED@b/c",
+        "s3://AKIA:9/PLANTED@b/x",
+        "s3://AKIA:9PLANTED?x#y@b/x",
+        "s3:/AKIA:PLANTED@b/x",
+        "s3://b/a?endpoint_override=http%3A%2F%2Fu%3APLANTED%40h",
+        "s3://b/a?%73ecret_key=PLANTED",
+        "s3://b/a?secret_key=PLA'NTED",
+        "s3://b/a?pass=PLANTED",
+        "s3://b/a?passphrase=PLANTED&auth=PLANTED&sas=PLANTED",
+        "https://h/a#access_token=PLANTED",
+        "https://PLANTED@h/a",
+    ],
+)
+def test_unusual_secrets(uri: str) -> None:
+    for text in (uri, f"cannot open '{uri}': no", f'{{"a": "{uri}"}}', f"a={uri}\nb: {uri}\n"):
+        assert "PLA" not in mask(text), mask(text)
+        assert mask(mask(text)) == mask(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["http://127.0.0.1:8265/jobs", "see s3://bucket/a?region=x for more", "runs/a:b", "a: b@c", "C:/x/y.yaml"]
+)
+def test_what_is_no_secret(text: str) -> None:
+    assert mask(text) == text
+
+
+def test_what_is_cut_was_masked_before() -> None:
+    assert "PLANTED" not in shown("c" * 180 + " s3://AKIA:PLANTED" + "D" * 60 + "@bucket")
+
+
+@pytest.mark.parametrize("line", ["root: s3://AKIA:PLANTED@bucket/data: x", 'root: "s3://AKIA:PLANTED@bucket'])
+def test_a_yaml_mistake_quotes_nothing(line: str) -> None:
+    with pytest.raises(ConfigError, match=r"c.yaml is not valid YAML: .*line 2") as caught:
+        parse_yaml(f"tasks:\n  {line}\n", "c.yaml")
+    assert "PLANTED" not in str(caught.value)
+
+
+@pytest.mark.parametrize("location", ["s3:/AKIA:PLANTED@b/x", "s3://", "://", Path("s3://AKIA:PLANTED@b/x")])
+def test_a_uri_that_lost_something_is_no_folder(location: Any) -> None:
+    with pytest.raises(StorageError, match="two slashes and a name") as caught:
+        Storage.at(location)
+    assert "PLANTED" not in str(caught.value)
+    with pytest.raises(ConfigError, match="is a URI: expected a file of this machine"):
+        read_text(str(location), "configuration")
+
+
+def test_settings_show_no_secrets() -> None:
+    root = "s3://AKIA:PLANTED@bucket/data"
+    tasks = {"kind": "omniglot", "root": root}
+    config = load_config({"tasks": tasks, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}})
+    assert "PLANTED" not in f"{config!r} {config} {config.tasks!r}"
+    assert config.tasks.root == root
