@@ -7,6 +7,8 @@ Cases, all exact MAML, all on built-in tasks, so that no data is needed (glyphs 
 
 - ``omniglot-5w1s``: conv4-64, 5 ways, 1 shot, 1 query a class, 1 inner step, meta-batch 32;
 - ``omniglot-20w1s``: conv4-64, 20 ways, 1 shot, 1 query a class, 5 inner steps, meta-batch 16;
+- ``pictures-5w1s``: conv4-32 with max-pools on 3 x 32 x 32 pixels, 5 ways, 1 shot, 15 queries a class, 5 inner steps,
+  meta-batch 4;
 - ``sinusoid-1``, ``sinusoid-5``: 40-40 network, 10 support and 10 query points, 1 and 5 inner steps, meta-batch 25.
 
 Before anything is timed, every peer's summed meta-gradients of three shards must equal distmeta's within 1e-4 of their

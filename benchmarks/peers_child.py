@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pictures import Pictures
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -29,6 +30,7 @@ SHARDS = 4
 """Different shards of tasks that a contender goes through over and over."""
 
 CONV4 = {"kind": "conv4", "filters": 64}
+POOLED = {"kind": "conv4", "filters": 32, "downsample": "pool"}
 MLP = {"kind": "mlp", "hidden": [40, 40]}
 
 
@@ -45,11 +47,15 @@ def _glyphs(ways: int) -> dict[str, Any]:
     return {"kind": "glyphs", "ways": ways, "shots": 1, "queries": 1}
 
 
+_PICTURES = {"kind": "pictures", "ways": 5, "shots": 1, "queries": 15}
 _SINUSOID = {"kind": "sinusoid", "shots": 10, "queries": 10}
+
+TASKS["pictures"] = Pictures
 
 CASES: dict[str, dict[str, Any]] = {
     "omniglot-5w1s": _case(_glyphs(5), CONV4, 0.4, 1, 32, 8),
     "omniglot-20w1s": _case(_glyphs(20), CONV4, 0.1, 5, 16, 4),
+    "pictures-5w1s": _case(_PICTURES, POOLED, 0.01, 5, 4, 4),
     "sinusoid-1": _case(_SINUSOID, MLP, 0.01, 1, 25, 25),
     "sinusoid-5": _case(_SINUSOID, MLP, 0.01, 5, 25, 25),
 }
