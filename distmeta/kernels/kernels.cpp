@@ -1,5 +1,5 @@
 // Task-batched layers on the CPU: a convolution and its two gradients, batch norm with a (leaky) ReLU and its first and
-// second derivatives. Every tensor is dense with the channels last; the leading dimension counts tasks, and a stride of 0
+// second derivatives, a max-pool and its gradients. Every tensor is dense with the channels last; the leading dimension counts tasks, and a stride of 0
 // between tasks means that they share a tensor. Tasks are computed independently of each other, in an order of additions
 // that depends on the shapes alone: results do not depend on how tasks are chunked or on the number of threads.
 //
@@ -25,6 +25,12 @@ constexpr int PARTIAL = 16; // rows that are summed before their sum is added to
 template <class T> struct Wide { typedef T type __attribute__((vector_size(BYTES))); };
 template <class T> using Vector = typename Wide<T>::type;
 template <class T> constexpr int LANES = BYTES / sizeof(T);
+
+// A vector of whole numbers, as many and as wide as those of a Vector<T>.
+template <int SIZE> struct Integer;
+template <> struct Integer<4> { using type = int32_t; };
+template <> struct Integer<8> { using type = int64_t; };
+template <class T> using Whole = Vector<typename Integer<sizeof(T)>::type>;
 
 template <class T> inline Vector<T> load(const T* p) {
     Vector<T> v;
@@ -165,13 +171,9 @@ inline Vector<T> interleave(Vector<T> a, Vector<T> b, std::integer_sequence<int,
     return __builtin_shufflevector(a, b, (FIRST + PLACE / 2 + (PLACE % 2) * LANES<T>)...);
 }
 #else
-template <int SIZE> struct Whole;
-template <> struct Whole<4> { using type = int32_t; };
-template <> struct Whole<8> { using type = int64_t; };
-
 template <class T, int FIRST, int... PLACE>
 inline Vector<T> interleave(Vector<T> a, Vector<T> b, std::integer_sequence<int, PLACE...>) {
-    return __builtin_shuffle(a, b, Vector<typename Whole<sizeof(T)>::type>{(FIRST + PLACE / 2 + (PLACE % 2) * LANES<T>)...});
+    return __builtin_shuffle(a, b, Whole<T>{(FIRST + PLACE / 2 + (PLACE % 2) * LANES<T>)...});
 }
 #endif
 
@@ -448,6 +450,124 @@ void norm_double(int tasks, int threads, NormInputs<T> in, const T* dz, int64_t 
     });
 }
 
+// A max-pool of one task's images; a tap of a window that lies on padding counts as not there.
+struct Pool {
+    int64_t images, height, width, tall, wide; // tall and wide: the size of an output
+    int64_t kernel[2], stride[2], padding[2], dilation[2];
+
+    int64_t inputs() const { return images * height * width; }
+    int64_t outputs() const { return images * tall * wide; }
+
+    // Whether no two windows share an input.
+    bool disjoint() const {
+        return dilation[0] == 1 && dilation[1] == 1 && kernel[0] <= stride[0] && kernel[1] <= stride[1];
+    }
+    // Whether, in addition, every input is in a window.
+    bool covering() const {
+        return disjoint() && kernel[0] == stride[0] && kernel[1] == stride[1] && padding[0] == 0 && padding[1] == 0 &&
+               tall * stride[0] >= height && wide * stride[1] >= width;
+    }
+
+    // Calls `body(output, taps, count)` with the row of every output, and those of its inputs in the order of the taps.
+    struct Tap { int64_t input; int number; };
+    template <class Body> inline void windows(Body body) const {
+        Tap taps[UINT8_MAX + 1];
+        for (int64_t image = 0, output = 0; image < images; ++image)
+            for (int64_t i = 0; i < tall; ++i)
+                for (int64_t j = 0; j < wide; ++j, ++output) {
+                    int count = 0;
+                    for (int64_t down = 0; down < kernel[0]; ++down) {
+                        int64_t y = i * stride[0] - padding[0] + down * dilation[0];
+                        for (int64_t right = 0; right < kernel[1] && y >= 0 && y < height; ++right) {
+                            int64_t x = j * stride[1] - padding[1] + right * dilation[1];
+                            if (x < 0 || x >= width) continue;
+                            taps[count++] = {(image * height + y) * width + x, (int)(down * kernel[1] + right)};
+                        }
+                    }
+                    body(output, taps, count);
+                }
+    }
+};
+
+// Numbers of taps, a byte each in memory, for the channels of a vector.
+template <class T> struct Narrow { typedef uint8_t type __attribute__((vector_size(LANES<T>))); };
+template <class T> inline Whole<T> load_taps(const uint8_t* p) {
+    typename Narrow<T>::type v;
+    std::memcpy(&v, p, LANES<T>);
+    return __builtin_convertvector(v, Whole<T>);
+}
+template <class T> inline void store_taps(uint8_t* p, Whole<T> numbers) {
+    auto v = __builtin_convertvector(numbers, typename Narrow<T>::type);
+    std::memcpy(p, &v, LANES<T>);
+}
+
+// y = the largest of every window and index = the tap that it came from: as in torch the first of equal ones, and the last
+// NaN where there are any. Channels are whole vectors, here and below.
+template <class T>
+void max_pool(const Pool& pool, int tasks, int threads, int channels, const T* x, T* y, uint8_t* index) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        const T* from = x + t * pool.inputs() * channels;
+        int64_t own = t * pool.outputs() * channels;
+        pool.windows([=](int64_t output, const Pool::Tap* taps, int count) {
+            for (int c = 0; c < channels; c += LANES<T>) {
+                Vector<T> best = load(from + taps[0].input * channels + c);
+                Whole<T> chosen = Whole<T>{} + taps[0].number;
+                for (int i = 1; i < count; ++i) {
+                    Vector<T> value = load(from + taps[i].input * channels + c);
+                    auto better = (value > best) | (value != value);
+                    best = better ? value : best;
+                    chosen = better ? Whole<T>{} + taps[i].number : chosen;
+                }
+                store<T>(y + own + output * channels + c, best);
+                store_taps<T>(index + own + output * channels + c, chosen);
+            }
+        });
+    }
+}
+
+// dx = dy where it came from, zero elsewhere.
+template <class T>
+void pool_scatter(const Pool& pool, int tasks, int threads, int channels, const T* dy, int64_t next_y,
+                  const uint8_t* index, int64_t next_i, T* dx) {
+    bool disjoint = pool.disjoint(), covering = pool.covering();
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        T* to = dx + t * pool.inputs() * channels;
+        if (!covering) std::memset(to, 0, pool.inputs() * channels * sizeof(T));
+        pool.windows([=](int64_t output, const Pool::Tap* taps, int count) {
+            for (int c = 0; c < channels; c += LANES<T>) {
+                Vector<T> value = load(dy + t * next_y + output * channels + c);
+                Whole<T> chosen = load_taps<T>(index + t * next_i + output * channels + c);
+                for (int i = 0; i < count; ++i) {
+                    T* place = to + taps[i].input * channels + c;
+                    Vector<T> part = chosen == taps[i].number ? value : Vector<T>{};
+                    store<T>(place, disjoint ? part : load(place) + part);
+                }
+            }
+        });
+    }
+}
+
+// y = x at what `index` chose.
+template <class T>
+void pool_gather(const Pool& pool, int tasks, int threads, int channels, const T* x, int64_t next_x,
+                 const uint8_t* index, int64_t next_i, T* y) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        T* to = y + t * pool.outputs() * channels;
+        pool.windows([=](int64_t output, const Pool::Tap* taps, int count) {
+            for (int c = 0; c < channels; c += LANES<T>) {
+                Whole<T> chosen = load_taps<T>(index + t * next_i + output * channels + c);
+                Vector<T> value{};
+                for (int i = 0; i < count; ++i)
+                    value = chosen == taps[i].number ? load(x + t * next_x + taps[i].input * channels + c) : value;
+                store<T>(to + output * channels + c, value);
+            }
+        });
+    }
+}
+
 #define EXPORT(T, NAME)                                                                                                 \
     extern "C" void conv_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads, const T* x, \
                                 int64_t next_x, int inputs, const T* w, int64_t next_w, int outputs, T* y,              \
@@ -489,6 +609,18 @@ void norm_double(int tasks, int threads, NormInputs<T> in, const T* dz, int64_t 
         norm_double<T>(tasks, threads,                                                                                  \
                        {rows, channels, (T)slope, x, next_x, mean, rate, next_m, scale, shift, next_c}, dz, next_z, a,  \
                        next_a, b, c, next_b, ddx, ddscale, ddz);                                                        \
+    }                                                                                                                   \
+    extern "C" void max_pool_##NAME(const Pool* pool, int tasks, int threads, int channels, const T* x, T* y,           \
+                                    uint8_t* index) {                                                                   \
+        max_pool<T>(*pool, tasks, threads, channels, x, y, index);                                                      \
+    }                                                                                                                   \
+    extern "C" void pool_scatter_##NAME(const Pool* pool, int tasks, int threads, int channels, const T* dy,            \
+                                        int64_t next_y, const uint8_t* index, int64_t next_i, T* dx) {                  \
+        pool_scatter<T>(*pool, tasks, threads, channels, dy, next_y, index, next_i, dx);                                \
+    }                                                                                                                   \
+    extern "C" void pool_gather_##NAME(const Pool* pool, int tasks, int threads, int channels, const T* x,              \
+                                       int64_t next_x, const uint8_t* index, int64_t next_i, T* y) {                    \
+        pool_gather<T>(*pool, tasks, threads, channels, x, next_x, index, next_i, y);                                   \
     }
 
 extern "C" int vector_bytes() { return BYTES; }

@@ -1,7 +1,8 @@
 """The kernels of ``kernels.cpp`` as torch operators ``distmeta::*``, which tracing can record.
 
 Shapes are those of the package: x (T, N, H, W, I), filters w (T, kH, kW, I, O), y (T, N, H', W', O); for batch norm
-rows (T, R, C) and vectors (T, C). T = 1 where all tasks share a tensor. float32 and float64.
+rows (T, R, C) and vectors (T, C). T = 1 where all tasks share a tensor. float32 and float64. A pool's ``index`` is
+uint8, of the shape of its output.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,6 +34,9 @@ _SIGNATURES = {
     "norm": "iili dd pl ppl ppp",
     "norm_backward": "iili d pl ppl ppl pl ppp",
     "norm_double": "iili d pl ppl ppl pl pl ppl ppp",
+    "max_pool": "p iii p pp",
+    "pool_scatter": "p iii pl pl p",
+    "pool_gather": "p iii pl pl p",
 }
 _Numbers = Sequence[int]
 
@@ -134,6 +140,57 @@ def norm_double(
     return _cut(ddx, channels), _cut(ddscale, channels), _cut(ddz, channels)
 
 
+def max_pool(x: Tensor, geometry: _Numbers, size: _Numbers) -> tuple[Tensor, Tensor]:
+    """The largest of every window, and which tap it came from: outputs of height and width ``size``."""
+    channels, x = x.shape[-1], _whole(x)
+    y = x.new_empty((*x.shape[:2], *size, x.shape[-1]))
+    index = torch.empty_like(y, dtype=torch.uint8)
+    pool = _pool(tuple(geometry), x.shape[1], x.shape[2:4], size)
+    _kernel("max_pool", x.dtype)(
+        *(pool.ctypes.data, len(x), torch.get_num_threads(), x.shape[-1]),
+        *(x.data_ptr(), y.data_ptr(), index.data_ptr()),
+    )
+    return _cut(y, channels), _cut(index, channels)
+
+
+def pool_scatter(dy: Tensor, index: Tensor, geometry: _Numbers, size: _Numbers) -> Tensor:
+    """dy where it came from in inputs of height and width ``size``, and zero elsewhere."""
+    channels, tasks, dy = dy.shape[-1], _tasks(dy, index), _whole(dy)
+    index = _like(index, dy)
+    dx = dy.new_empty((tasks, dy.shape[1], *size, dy.shape[-1]))
+    pool = _pool(tuple(geometry), dy.shape[1], size, dy.shape[2:4])
+    _kernel("pool_scatter", dy.dtype)(
+        *(pool.ctypes.data, tasks, torch.get_num_threads(), dy.shape[-1]),
+        *(dy.data_ptr(), _step(dy, tasks), index.data_ptr(), _step(index, tasks), dx.data_ptr()),
+    )
+    return _cut(dx, channels)
+
+
+def pool_gather(x: Tensor, index: Tensor, geometry: _Numbers) -> Tensor:
+    """x where ``index`` says: what ``pool_scatter`` is the transpose of."""
+    channels, tasks, x = x.shape[-1], _tasks(x, index), _whole(x)
+    index = _like(index, x)
+    y = x.new_empty((tasks, *index.shape[1:]))
+    pool = _pool(tuple(geometry), x.shape[1], x.shape[2:4], index.shape[2:4])
+    _kernel("pool_gather", x.dtype)(
+        *(pool.ctypes.data, tasks, torch.get_num_threads(), x.shape[-1]),
+        *(x.data_ptr(), _step(x, tasks), index.data_ptr(), _step(index, tasks), y.data_ptr()),
+    )
+    return _cut(y, channels)
+
+
+def _pool(geometry: tuple[int, ...], images: int, inputs: _Numbers, outputs: _Numbers) -> npt.NDArray[np.int64]:
+    """A pool as the kernels take it."""
+    return _pool_of(geometry, images, tuple(inputs), tuple(outputs))
+
+
+@functools.lru_cache(maxsize=256)
+def _pool_of(
+    geometry: tuple[int, ...], images: int, inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> npt.NDArray[np.int64]:
+    return np.array([images, *inputs, *outputs, *geometry], np.int64)
+
+
 class _Book(NamedTuple):
     """A rulebook as the kernels take it: addresses of pairs and starts, number of taps."""
 
@@ -235,6 +292,12 @@ def _whole(tensor: Tensor, dim: int = -1) -> Tensor:
     return tensor.contiguous()
 
 
+def _like(index: Tensor, tensor: Tensor) -> Tensor:
+    """Contiguous, with as many channels as a tensor that is filled up."""
+    missing = tensor.shape[-1] - index.shape[-1]
+    return (F.pad(index, (0, missing)) if missing else index).contiguous()
+
+
 def _cut(tensor: Tensor, channels: int) -> Tensor:
     """Without the zeros that were filled up."""
     return tensor if tensor.shape[-1] == channels else tensor[..., :channels].contiguous()
@@ -273,6 +336,9 @@ _SCHEMAS = {
     "-> (Tensor, Tensor, Tensor)",
     norm_double: "(Tensor x, Tensor mean, Tensor rate, Tensor scale, Tensor shift, Tensor dz, Tensor a, Tensor b, "
     "Tensor c, float slope) -> (Tensor, Tensor, Tensor)",
+    max_pool: "(Tensor x, int[] geometry, int[] size) -> (Tensor, Tensor)",
+    pool_scatter: "(Tensor dy, Tensor index, int[] geometry, int[] size) -> Tensor",
+    pool_gather: "(Tensor x, Tensor index, int[] geometry) -> Tensor",
 }
 for _operator, _schema in _SCHEMAS.items():
     _OPERATORS.define(_operator.__name__ + _schema)
@@ -308,6 +374,19 @@ def _fake_norm_double(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return ddx, ddscale, ddz
 
 
+def _fake_max_pool(x: Tensor, geometry: _Numbers, size: _Numbers) -> tuple[Tensor, Tensor]:
+    y = x.new_empty((*x.shape[:2], *size, x.shape[-1]))
+    return y, torch.empty_like(y, dtype=torch.uint8)
+
+
+def _fake_pool_scatter(dy: Tensor, index: Tensor, geometry: _Numbers, size: _Numbers) -> Tensor:
+    return dy.new_empty((_tasks(dy, index), dy.shape[1], *size, dy.shape[-1]))
+
+
+def _fake_pool_gather(x: Tensor, index: Tensor, geometry: _Numbers) -> Tensor:
+    return x.new_empty((_tasks(x, index), *index.shape[1:]))
+
+
 def _tasks(*tensors: Tensor) -> int:
     return max(map(len, tensors))
 
@@ -325,6 +404,9 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "norm": _fake_norm,
     "norm_backward": _fake_norm_backward,
     "norm_double": _fake_norm_double,
+    "max_pool": _fake_max_pool,
+    "pool_scatter": _fake_pool_scatter,
+    "pool_gather": _fake_pool_gather,
 }
 for _name, _fake in _FAKES.items():
     torch.library.register_fake(f"distmeta::{_name}", _fake, lib=_OPERATORS)
