@@ -19,6 +19,7 @@ constexpr int BYTES = 32, COLUMNS = 2;
 constexpr int BYTES = 16, COLUMNS = 4;
 #endif
 constexpr int ROWS = 6;     // rows of a tile: ROWS x COLUMNS vectors of sums stay in registers
+constexpr int HALF = COLUMNS > 1 ? COLUMNS / 2 : 1; // columns of a tile of twice as many rows
 constexpr int BLOCK = 96;   // pairs whose rows stay in the first-level cache while a weight gradient is summed
 constexpr int PARTIAL = 16; // rows that are summed before their sum is added to the total in double precision
 
@@ -64,37 +65,42 @@ inline void tile(const T* const* in, int depth, const T* w, int ldw, T* const* o
         for (int n = 0; n < N; ++n) store<T>(out[r] + n * LANES<T>, sums[r][n]);
 }
 
-template <class T, int N, bool ADD>
+// Rows of a tile of N vectors: few columns need more rows, or the processor waits for its own additions.
+template <int N> constexpr int TALL = N == COLUMNS ? ROWS : 2 * ROWS;
+
+template <class T, int N, bool ADD, int R = TALL<N>>
 inline void tile_of(int rows, const T* const* in, int depth, const T* w, int ldw, T* const* out) {
-    switch (rows) {
-        case 1: return tile<T, 1, N, ADD>(in, depth, w, ldw, out);
-        case 2: return tile<T, 2, N, ADD>(in, depth, w, ldw, out);
-        case 3: return tile<T, 3, N, ADD>(in, depth, w, ldw, out);
-        case 4: return tile<T, 4, N, ADD>(in, depth, w, ldw, out);
-        case 5: return tile<T, 5, N, ADD>(in, depth, w, ldw, out);
-        default: return tile<T, ROWS, N, ADD>(in, depth, w, ldw, out);
-    }
+    if constexpr (R > 1)
+        if (rows < R) return tile_of<T, N, ADD, R - 1>(rows, in, depth, w, ldw, out);
+    tile<T, R, N, ADD>(in, depth, w, ldw, out);
+}
+
+// Calls `body(column, width)` for the columns from the first on, as many at a time as there is a tile for; `width` is an
+// integral constant: the number of vectors.
+template <class T, class Body> inline void over_columns(int columns, Body body) {
+    int c = 0;
+    for (; c + COLUMNS * LANES<T> <= columns; c += COLUMNS * LANES<T>) body(c, std::integral_constant<int, COLUMNS>());
+    for (; c + HALF * LANES<T> <= columns; c += HALF * LANES<T>) body(c, std::integral_constant<int, HALF>());
+    for (; c < columns; c += LANES<T>) body(c, std::integral_constant<int, 1>());
 }
 
 // out[pair.to] (+)= in[pair.from] @ w for the pairs of one tap; w is (depth, width), the width a multiple of a vector.
 template <class T, bool FORWARD, bool ADD>
 void multiply(const Pair* pairs, int count, const T* in, int depth, const T* w, int width, T* out) {
-    for (int column = 0; column < width;) {
-        bool wide = width - column >= COLUMNS * LANES<T>;
-        for (int first = 0; first < count; first += ROWS) {
-            int rows = count - first < ROWS ? count - first : ROWS;
-            const T* from[ROWS];
-            T* to[ROWS];
+    over_columns<T>(width, [=](int column, auto vectors) {
+        constexpr int N = decltype(vectors)::value;
+        for (int first = 0; first < count; first += TALL<N>) {
+            int rows = count - first < TALL<N> ? count - first : TALL<N>;
+            const T* from[TALL<N>];
+            T* to[TALL<N>];
             for (int r = 0; r < rows; ++r) {
                 const Pair& pair = pairs[first + r];
                 from[r] = in + (int64_t)(FORWARD ? pair.input : pair.output) * depth;
                 to[r] = out + (int64_t)(FORWARD ? pair.output : pair.input) * width + column;
             }
-            if (wide) tile_of<T, COLUMNS, ADD>(rows, from, depth, w + column, width, to);
-            else tile_of<T, 1, ADD>(rows, from, depth, w + column, width, to);
+            tile_of<T, N, ADD>(rows, from, depth, w + column, width, to);
         }
-        column += wide ? COLUMNS * LANES<T> : LANES<T>;
-    }
+    });
 }
 
 // dw[r][columns] += sum_pairs x[pair.input][r] * dy[pair.output][columns] for R rows of dw and N vectors of columns.
@@ -117,16 +123,11 @@ inline void outer_tile(const Pair* pairs, int count, const T* x, int ldx, const 
         for (int n = 0; n < N; ++n) store<T>(dw + (int64_t)r * ldy + n * LANES<T>, sums[r][n]);
 }
 
-template <class T, int N>
+template <class T, int N, int R = TALL<N>>
 inline void outer_tile_of(int rows, const Pair* pairs, int count, const T* x, int ldx, const T* dy, int ldy, T* dw) {
-    switch (rows) {
-        case 1: return outer_tile<T, 1, N>(pairs, count, x, ldx, dy, ldy, dw);
-        case 2: return outer_tile<T, 2, N>(pairs, count, x, ldx, dy, ldy, dw);
-        case 3: return outer_tile<T, 3, N>(pairs, count, x, ldx, dy, ldy, dw);
-        case 4: return outer_tile<T, 4, N>(pairs, count, x, ldx, dy, ldy, dw);
-        case 5: return outer_tile<T, 5, N>(pairs, count, x, ldx, dy, ldy, dw);
-        default: return outer_tile<T, ROWS, N>(pairs, count, x, ldx, dy, ldy, dw);
-    }
+    if constexpr (R > 1)
+        if (rows < R) return outer_tile_of<T, N, R - 1>(rows, pairs, count, x, ldx, dy, ldy, dw);
+    outer_tile<T, R, N>(pairs, count, x, ldx, dy, ldy, dw);
 }
 
 // dw (inputs, outputs) += x^T dy over the pairs of one tap; the number of outputs is a multiple of a vector.
@@ -134,18 +135,14 @@ template <class T>
 void outer(const Pair* pairs, int count, const T* x, int inputs, const T* dy, int outputs, T* dw) {
     for (int first = 0; first < count; first += BLOCK) {
         int some = count - first < BLOCK ? count - first : BLOCK;
-        for (int row = 0; row < inputs; row += ROWS) {
-            int rows = inputs - row < ROWS ? inputs - row : ROWS;
-            for (int column = 0; column < outputs;) {
+        over_columns<T>(outputs, [=](int column, auto vectors) {
+            constexpr int N = decltype(vectors)::value;
+            for (int row = 0; row < inputs; row += TALL<N>) {
+                int rows = inputs - row < TALL<N> ? inputs - row : TALL<N>;
                 T* to = dw + (int64_t)row * outputs + column;
-                bool wide = outputs - column >= COLUMNS * LANES<T>;
-                if (wide)
-                    outer_tile_of<T, COLUMNS>(rows, pairs + first, some, x + row, inputs, dy + column, outputs, to);
-                else
-                    outer_tile_of<T, 1>(rows, pairs + first, some, x + row, inputs, dy + column, outputs, to);
-                column += wide ? COLUMNS * LANES<T> : LANES<T>;
+                outer_tile_of<T, N>(rows, pairs + first, some, x + row, inputs, dy + column, outputs, to);
             }
-        }
+        });
     }
 }
 
@@ -179,15 +176,15 @@ inline Vector<T> interleave(Vector<T> a, Vector<T> b, std::integer_sequence<int,
 
 // A square of LANES x LANES, transposed in registers: interleaving row i with row i + LANES / 2, log2(LANES) times.
 template <class T> inline void transpose_square(const T* from, int next_from, T* to, int next_to) {
-    constexpr int HALF = LANES<T> / 2;
+    constexpr int MIDDLE = LANES<T> / 2;
     std::make_integer_sequence<int, LANES<T>> places;
     Vector<T> rows[LANES<T>], mixed[LANES<T>];
     for (int r = 0; r < LANES<T>; ++r) rows[r] = load(from + (int64_t)r * next_from);
 #pragma GCC unroll 4
     for (int round = 1; round < LANES<T>; round *= 2) {
-        for (int r = 0; r < HALF; ++r) {
-            mixed[2 * r] = interleave<T, 0>(rows[r], rows[r + HALF], places);
-            mixed[2 * r + 1] = interleave<T, HALF>(rows[r], rows[r + HALF], places);
+        for (int r = 0; r < MIDDLE; ++r) {
+            mixed[2 * r] = interleave<T, 0>(rows[r], rows[r + MIDDLE], places);
+            mixed[2 * r + 1] = interleave<T, MIDDLE>(rows[r], rows[r + MIDDLE], places);
         }
         for (int r = 0; r < LANES<T>; ++r) rows[r] = mixed[r];
     }
@@ -333,16 +330,11 @@ template <class T> struct NormInputs {
     }
 };
 
-// Calls `body(task, channel, width)` for every task and its channels, COLUMNS vectors at a time while there are as many;
-// `width` is an integral constant: the number of vectors.
+// Calls `body(task, channel, width)` for every task and its channels, as `over_columns` does.
 template <class T, class Body> inline void over_channels(int tasks, int threads, int channels, Body body) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < tasks; ++t) {
-        int c = 0;
-        for (; c + COLUMNS * LANES<T> <= channels; c += COLUMNS * LANES<T>)
-            body(t, c, std::integral_constant<int, COLUMNS>());
-        for (; c < channels; c += LANES<T>) body(t, c, std::integral_constant<int, 1>());
-    }
+    for (int t = 0; t < tasks; ++t)
+        over_columns<T>(channels, [=](int channel, auto width) { body(t, channel, width); });
 }
 
 // z = f(xhat * scale + shift), xhat = (x - mean) * rate, f(y) = y > 0 ? y : slope * y; mean and rate are written.
