@@ -100,10 +100,3 @@ def rulebook(geometry: Geometry, images: int, size: tuple[int, int]) -> Rulebook
     starts = np.cumsum([0, *(len(each) for each in pairs)]).astype(np.int32)
     rows = (images * height * width, images * tall * wide)
     return Rulebook(np.ascontiguousarray(np.concatenate(pairs), np.int32), starts, rows)
-
-
-@functools.lru_cache(maxsize=256)
-def diagonal(rows: int) -> Rulebook:
-    """The pairs of a plain matrix product: row i with row i."""
-    pairs = np.repeat(np.arange(rows, dtype=np.int32)[:, None], 2, 1)
-    return Rulebook(np.ascontiguousarray(pairs), np.array([0, rows], np.int32), (rows, rows))

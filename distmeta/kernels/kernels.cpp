@@ -44,8 +44,9 @@ template <class T> inline Vector<T> all(T value) { return value - Vector<T>{}; }
 // A pair of rows that a tap of the filter connects: in the input and in the output.
 struct Pair { int32_t input, output; };
 
-// The pairs of every tap, in the order of the taps: those of tap t are pairs[starts[t]] up to pairs[starts[t + 1]].
-struct Rulebook { const Pair* pairs; const int32_t* starts; int taps; };
+// The pairs of every tap, in the order of the taps: those of tap t are pairs[starts[t]] up to pairs[starts[t + 1]], by
+// rows of the output. `outputs` are these rows; with `few` inputs a convolution goes by patches.
+struct Rulebook { const Pair* pairs; const int32_t* starts; int32_t taps, outputs, few; };
 
 // out[r] (+)= sum_k in[r][k] * w[k] for R rows and N vectors of columns; ADD says whether to what is there.
 template <class T, int R, int N, bool ADD>
@@ -146,20 +147,50 @@ void outer(const Pair* pairs, int count, const T* x, int inputs, const T* dy, in
     }
 }
 
-// Patches of the input side by side, (output rows, taps x inputs): a convolution of few inputs becomes one product.
-template <class T>
-void patches(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, int inputs, T* out, int64_t next_out) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < tasks; ++t) {
-        std::memset(out + t * next_out, 0, next_out * sizeof(T));
-        for (int tap = 0; tap < book.taps; ++tap)
-            for (int p = book.starts[tap]; p < book.starts[tap + 1]; ++p) {
-                const T* from = x + t * next_x + (int64_t)book.pairs[p].input * inputs;
-                T* to = out + t * next_out + ((int64_t)book.pairs[p].output * book.taps + tap) * inputs;
-                for (int c = 0; c < inputs; ++c) to[c] = from[c];
-            }
+// A convolution of few inputs as one product: what all taps of an output see lies side by side, (outputs, taps x inputs),
+// for BLOCK outputs at a time, so that it never leaves the cache.
+template <class T> class Patches {
+    const Rulebook& book;
+    const T* x;
+    int inputs;
+    std::vector<int> next;
+    std::vector<T> rows;
+    Pair own[BLOCK];
+
+  public:
+    Patches(const Rulebook& book, const T* x, int inputs)
+        : book(book), x(x), inputs(inputs), next(book.starts, book.starts + book.taps),
+          rows((int64_t)BLOCK * book.taps * inputs) {
+        for (int i = 0; i < BLOCK; ++i) own[i] = {i, i};
     }
-}
+
+    // Calls `body(first, pairs, count, rows)` for one block after the other; the pairs are of a row with itself.
+    template <class Body> void blocks(int64_t outputs, Body body) {
+        for (int64_t first = 0; first < outputs; first += BLOCK) {
+            int count = (int)(outputs - first < BLOCK ? outputs - first : BLOCK);
+            std::memset(rows.data(), 0, rows.size() * sizeof(T));
+            switch (inputs) { // of grey and of colour images: a copy of known length is a few instructions
+                case 1: write(first + count, first, std::integral_constant<int, 1>()); break;
+                case 3: write(first + count, first, std::integral_constant<int, 3>()); break;
+                default: write(first + count, first, inputs);
+            }
+            body(first, own, count, rows.data());
+        }
+    }
+
+  private:
+    template <class Length> void write(int64_t end, int64_t first, Length length) {
+        int64_t width = (int64_t)book.taps * length;
+        for (int tap = 0; tap < book.taps; ++tap) {
+            T* to = rows.data() + (int64_t)tap * length;
+            int p = next[tap], last = book.starts[tap + 1];
+            for (; p < last && book.pairs[p].output < end; ++p)
+                std::memcpy(to + (book.pairs[p].output - first) * width, x + (int64_t)book.pairs[p].input * length,
+                            length * sizeof(T));
+            next[tap] = p;
+        }
+    }
+};
 
 // Lanes of a and b in turn, from lane FIRST of both on.
 #if defined(__clang__)
@@ -204,25 +235,33 @@ template <class T> void transpose(const T* from, int rows, int columns, T* to) {
 
 // y = x * w, (input rows, inputs) and (taps, inputs, outputs) to (output rows, outputs).
 template <class T>
-void conv(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* w, int64_t next_w,
-          int outputs, T* y, int64_t next_y) {
+void conv(const Rulebook& book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* w,
+          int64_t next_w, int outputs, T* y, int64_t next_y) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int t = 0; t < tasks; ++t) {
         const T *own_x = x + t * next_x, *own_w = w + t * next_w;
-        if (book.taps == 1 && book.starts[1] * (int64_t)outputs == next_y) { // every output has one pair
-            multiply<T, true, false>(book.pairs, book.starts[1], own_x, inputs, own_w, outputs, y + t * next_y);
+        T* own_y = y + t * next_y;
+        if (book.few) {
+            Patches<T>(book, own_x, inputs).blocks(book.outputs, [&](int64_t first, const Pair* pairs, int count,
+                                                                         const T* rows) {
+                multiply<T, true, false>(pairs, count, rows, book.taps * inputs, own_w, outputs, own_y + first * outputs);
+            });
             continue;
         }
-        std::memset(y + t * next_y, 0, next_y * sizeof(T));
+        if (book.taps == 1 && book.starts[1] * (int64_t)outputs == next_y) { // every output has one pair
+            multiply<T, true, false>(book.pairs, book.starts[1], own_x, inputs, own_w, outputs, own_y);
+            continue;
+        }
+        std::memset(own_y, 0, next_y * sizeof(T));
         for (int tap = 0; tap < book.taps; ++tap)
             multiply<T, true, true>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], own_x,
-                                    inputs, own_w + (int64_t)tap * inputs * outputs, outputs, y + t * next_y);
+                                    inputs, own_w + (int64_t)tap * inputs * outputs, outputs, own_y);
     }
 }
 
 // dx = dy * w transposed.
 template <class T>
-void conv_input(Rulebook book, int tasks, int threads, const T* dy, int64_t next_y, int outputs, const T* w,
+void conv_input(const Rulebook& book, int tasks, int threads, const T* dy, int64_t next_y, int outputs, const T* w,
                 int64_t next_w, int inputs, T* dx, int64_t next_x) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -246,14 +285,23 @@ void conv_input(Rulebook book, int tasks, int threads, const T* dy, int64_t next
 
 // dw = x * dy.
 template <class T>
-void conv_weight(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* dy,
+void conv_weight(const Rulebook& book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* dy,
                  int64_t next_y, int outputs, T* dw, int64_t next_w) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int t = 0; t < tasks; ++t) {
-        std::memset(dw + t * next_w, 0, next_w * sizeof(T));
+        const T *own_x = x + t * next_x, *own_y = dy + t * next_y;
+        T* own_w = dw + t * next_w;
+        std::memset(own_w, 0, next_w * sizeof(T));
+        if (book.few) {
+            Patches<T>(book, own_x, inputs).blocks(book.outputs, [&](int64_t first, const Pair* pairs, int count,
+                                                                      const T* rows) {
+                outer(pairs, count, rows, book.taps * inputs, own_y + first * outputs, outputs, own_w);
+            });
+            continue;
+        }
         for (int tap = 0; tap < book.taps; ++tap)
-            outer(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], x + t * next_x, inputs,
-                  dy + t * next_y, outputs, dw + t * next_w + (int64_t)tap * inputs * outputs);
+            outer(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], own_x, inputs, own_y, outputs,
+                  own_w + (int64_t)tap * inputs * outputs);
     }
 }
 
@@ -561,24 +609,20 @@ void pool_gather(const Pool& pool, int tasks, int threads, int channels, const T
 }
 
 #define EXPORT(T, NAME)                                                                                                 \
-    extern "C" void conv_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads, const T* x, \
+    extern "C" void conv_##NAME(const Rulebook* book, int tasks, int threads, const T* x,                               \
                                 int64_t next_x, int inputs, const T* w, int64_t next_w, int outputs, T* y,              \
                                 int64_t next_y) {                                                                       \
-        conv<T>({pairs, starts, taps}, tasks, threads, x, next_x, inputs, w, next_w, outputs, y, next_y);               \
+        conv<T>(*book, tasks, threads, x, next_x, inputs, w, next_w, outputs, y, next_y);                               \
     }                                                                                                                   \
-    extern "C" void patches_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads,          \
-                                   const T* x, int64_t next_x, int inputs, T* out, int64_t next_out) {                  \
-        patches<T>({pairs, starts, taps}, tasks, threads, x, next_x, inputs, out, next_out);                            \
-    }                                                                                                                   \
-    extern "C" void conv_input_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads,       \
+    extern "C" void conv_input_##NAME(const Rulebook* book, int tasks, int threads,                                     \
                                       const T* dy, int64_t next_y, int outputs, const T* w, int64_t next_w, int inputs, \
                                       T* dx, int64_t next_x) {                                                          \
-        conv_input<T>({pairs, starts, taps}, tasks, threads, dy, next_y, outputs, w, next_w, inputs, dx, next_x);       \
+        conv_input<T>(*book, tasks, threads, dy, next_y, outputs, w, next_w, inputs, dx, next_x);                       \
     }                                                                                                                   \
-    extern "C" void conv_weight_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads,      \
+    extern "C" void conv_weight_##NAME(const Rulebook* book, int tasks, int threads,                                    \
                                        const T* x, int64_t next_x, int inputs, const T* dy, int64_t next_y,             \
                                        int outputs, T* dw, int64_t next_w) {                                            \
-        conv_weight<T>({pairs, starts, taps}, tasks, threads, x, next_x, inputs, dy, next_y, outputs, dw, next_w);      \
+        conv_weight<T>(*book, tasks, threads, x, next_x, inputs, dy, next_y, outputs, dw, next_w);                      \
     }                                                                                                                   \
     extern "C" void norm_##NAME(int tasks, int threads, int64_t rows, int channels, double eps, double slope,           \
                                 const T* x, int64_t next_x, const T* scale, const T* shift, int64_t next_c, T* z,       \

@@ -19,18 +19,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distmeta.kernels.build import load
-from distmeta.kernels.geometry import Geometry, Rulebook, diagonal, rulebook
+from distmeta.kernels.geometry import Geometry, Rulebook, rulebook
 
 FEW_INPUTS = 64
-"""Up to this many taps times input channels, the patches are written side by side and multiplied at once."""
+"""Up to this many taps times input channels, patches are written side by side and multiplied at once."""
 
 _NAMES = {torch.float32: "float", torch.float64: "double"}
 _ARGUMENTS = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "d": ctypes.c_double}
 _SIGNATURES = {
-    "patches": "ppiii pli pl",
-    "conv": "ppiii pli pli pl",
-    "conv_input": "ppiii pli pli pl",
-    "conv_weight": "ppiii pli pli pl",
+    "conv": "pii pli pli pl",
+    "conv_input": "pii pli pli pl",
+    "conv_weight": "pii pli pli pl",
     "norm": "iili dd pl ppl ppp",
     "norm_backward": "iili d pl ppl ppl pl ppp",
     "norm_double": "iili d pl ppl ppl pl pl ppl ppp",
@@ -43,39 +42,33 @@ _Numbers = Sequence[int]
 
 def conv(x: Tensor, w: Tensor, geometry: _Numbers) -> Tensor:
     """y: the convolution of every task's images with its own filter."""
-    call = _call_of(tuple(geometry), *x.shape[1:])
-    rows, book, depth = _rows(x, call)
-    filters = _whole(w)
-    width = filters.shape[-1]
-    tasks = max(len(x), len(w))
+    call, rows, filters = _call_of(tuple(geometry), *x.shape[1:]), x.contiguous(), _whole(w)
+    width, tasks = filters.shape[-1], _tasks(x, w)
     y = x.new_empty((tasks, *call.output, width))
-    steps = (_step(rows, tasks), depth), (_step(filters, tasks), width), y.stride(0)
-    _products("conv", book, y, rows, filters, *steps)
+    steps = (_step(rows, tasks), rows.shape[-1]), (_step(filters, tasks), width), y.stride(0)
+    _products("conv", call, y, rows, filters, *steps)
     return _cut(y, w.shape[-1])
 
 
 def conv_input(dy: Tensor, w: Tensor, geometry: _Numbers, size: _Numbers) -> Tensor:
     """dx: the convolution's gradient with respect to its input, of height and width ``size``."""
-    book = _call_of(tuple(geometry), dy.shape[1], *size, 0).book
+    call = _call_of(tuple(geometry), dy.shape[1], *size, w.shape[-2])
     filters, rows = _whole(_whole(w), -2), _whole(dy)
     depth, width = rows.shape[-1], filters.shape[-2]
     tasks = max(len(dy), len(w))
     dx = dy.new_empty((tasks, dy.shape[1], *size, width))
     steps = (_step(rows, tasks), depth), (_step(filters, tasks), width), dx.stride(0)
-    _products("conv_input", book, dx, rows, filters, *steps)
+    _products("conv_input", call, dx, rows, filters, *steps)
     return _cut(dx, w.shape[-2])
 
 
 def conv_weight(x: Tensor, dy: Tensor, geometry: _Numbers) -> Tensor:
     """dw: the convolution's gradient with respect to every task's filter."""
-    call = _call_of(tuple(geometry), *x.shape[1:])
-    rows, book, depth = _rows(x, call)
-    down = _whole(dy)
-    width = down.shape[-1]
-    tasks = max(len(x), len(dy))
-    dw = x.new_empty((tasks, *call.kernel, x.shape[-1], width))
-    steps = (_step(rows, tasks), depth), (_step(down, tasks), width), dw.stride(0)
-    _products("conv_weight", book, dw, rows, down, *steps)
+    call, rows, down = _call_of(tuple(geometry), *x.shape[1:]), x.contiguous(), _whole(dy)
+    width, tasks = down.shape[-1], _tasks(x, dy)
+    dw = x.new_empty((tasks, *call.kernel, rows.shape[-1], width))
+    steps = (_step(rows, tasks), rows.shape[-1]), (_step(down, tasks), width), dw.stride(0)
+    _products("conv_weight", call, dw, rows, down, *steps)
     return _cut(dw, dy.shape[-1])
 
 
@@ -191,12 +184,14 @@ def _pool_of(
     return np.array([images, *inputs, *outputs, *geometry], np.int64)
 
 
-class _Book(NamedTuple):
-    """A rulebook as the kernels take it: addresses of pairs and starts, number of taps."""
+class _Book(ctypes.Structure):
+    """A rulebook as the kernels take it."""
 
-    pairs: int
-    starts: int
-    taps: int
+    _fields_ = (
+        ("pairs", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("taps", "outputs", "few")),
+    )
 
 
 class _Call(NamedTuple):
@@ -204,56 +199,29 @@ class _Call(NamedTuple):
 
     Attributes:
         book: its pairs.
-        patches: (rows, depth) of its patches, where they are written side by side.
-        diagonal: the pairs of patches with outputs.
         kernel: height and width of the filter.
         output: images, height and width of the result.
-        arrays: what the addresses point into.
+        rulebook: what the book points into.
     """
 
     book: _Book
-    patches: tuple[int, int] | None
-    diagonal: _Book
     kernel: tuple[int, int]
     output: tuple[int, int, int]
-    arrays: tuple[Rulebook, ...]
+    rulebook: Rulebook
 
 
 @functools.lru_cache(maxsize=256)
 def _call_of(geometry: tuple[int, ...], images: int, height: int, width: int, inputs: int) -> _Call:
     shape = Geometry.decode(geometry)
-    book = rulebook(shape, images, (height, width))
-    own = diagonal(book.rows[1])
+    pairs, starts, (_, outputs) = rules = rulebook(shape, images, (height, width))
     few = shape.taps > 1 and shape.taps * inputs <= FEW_INPUTS
-    return _Call(
-        _addresses(book),
-        (book.rows[1], shape.taps * inputs) if few else None,
-        _addresses(own),
-        shape.kernel,
-        (images, *shape.output((height, width))),
-        (book, own),
-    )
-
-
-def _addresses(book: Rulebook) -> _Book:
-    return _Book(book.pairs.ctypes.data, book.starts.ctypes.data, len(book.starts) - 1)
-
-
-def _rows(x: Tensor, call: _Call) -> tuple[Tensor, _Book, int]:
-    """What the filter is multiplied with, the pairs by which they meet, and the length of a row."""
-    x, inputs = x.contiguous(), x.shape[-1]
-    if call.patches is None:
-        return x, call.book, inputs
-    patches = x.new_empty((len(x), *call.patches))
-    threads = torch.get_num_threads()
-    each = (x.data_ptr(), x.stride(0), inputs, patches.data_ptr(), patches.stride(0))
-    _kernel("patches", x.dtype)(*call.book, len(x), threads, *each)
-    return patches, call.diagonal, call.patches[1]
+    book = _Book(pairs.ctypes.data, starts.ctypes.data, shape.taps, outputs, few)
+    return _Call(book, shape.kernel, (images, *shape.output((height, width))), rules)
 
 
 def _products(
     name: str,
-    book: _Book,
+    call: _Call,
     out: Tensor,
     a: Tensor,
     b: Tensor,
@@ -263,7 +231,7 @@ def _products(
 ) -> None:
     """One of the convolution's products of every task; ``of_a``, ``of_b``: elements to the next task, and in a row."""
     arguments = (a.data_ptr(), *of_a, b.data_ptr(), *of_b, out.data_ptr(), next_out)
-    _kernel(name, out.dtype)(*book, len(out), torch.get_num_threads(), *arguments)
+    _kernel(name, out.dtype)(ctypes.addressof(call.book), len(out), torch.get_num_threads(), *arguments)
 
 
 @functools.cache
