@@ -34,10 +34,8 @@ class Pictures(Glyphs):
         support, query = batch.support["x"], batch.query["x"]
         images = F.pad(torch.cat([support, query], 1), [(SIZE - support.shape[-1]) // 2] * 4)
         images = _noisy(images.expand(-1, -1, 3, -1, -1), split, ids)
-        first, second = images.split([support.shape[1], query.shape[1]], 1)
-        return TaskBatch(
-            batch.ids, {**batch.support, "x": first.contiguous()}, {**batch.query, "x": second.contiguous()}
-        )
+        first, second = images[:, : support.shape[1]].contiguous(), images[:, support.shape[1] :].contiguous()
+        return TaskBatch(batch.ids, {**batch.support, "x": first}, {**batch.query, "x": second})
 
 
 def _noisy(images: Tensor, split: Split, ids: Sequence[int]) -> Tensor:

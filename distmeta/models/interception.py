@@ -25,8 +25,8 @@ class Interception(KeyedDropout):
     Beside what :class:`KeyedDropout` does:
 
     - batch and instance norms that use the statistics of their batch write no running statistics;
-    - convolutions, batch norms and max-pools are computed by ``form``, and whatever depends on how their outputs lie in memory
-      gets them as plain PyTorch would have laid them out;
+    - convolutions, batch norms and max-pools are computed by ``form``, and whatever depends on how their outputs lie in
+      memory gets them as plain PyTorch would have laid them out;
     - ``statistics`` records what batch norms normalise by, or gives it.
 
     Functions are caught, not layers: subclasses, parametrised layers and calls of ``torch.nn.functional`` are covered
@@ -126,7 +126,7 @@ class Interception(KeyedDropout):
             if windows is not None:
                 return task_max_pool2d(input, windows, self._form)
             input = _plain(input)  # under vmap torch's own takes no images whose channels lie last
-        return F.max_pool2d(input, *settings, return_indices)  # type: ignore[arg-type]
+        return F.max_pool2d(input, *settings, return_indices)  # type: ignore[arg-type, call-overload]
 
     def _batch_norm(
         self,
