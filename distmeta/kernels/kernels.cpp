@@ -5,6 +5,7 @@
 //
 // Compiled by distmeta/kernels/build.py for the vector width that torch uses, without torch's headers.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -21,6 +22,7 @@ constexpr int BYTES = 16, COLUMNS = 4;
 constexpr int ROWS = 6;     // rows of a tile: ROWS x COLUMNS vectors of sums stay in registers
 constexpr int HALF = COLUMNS > 1 ? COLUMNS / 2 : 1; // columns of a tile of twice as many rows
 constexpr int BLOCK = 96;   // pairs whose rows stay in the first-level cache while a weight gradient is summed
+constexpr int RESIDENT = 1024; // rows of the output, about, that all taps pass over before the next ones
 constexpr int PARTIAL = 16; // rows that are summed before their sum is added to the total in double precision
 
 template <class T> struct Wide { typedef T type __attribute__((vector_size(BYTES))); };
@@ -45,8 +47,30 @@ template <class T> inline Vector<T> all(T value) { return value - Vector<T>{}; }
 struct Pair { int32_t input, output; };
 
 // The pairs of every tap, in the order of the taps: those of tap t are pairs[starts[t]] up to pairs[starts[t + 1]], by
-// rows of the output. `outputs` are these rows; with `few` inputs a convolution goes by patches.
-struct Rulebook { const Pair* pairs; const int32_t* starts; int32_t taps, outputs, few; };
+// rows of the output. `outputs` are the rows of all images; with `few` channels a convolution goes by patches.
+struct Rulebook {
+    const Pair* pairs;
+    const int32_t* starts;
+    int32_t taps, images, outputs, few;
+
+    // Calls `begin(first, count)` for some images after the other, few enough to stay in the cache while all taps pass
+    // over them, and `body(tap, pairs, count)` for their pairs of every tap. Images share no outputs, so no sum notices.
+    template <class Begin, class Body> void blocks(Begin begin, Body body) const {
+        int each = outputs / images, some = each < RESIDENT ? RESIDENT / each : 1;
+        std::vector<int> next(starts, starts + taps);
+        for (int first = 0; first < images; first += some) {
+            int last = images - first < some ? images : first + some;
+            begin(first, last - first);
+            for (int tap = 0; tap < taps; ++tap) {
+                const Pair* from = pairs + next[tap];
+                const Pair* to = std::partition_point(
+                    from, pairs + starts[tap + 1], [=](const Pair& pair) { return pair.output < last * each; });
+                body(tap, from, (int)(to - from));
+                next[tap] = (int)(to - pairs);
+            }
+        }
+    }
+};
 
 // out[r] (+)= sum_k in[r][k] * w[k] for R rows and N vectors of columns; ADD says whether to what is there.
 template <class T, int R, int N, bool ADD>
@@ -252,10 +276,12 @@ void conv(const Rulebook& book, int tasks, int threads, const T* x, int64_t next
             multiply<T, true, false>(book.pairs, book.starts[1], own_x, inputs, own_w, outputs, own_y);
             continue;
         }
-        std::memset(own_y, 0, next_y * sizeof(T));
-        for (int tap = 0; tap < book.taps; ++tap)
-            multiply<T, true, true>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], own_x,
-                                    inputs, own_w + (int64_t)tap * inputs * outputs, outputs, own_y);
+        int64_t image = next_y / book.images;
+        book.blocks([=](int first, int count) { std::memset(own_y + first * image, 0, count * image * sizeof(T)); },
+                    [=](int tap, const Pair* pairs, int count) {
+                        multiply<T, true, true>(pairs, count, own_x, inputs, own_w + (int64_t)tap * inputs * outputs,
+                                                outputs, own_y);
+                    });
     }
 }
 
@@ -275,10 +301,13 @@ void conv_input(const Rulebook& book, int tasks, int threads, const T* dy, int64
                 for (int tap = 0; tap < book.taps; ++tap)
                     transpose(own + tap * slice, inputs, outputs, turned.data() + tap * slice);
             done = own;
-            std::memset(dx + t * next_x, 0, next_x * sizeof(T));
-            for (int tap = 0; tap < book.taps; ++tap)
-                multiply<T, false, true>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap],
-                                   dy + t * next_y, outputs, turned.data() + tap * slice, inputs, dx + t * next_x);
+            const T *own_y = dy + t * next_y, *filter = turned.data();
+            T* own_x = dx + t * next_x;
+            int64_t image = next_x / book.images;
+            book.blocks([=](int first, int count) { std::memset(own_x + first * image, 0, count * image * sizeof(T)); },
+                        [=](int tap, const Pair* pairs, int count) {
+                            multiply<T, false, true>(pairs, count, own_y, outputs, filter + tap * slice, inputs, own_x);
+                        });
         }
     }
 }
@@ -299,9 +328,9 @@ void conv_weight(const Rulebook& book, int tasks, int threads, const T* x, int64
             });
             continue;
         }
-        for (int tap = 0; tap < book.taps; ++tap)
-            outer(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], own_x, inputs, own_y, outputs,
-                  own_w + (int64_t)tap * inputs * outputs);
+        book.blocks([](int, int) {}, [=](int tap, const Pair* pairs, int count) {
+            outer(pairs, count, own_x, inputs, own_y, outputs, own_w + (int64_t)tap * inputs * outputs);
+        });
     }
 }
 

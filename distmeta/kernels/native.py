@@ -190,7 +190,7 @@ class _Book(ctypes.Structure):
     _fields_ = (
         ("pairs", ctypes.c_void_p),
         ("starts", ctypes.c_void_p),
-        *((name, ctypes.c_int32) for name in ("taps", "outputs", "few")),
+        *((name, ctypes.c_int32) for name in ("taps", "images", "outputs", "few")),
     )
 
 
@@ -215,7 +215,7 @@ def _call_of(geometry: tuple[int, ...], images: int, height: int, width: int, in
     shape = Geometry.decode(geometry)
     pairs, starts, (_, outputs) = rules = rulebook(shape, images, (height, width))
     few = shape.taps > 1 and shape.taps * inputs <= FEW_INPUTS
-    book = _Book(pairs.ctypes.data, starts.ctypes.data, shape.taps, outputs, few)
+    book = _Book(pairs.ctypes.data, starts.ctypes.data, shape.taps, images, outputs, few)
     return _Call(book, shape.kernel, (images, *shape.output((height, width))), rules)
 
 
