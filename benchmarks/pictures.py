@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from distmeta.config import TaskOptions
 from distmeta.records import Split, TaskBatch
-from distmeta.tasks import Glyphs
+from distmeta.tasks import TASKS
+from distmeta.tasks.glyphs import Glyphs
 from distmeta.tasks.philox import Purpose, uniform, words
 
 SIZE = 32
@@ -36,6 +37,12 @@ class Pictures(Glyphs):
         images = _noisy(images.expand(-1, -1, 3, -1, -1), split, ids)
         first, second = images[:, : support.shape[1]].contiguous(), images[:, support.shape[1] :].contiguous()
         return TaskBatch(batch.ids, {**batch.support, "x": first}, {**batch.query, "x": second})
+
+
+def register() -> None:
+    """Let ``tasks.kind: pictures`` be a kind of this process, beside the package's own."""
+    TASKS.options["pictures"] = Glyphs.Options
+    TASKS._places["pictures"] = f"{__name__}:{Pictures.__name__}"
 
 
 def _noisy(images: Tensor, split: Split, ids: Sequence[int]) -> Tensor:
