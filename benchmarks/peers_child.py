@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import pictures
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -29,6 +30,7 @@ SHARDS = 4
 """Different shards of tasks that a contender goes through over and over."""
 
 CONV4 = {"kind": "conv4", "filters": 64}
+POOLED = {"kind": "conv4", "filters": 32, "downsample": "pool"}
 MLP = {"kind": "mlp", "hidden": [40, 40]}
 
 
@@ -45,11 +47,15 @@ def _glyphs(ways: int) -> dict[str, Any]:
     return {"kind": "glyphs", "ways": ways, "shots": 1, "queries": 1}
 
 
+_PICTURES = {"kind": "pictures", "ways": 5, "shots": 1, "queries": 15}
 _SINUSOID = {"kind": "sinusoid", "shots": 10, "queries": 10}
+
+pictures.register()
 
 CASES: dict[str, dict[str, Any]] = {
     "omniglot-5w1s": _case(_glyphs(5), CONV4, 0.4, 1, 32, 8),
     "omniglot-20w1s": _case(_glyphs(20), CONV4, 0.1, 5, 16, 4),
+    "pictures-5w1s": _case(_PICTURES, POOLED, 0.01, 5, 4, 4),
     "sinusoid-1": _case(_SINUSOID, MLP, 0.01, 1, 25, 25),
     "sinusoid-5": _case(_SINUSOID, MLP, 0.01, 5, 25, 25),
 }
@@ -107,10 +113,12 @@ class Ours:
         self._turn += 1
         return self._worker.program.gradient(self._state, "train", ids).tasks
 
-    def total(self, shard: int) -> np.ndarray[Any, Any]:
-        """Sum of a shard's meta-gradients of the module's parameters, sorted by name."""
-        vector = self._worker.program.gradient(self._state, "train", self._shards[shard]).vector
-        return vector.detach().cpu()[self._model].numpy()
+    def of_task(self, task: int) -> np.ndarray[Any, Any]:
+        """The task's meta-gradient of the module's parameters, sorted by name."""
+        # A whole shard of the one task, since other numbers of tasks would be compiled anew.
+        ids = [task] * len(self._shards[0])
+        vector = self._worker.program.gradient(self._state, "train", ids).vector
+        return (vector.detach().cpu()[self._model] / len(ids)).numpy()
 
 
 def _look_up_tasks(config: Config) -> None:
@@ -140,7 +148,7 @@ class Peer:
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.allow_tf32 = False
         self.library = importlib.import_module(self.package)
-        family = open_family(config, self.device)
+        self._family = family = open_family(config, self.device)
         self.batches = [family.sample("train", ids) for ids in shards(config)]
         self.module = plain_module(config).to(self.device)
         self.loss = loss_of(config)
@@ -156,9 +164,9 @@ class Peer:
         self.gradient(batch)
         return len(batch.ids)
 
-    def total(self, shard: int) -> np.ndarray[Any, Any]:
-        """Sum of a shard's meta-gradients, parameters sorted by name."""
-        found = self.gradient(self.batches[shard])
+    def of_task(self, task: int) -> np.ndarray[Any, Any]:
+        """The task's meta-gradient, parameters sorted by name."""
+        found = self.gradient(self._family.sample("train", [task]))
         return torch.cat([found[name].detach().reshape(-1) for name in sorted(found)]).cpu().numpy()
 
     def gradient(self, batch: TaskBatch) -> Mapping[str, Tensor]:

@@ -1,7 +1,8 @@
 """The task-batched layers as differentiable functions that every transform of ``torch.func`` passes through.
 
 A convolution is linear in its input and in its filter, and its gradients are again such products: three functions are
-closed under differentiation to any order. Batch norm with its ReLU is differentiated twice by formulas of its own.
+closed under differentiation to any order. Batch norm with its ReLU is differentiated twice by formulas of its own. A
+max-pool is linear once it is known where the largest values are, and its gradient is the transpose of it.
 Without a task dimension tensors count as one task; ``torch.vmap`` turns its own dimension into the task dimension.
 """
 
@@ -56,6 +57,23 @@ def batch_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float
     return cast(Tensor, z).squeeze(0).view(last.shape).movedim(-1, 1)
 
 
+def max_pool2d(x: Tensor, geometry: Geometry, size: tuple[int, int], form: Form) -> Tensor:
+    """The max-pool of ``F.max_pool2d``, for one task: the same choice among equal values, and NaN where there is one.
+
+    Args:
+        x: (N, C, H, W); fastest where its channels lie last in memory, as those of the result do.
+        geometry: how windows move; of at most 256 taps, at least one of each on the input.
+        size: height and width of the result.
+        form: which implementation computes it.
+
+    Returns:
+        (N, C, H', W').
+    """
+    maps = x.permute(0, 2, 3, 1).unsqueeze(0)
+    y, _ = _MaxPool.apply(maps, geometry.encode(), list(size), form)
+    return cast(Tensor, y).squeeze(0).permute(0, 3, 1, 2)
+
+
 def _operations(form: Form) -> Any:
     if form == "products":
         return products
@@ -91,9 +109,10 @@ class _Tasks(Function):
         return split, torch.utils._pytree.tree_map(lambda _: 0, results)
 
 
-def _sum_to(gradient: Tensor, like: Tensor) -> Tensor:
-    """Summed over tasks where they share the tensor."""
-    return gradient.sum(0, keepdim=True) if len(like) == 1 and len(gradient) > 1 else gradient
+def _sum_to(gradient: Tensor, like: Tensor | int) -> Tensor:
+    """Summed over tasks where they share the tensor; of which the number of tasks is enough."""
+    tasks = like if isinstance(like, int) else len(like)
+    return gradient.sum(0, keepdim=True) if tasks == 1 and len(gradient) > 1 else gradient
 
 
 class _Conv(_Tasks):
@@ -230,3 +249,65 @@ class _NormDouble(_Tasks):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
         raise RuntimeError("the task-batched batch norm has no third derivative; use engine.layers=general")
+
+
+class _MaxPool(_Tasks):
+    tensors = 1
+
+    @staticmethod
+    def forward(x: Tensor, geometry: list[int], size: list[int], form: Form) -> tuple[Tensor, Tensor]:
+        return cast("tuple[Tensor, Tensor]", _operations(form).max_pool(x, geometry, size))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, ctx.geometry, _, ctx.form = inputs
+        ctx.size = list(x.shape[2:4])
+        _, index = output
+        ctx.mark_non_differentiable(index)
+        ctx.save_for_backward(index)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        (index,) = ctx.saved_tensors
+        dx = _PoolScatter.apply(dy, index, ctx.geometry, ctx.size, ctx.form)
+        return _sum_to(dx, index), None, None, None
+
+
+class _PoolScatter(_Tasks):
+    tensors = 2
+
+    @staticmethod
+    def forward(dy: Tensor, index: Tensor, geometry: list[int], size: list[int], form: Form) -> Tensor:
+        return cast(Tensor, _operations(form).pool_scatter(dy, index, geometry, size))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        dy, index, ctx.geometry, _, ctx.form = inputs
+        ctx.tasks = len(dy)
+        ctx.save_for_backward(index)
+
+    @staticmethod
+    def backward(ctx: Any, a: Tensor) -> tuple[Tensor | None, ...]:
+        (index,) = ctx.saved_tensors
+        ddy = _PoolGather.apply(a, index, ctx.geometry, ctx.form)
+        return _sum_to(ddy, ctx.tasks), None, None, None, None
+
+
+class _PoolGather(_Tasks):
+    tensors = 2
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor, geometry: list[int], form: Form) -> Tensor:
+        return cast(Tensor, _operations(form).pool_gather(x, index, geometry))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, index, ctx.geometry, ctx.form = inputs
+        ctx.tasks, ctx.size = len(x), list(x.shape[2:4])
+        ctx.save_for_backward(index)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (index,) = ctx.saved_tensors
+        dx = _PoolScatter.apply(dy, index, ctx.geometry, ctx.size, ctx.form)
+        return _sum_to(dx, ctx.tasks), None, None, None

@@ -37,13 +37,32 @@ class Geometry(NamedTuple):
         """Elements of the filter that each output sees."""
         return self.kernel[0] * self.kernel[1]
 
-    def output(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the output for an input of this size."""
-        return self._along(0, size[0]), self._along(1, size[1])
+    def output(self, size: tuple[int, int], ceil: bool = False) -> tuple[int, int]:
+        """Height and width of the output for an input of this size.
 
-    def _along(self, axis: int, size: int) -> int:
-        reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
-        return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+        Args:
+            size: height and width of the input.
+            ceil: of a pool: windows may reach beyond the padding, but not begin there.
+        """
+        return self._along(0, size[0], ceil), self._along(1, size[1], ceil)
+
+    def _along(self, axis: int, size: int, ceil: bool) -> int:
+        reach, stride = self.dilation[axis] * (self.kernel[axis] - 1) + 1, self.stride[axis]
+        room = size + 2 * self.padding[axis] - reach
+        if not ceil:
+            return room // stride + 1
+        count = -(-room // stride) + 1
+        return count - 1 if (count - 1) * stride >= size + self.padding[axis] else count
+
+    def inside(self, axis: int, size: int, outputs: int) -> npt.NDArray[np.bool_]:
+        """(outputs, kernel): which taps of a window lie on the input, not on padding, along one axis.
+
+        >>> Geometry((3, 1), (1, 1), (1, 0), (1, 1)).inside(0, 2, 2).tolist()
+        [[False, True, True], [True, True, False]]
+        """
+        first = np.arange(outputs)[:, None] * self.stride[axis] - self.padding[axis]
+        place = first + np.arange(self.kernel[axis]) * self.dilation[axis]
+        return (place >= 0) & (place < size)
 
 
 class Rulebook(NamedTuple):
@@ -81,10 +100,3 @@ def rulebook(geometry: Geometry, images: int, size: tuple[int, int]) -> Rulebook
     starts = np.cumsum([0, *(len(each) for each in pairs)]).astype(np.int32)
     rows = (images * height * width, images * tall * wide)
     return Rulebook(np.ascontiguousarray(np.concatenate(pairs), np.int32), starts, rows)
-
-
-@functools.lru_cache(maxsize=256)
-def diagonal(rows: int) -> Rulebook:
-    """The pairs of a plain matrix product: row i with row i."""
-    pairs = np.repeat(np.arange(rows, dtype=np.int32)[:, None], 2, 1)
-    return Rulebook(np.ascontiguousarray(pairs), np.array([0, rows], np.int32), (rows, rows))

@@ -1,10 +1,11 @@
 // Task-batched layers on the CPU: a convolution and its two gradients, batch norm with a (leaky) ReLU and its first and
-// second derivatives. Every tensor is dense with the channels last; the leading dimension counts tasks, and a stride of 0
+// second derivatives, a max-pool and its gradients. Every tensor is dense with the channels last; the leading dimension counts tasks, and a stride of 0
 // between tasks means that they share a tensor. Tasks are computed independently of each other, in an order of additions
 // that depends on the shapes alone: results do not depend on how tasks are chunked or on the number of threads.
 //
 // Compiled by distmeta/kernels/build.py for the vector width that torch uses, without torch's headers.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -19,12 +20,20 @@ constexpr int BYTES = 32, COLUMNS = 2;
 constexpr int BYTES = 16, COLUMNS = 4;
 #endif
 constexpr int ROWS = 6;     // rows of a tile: ROWS x COLUMNS vectors of sums stay in registers
+constexpr int HALF = COLUMNS > 1 ? COLUMNS / 2 : 1; // columns of a tile of twice as many rows
 constexpr int BLOCK = 96;   // pairs whose rows stay in the first-level cache while a weight gradient is summed
+constexpr int RESIDENT = 1024; // rows of the output, about, that all taps pass over before the next ones
 constexpr int PARTIAL = 16; // rows that are summed before their sum is added to the total in double precision
 
 template <class T> struct Wide { typedef T type __attribute__((vector_size(BYTES))); };
 template <class T> using Vector = typename Wide<T>::type;
 template <class T> constexpr int LANES = BYTES / sizeof(T);
+
+// A vector of whole numbers, as many and as wide as those of a Vector<T>.
+template <int SIZE> struct Integer;
+template <> struct Integer<4> { using type = int32_t; };
+template <> struct Integer<8> { using type = int64_t; };
+template <class T> using Whole = Vector<typename Integer<sizeof(T)>::type>;
 
 template <class T> inline Vector<T> load(const T* p) {
     Vector<T> v;
@@ -37,8 +46,31 @@ template <class T> inline Vector<T> all(T value) { return value - Vector<T>{}; }
 // A pair of rows that a tap of the filter connects: in the input and in the output.
 struct Pair { int32_t input, output; };
 
-// The pairs of every tap, in the order of the taps: those of tap t are pairs[starts[t]] up to pairs[starts[t + 1]].
-struct Rulebook { const Pair* pairs; const int32_t* starts; int taps; };
+// The pairs of every tap, in the order of the taps: those of tap t are pairs[starts[t]] up to pairs[starts[t + 1]], by
+// rows of the output. `outputs` are the rows of all images; with `few` channels a convolution goes by patches.
+struct Rulebook {
+    const Pair* pairs;
+    const int32_t* starts;
+    int32_t taps, images, outputs, few;
+
+    // Calls `begin(first, count)` for some images after the other, few enough to stay in the cache while all taps pass
+    // over them, and `body(tap, pairs, count)` for their pairs of every tap. Images share no outputs, so no sum notices.
+    template <class Begin, class Body> void blocks(Begin begin, Body body) const {
+        int each = outputs / images, some = each < RESIDENT ? RESIDENT / each : 1;
+        std::vector<int> next(starts, starts + taps);
+        for (int first = 0; first < images; first += some) {
+            int last = images - first < some ? images : first + some;
+            begin(first, last - first);
+            for (int tap = 0; tap < taps; ++tap) {
+                const Pair* from = pairs + next[tap];
+                const Pair* to = std::partition_point(
+                    from, pairs + starts[tap + 1], [=](const Pair& pair) { return pair.output < last * each; });
+                body(tap, from, (int)(to - from));
+                next[tap] = (int)(to - pairs);
+            }
+        }
+    }
+};
 
 // out[r] (+)= sum_k in[r][k] * w[k] for R rows and N vectors of columns; ADD says whether to what is there.
 template <class T, int R, int N, bool ADD>
@@ -58,37 +90,42 @@ inline void tile(const T* const* in, int depth, const T* w, int ldw, T* const* o
         for (int n = 0; n < N; ++n) store<T>(out[r] + n * LANES<T>, sums[r][n]);
 }
 
-template <class T, int N, bool ADD>
+// Rows of a tile of N vectors: few columns need more rows, or the processor waits for its own additions.
+template <int N> constexpr int TALL = N == COLUMNS ? ROWS : 2 * ROWS;
+
+template <class T, int N, bool ADD, int R = TALL<N>>
 inline void tile_of(int rows, const T* const* in, int depth, const T* w, int ldw, T* const* out) {
-    switch (rows) {
-        case 1: return tile<T, 1, N, ADD>(in, depth, w, ldw, out);
-        case 2: return tile<T, 2, N, ADD>(in, depth, w, ldw, out);
-        case 3: return tile<T, 3, N, ADD>(in, depth, w, ldw, out);
-        case 4: return tile<T, 4, N, ADD>(in, depth, w, ldw, out);
-        case 5: return tile<T, 5, N, ADD>(in, depth, w, ldw, out);
-        default: return tile<T, ROWS, N, ADD>(in, depth, w, ldw, out);
-    }
+    if constexpr (R > 1)
+        if (rows < R) return tile_of<T, N, ADD, R - 1>(rows, in, depth, w, ldw, out);
+    tile<T, R, N, ADD>(in, depth, w, ldw, out);
+}
+
+// Calls `body(column, width)` for the columns from the first on, as many at a time as there is a tile for; `width` is an
+// integral constant: the number of vectors.
+template <class T, class Body> inline void over_columns(int columns, Body body) {
+    int c = 0;
+    for (; c + COLUMNS * LANES<T> <= columns; c += COLUMNS * LANES<T>) body(c, std::integral_constant<int, COLUMNS>());
+    for (; c + HALF * LANES<T> <= columns; c += HALF * LANES<T>) body(c, std::integral_constant<int, HALF>());
+    for (; c < columns; c += LANES<T>) body(c, std::integral_constant<int, 1>());
 }
 
 // out[pair.to] (+)= in[pair.from] @ w for the pairs of one tap; w is (depth, width), the width a multiple of a vector.
 template <class T, bool FORWARD, bool ADD>
 void multiply(const Pair* pairs, int count, const T* in, int depth, const T* w, int width, T* out) {
-    for (int column = 0; column < width;) {
-        bool wide = width - column >= COLUMNS * LANES<T>;
-        for (int first = 0; first < count; first += ROWS) {
-            int rows = count - first < ROWS ? count - first : ROWS;
-            const T* from[ROWS];
-            T* to[ROWS];
+    over_columns<T>(width, [=](int column, auto vectors) {
+        constexpr int N = decltype(vectors)::value;
+        for (int first = 0; first < count; first += TALL<N>) {
+            int rows = count - first < TALL<N> ? count - first : TALL<N>;
+            const T* from[TALL<N>];
+            T* to[TALL<N>];
             for (int r = 0; r < rows; ++r) {
                 const Pair& pair = pairs[first + r];
                 from[r] = in + (int64_t)(FORWARD ? pair.input : pair.output) * depth;
                 to[r] = out + (int64_t)(FORWARD ? pair.output : pair.input) * width + column;
             }
-            if (wide) tile_of<T, COLUMNS, ADD>(rows, from, depth, w + column, width, to);
-            else tile_of<T, 1, ADD>(rows, from, depth, w + column, width, to);
+            tile_of<T, N, ADD>(rows, from, depth, w + column, width, to);
         }
-        column += wide ? COLUMNS * LANES<T> : LANES<T>;
-    }
+    });
 }
 
 // dw[r][columns] += sum_pairs x[pair.input][r] * dy[pair.output][columns] for R rows of dw and N vectors of columns.
@@ -111,16 +148,11 @@ inline void outer_tile(const Pair* pairs, int count, const T* x, int ldx, const 
         for (int n = 0; n < N; ++n) store<T>(dw + (int64_t)r * ldy + n * LANES<T>, sums[r][n]);
 }
 
-template <class T, int N>
+template <class T, int N, int R = TALL<N>>
 inline void outer_tile_of(int rows, const Pair* pairs, int count, const T* x, int ldx, const T* dy, int ldy, T* dw) {
-    switch (rows) {
-        case 1: return outer_tile<T, 1, N>(pairs, count, x, ldx, dy, ldy, dw);
-        case 2: return outer_tile<T, 2, N>(pairs, count, x, ldx, dy, ldy, dw);
-        case 3: return outer_tile<T, 3, N>(pairs, count, x, ldx, dy, ldy, dw);
-        case 4: return outer_tile<T, 4, N>(pairs, count, x, ldx, dy, ldy, dw);
-        case 5: return outer_tile<T, 5, N>(pairs, count, x, ldx, dy, ldy, dw);
-        default: return outer_tile<T, ROWS, N>(pairs, count, x, ldx, dy, ldy, dw);
-    }
+    if constexpr (R > 1)
+        if (rows < R) return outer_tile_of<T, N, R - 1>(rows, pairs, count, x, ldx, dy, ldy, dw);
+    outer_tile<T, R, N>(pairs, count, x, ldx, dy, ldy, dw);
 }
 
 // dw (inputs, outputs) += x^T dy over the pairs of one tap; the number of outputs is a multiple of a vector.
@@ -128,35 +160,61 @@ template <class T>
 void outer(const Pair* pairs, int count, const T* x, int inputs, const T* dy, int outputs, T* dw) {
     for (int first = 0; first < count; first += BLOCK) {
         int some = count - first < BLOCK ? count - first : BLOCK;
-        for (int row = 0; row < inputs; row += ROWS) {
-            int rows = inputs - row < ROWS ? inputs - row : ROWS;
-            for (int column = 0; column < outputs;) {
+        over_columns<T>(outputs, [=](int column, auto vectors) {
+            constexpr int N = decltype(vectors)::value;
+            for (int row = 0; row < inputs; row += TALL<N>) {
+                int rows = inputs - row < TALL<N> ? inputs - row : TALL<N>;
                 T* to = dw + (int64_t)row * outputs + column;
-                bool wide = outputs - column >= COLUMNS * LANES<T>;
-                if (wide)
-                    outer_tile_of<T, COLUMNS>(rows, pairs + first, some, x + row, inputs, dy + column, outputs, to);
-                else
-                    outer_tile_of<T, 1>(rows, pairs + first, some, x + row, inputs, dy + column, outputs, to);
-                column += wide ? COLUMNS * LANES<T> : LANES<T>;
+                outer_tile_of<T, N>(rows, pairs + first, some, x + row, inputs, dy + column, outputs, to);
             }
-        }
+        });
     }
 }
 
-// Patches of the input side by side, (output rows, taps x inputs): a convolution of few inputs becomes one product.
-template <class T>
-void patches(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, int inputs, T* out, int64_t next_out) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < tasks; ++t) {
-        std::memset(out + t * next_out, 0, next_out * sizeof(T));
-        for (int tap = 0; tap < book.taps; ++tap)
-            for (int p = book.starts[tap]; p < book.starts[tap + 1]; ++p) {
-                const T* from = x + t * next_x + (int64_t)book.pairs[p].input * inputs;
-                T* to = out + t * next_out + ((int64_t)book.pairs[p].output * book.taps + tap) * inputs;
-                for (int c = 0; c < inputs; ++c) to[c] = from[c];
-            }
+// A convolution of few inputs as one product: what all taps of an output see lies side by side, (outputs, taps x inputs),
+// for BLOCK outputs at a time, so that it never leaves the cache.
+template <class T> class Patches {
+    const Rulebook& book;
+    const T* x;
+    int inputs;
+    std::vector<int> next;
+    std::vector<T> rows;
+    Pair own[BLOCK];
+
+  public:
+    Patches(const Rulebook& book, const T* x, int inputs)
+        : book(book), x(x), inputs(inputs), next(book.starts, book.starts + book.taps),
+          rows((int64_t)BLOCK * book.taps * inputs) {
+        for (int i = 0; i < BLOCK; ++i) own[i] = {i, i};
     }
-}
+
+    // Calls `body(first, pairs, count, rows)` for one block after the other; the pairs are of a row with itself.
+    template <class Body> void blocks(int64_t outputs, Body body) {
+        for (int64_t first = 0; first < outputs; first += BLOCK) {
+            int count = (int)(outputs - first < BLOCK ? outputs - first : BLOCK);
+            std::memset(rows.data(), 0, rows.size() * sizeof(T));
+            switch (inputs) { // of grey and of colour images: a copy of known length is a few instructions
+                case 1: write(first + count, first, std::integral_constant<int, 1>()); break;
+                case 3: write(first + count, first, std::integral_constant<int, 3>()); break;
+                default: write(first + count, first, inputs);
+            }
+            body(first, own, count, rows.data());
+        }
+    }
+
+  private:
+    template <class Length> void write(int64_t end, int64_t first, Length length) {
+        int64_t width = (int64_t)book.taps * length;
+        for (int tap = 0; tap < book.taps; ++tap) {
+            T* to = rows.data() + (int64_t)tap * length;
+            int p = next[tap], last = book.starts[tap + 1];
+            for (; p < last && book.pairs[p].output < end; ++p)
+                std::memcpy(to + (book.pairs[p].output - first) * width, x + (int64_t)book.pairs[p].input * length,
+                            length * sizeof(T));
+            next[tap] = p;
+        }
+    }
+};
 
 // Lanes of a and b in turn, from lane FIRST of both on.
 #if defined(__clang__)
@@ -165,27 +223,23 @@ inline Vector<T> interleave(Vector<T> a, Vector<T> b, std::integer_sequence<int,
     return __builtin_shufflevector(a, b, (FIRST + PLACE / 2 + (PLACE % 2) * LANES<T>)...);
 }
 #else
-template <int SIZE> struct Whole;
-template <> struct Whole<4> { using type = int32_t; };
-template <> struct Whole<8> { using type = int64_t; };
-
 template <class T, int FIRST, int... PLACE>
 inline Vector<T> interleave(Vector<T> a, Vector<T> b, std::integer_sequence<int, PLACE...>) {
-    return __builtin_shuffle(a, b, Vector<typename Whole<sizeof(T)>::type>{(FIRST + PLACE / 2 + (PLACE % 2) * LANES<T>)...});
+    return __builtin_shuffle(a, b, Whole<T>{(FIRST + PLACE / 2 + (PLACE % 2) * LANES<T>)...});
 }
 #endif
 
 // A square of LANES x LANES, transposed in registers: interleaving row i with row i + LANES / 2, log2(LANES) times.
 template <class T> inline void transpose_square(const T* from, int next_from, T* to, int next_to) {
-    constexpr int HALF = LANES<T> / 2;
+    constexpr int MIDDLE = LANES<T> / 2;
     std::make_integer_sequence<int, LANES<T>> places;
     Vector<T> rows[LANES<T>], mixed[LANES<T>];
     for (int r = 0; r < LANES<T>; ++r) rows[r] = load(from + (int64_t)r * next_from);
 #pragma GCC unroll 4
     for (int round = 1; round < LANES<T>; round *= 2) {
-        for (int r = 0; r < HALF; ++r) {
-            mixed[2 * r] = interleave<T, 0>(rows[r], rows[r + HALF], places);
-            mixed[2 * r + 1] = interleave<T, HALF>(rows[r], rows[r + HALF], places);
+        for (int r = 0; r < MIDDLE; ++r) {
+            mixed[2 * r] = interleave<T, 0>(rows[r], rows[r + MIDDLE], places);
+            mixed[2 * r + 1] = interleave<T, MIDDLE>(rows[r], rows[r + MIDDLE], places);
         }
         for (int r = 0; r < LANES<T>; ++r) rows[r] = mixed[r];
     }
@@ -205,25 +259,35 @@ template <class T> void transpose(const T* from, int rows, int columns, T* to) {
 
 // y = x * w, (input rows, inputs) and (taps, inputs, outputs) to (output rows, outputs).
 template <class T>
-void conv(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* w, int64_t next_w,
-          int outputs, T* y, int64_t next_y) {
+void conv(const Rulebook& book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* w,
+          int64_t next_w, int outputs, T* y, int64_t next_y) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int t = 0; t < tasks; ++t) {
         const T *own_x = x + t * next_x, *own_w = w + t * next_w;
-        if (book.taps == 1 && book.starts[1] * (int64_t)outputs == next_y) { // every output has one pair
-            multiply<T, true, false>(book.pairs, book.starts[1], own_x, inputs, own_w, outputs, y + t * next_y);
+        T* own_y = y + t * next_y;
+        if (book.few) {
+            Patches<T>(book, own_x, inputs).blocks(book.outputs, [&](int64_t first, const Pair* pairs, int count,
+                                                                         const T* rows) {
+                multiply<T, true, false>(pairs, count, rows, book.taps * inputs, own_w, outputs, own_y + first * outputs);
+            });
             continue;
         }
-        std::memset(y + t * next_y, 0, next_y * sizeof(T));
-        for (int tap = 0; tap < book.taps; ++tap)
-            multiply<T, true, true>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], own_x,
-                                    inputs, own_w + (int64_t)tap * inputs * outputs, outputs, y + t * next_y);
+        if (book.taps == 1 && book.starts[1] * (int64_t)outputs == next_y) { // every output has one pair
+            multiply<T, true, false>(book.pairs, book.starts[1], own_x, inputs, own_w, outputs, own_y);
+            continue;
+        }
+        int64_t image = next_y / book.images;
+        book.blocks([=](int first, int count) { std::memset(own_y + first * image, 0, count * image * sizeof(T)); },
+                    [=](int tap, const Pair* pairs, int count) {
+                        multiply<T, true, true>(pairs, count, own_x, inputs, own_w + (int64_t)tap * inputs * outputs,
+                                                outputs, own_y);
+                    });
     }
 }
 
 // dx = dy * w transposed.
 template <class T>
-void conv_input(Rulebook book, int tasks, int threads, const T* dy, int64_t next_y, int outputs, const T* w,
+void conv_input(const Rulebook& book, int tasks, int threads, const T* dy, int64_t next_y, int outputs, const T* w,
                 int64_t next_w, int inputs, T* dx, int64_t next_x) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -237,24 +301,36 @@ void conv_input(Rulebook book, int tasks, int threads, const T* dy, int64_t next
                 for (int tap = 0; tap < book.taps; ++tap)
                     transpose(own + tap * slice, inputs, outputs, turned.data() + tap * slice);
             done = own;
-            std::memset(dx + t * next_x, 0, next_x * sizeof(T));
-            for (int tap = 0; tap < book.taps; ++tap)
-                multiply<T, false, true>(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap],
-                                   dy + t * next_y, outputs, turned.data() + tap * slice, inputs, dx + t * next_x);
+            const T *own_y = dy + t * next_y, *filter = turned.data();
+            T* own_x = dx + t * next_x;
+            int64_t image = next_x / book.images;
+            book.blocks([=](int first, int count) { std::memset(own_x + first * image, 0, count * image * sizeof(T)); },
+                        [=](int tap, const Pair* pairs, int count) {
+                            multiply<T, false, true>(pairs, count, own_y, outputs, filter + tap * slice, inputs, own_x);
+                        });
         }
     }
 }
 
 // dw = x * dy.
 template <class T>
-void conv_weight(Rulebook book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* dy,
+void conv_weight(const Rulebook& book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* dy,
                  int64_t next_y, int outputs, T* dw, int64_t next_w) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int t = 0; t < tasks; ++t) {
-        std::memset(dw + t * next_w, 0, next_w * sizeof(T));
-        for (int tap = 0; tap < book.taps; ++tap)
-            outer(book.pairs + book.starts[tap], book.starts[tap + 1] - book.starts[tap], x + t * next_x, inputs,
-                  dy + t * next_y, outputs, dw + t * next_w + (int64_t)tap * inputs * outputs);
+        const T *own_x = x + t * next_x, *own_y = dy + t * next_y;
+        T* own_w = dw + t * next_w;
+        std::memset(own_w, 0, next_w * sizeof(T));
+        if (book.few) {
+            Patches<T>(book, own_x, inputs).blocks(book.outputs, [&](int64_t first, const Pair* pairs, int count,
+                                                                      const T* rows) {
+                outer(pairs, count, rows, book.taps * inputs, own_y + first * outputs, outputs, own_w);
+            });
+            continue;
+        }
+        book.blocks([](int, int) {}, [=](int tap, const Pair* pairs, int count) {
+            outer(pairs, count, own_x, inputs, own_y, outputs, own_w + (int64_t)tap * inputs * outputs);
+        });
     }
 }
 
@@ -331,16 +407,11 @@ template <class T> struct NormInputs {
     }
 };
 
-// Calls `body(task, channel, width)` for every task and its channels, COLUMNS vectors at a time while there are as many;
-// `width` is an integral constant: the number of vectors.
+// Calls `body(task, channel, width)` for every task and its channels, as `over_columns` does.
 template <class T, class Body> inline void over_channels(int tasks, int threads, int channels, Body body) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < tasks; ++t) {
-        int c = 0;
-        for (; c + COLUMNS * LANES<T> <= channels; c += COLUMNS * LANES<T>)
-            body(t, c, std::integral_constant<int, COLUMNS>());
-        for (; c < channels; c += LANES<T>) body(t, c, std::integral_constant<int, 1>());
-    }
+    for (int t = 0; t < tasks; ++t)
+        over_columns<T>(channels, [=](int channel, auto width) { body(t, channel, width); });
 }
 
 // z = f(xhat * scale + shift), xhat = (x - mean) * rate, f(y) = y > 0 ? y : slope * y; mean and rate are written.
@@ -448,25 +519,139 @@ void norm_double(int tasks, int threads, NormInputs<T> in, const T* dz, int64_t 
     });
 }
 
+// A max-pool of one task's images; a tap of a window that lies on padding counts as not there.
+struct Pool {
+    int64_t images, height, width, tall, wide; // tall and wide: the size of an output
+    int64_t kernel[2], stride[2], padding[2], dilation[2];
+
+    int64_t inputs() const { return images * height * width; }
+    int64_t outputs() const { return images * tall * wide; }
+
+    // Whether no two windows share an input.
+    bool disjoint() const {
+        return dilation[0] == 1 && dilation[1] == 1 && kernel[0] <= stride[0] && kernel[1] <= stride[1];
+    }
+    // Whether, in addition, every input is in a window.
+    bool covering() const {
+        return disjoint() && kernel[0] == stride[0] && kernel[1] == stride[1] && padding[0] == 0 && padding[1] == 0 &&
+               tall * stride[0] >= height && wide * stride[1] >= width;
+    }
+
+    // Calls `body(output, taps, count)` with the row of every output, and those of its inputs in the order of the taps.
+    struct Tap { int64_t input; int number; };
+    template <class Body> inline void windows(Body body) const {
+        Tap taps[UINT8_MAX + 1];
+        for (int64_t image = 0, output = 0; image < images; ++image)
+            for (int64_t i = 0; i < tall; ++i)
+                for (int64_t j = 0; j < wide; ++j, ++output) {
+                    int count = 0;
+                    for (int64_t down = 0; down < kernel[0]; ++down) {
+                        int64_t y = i * stride[0] - padding[0] + down * dilation[0];
+                        for (int64_t right = 0; right < kernel[1] && y >= 0 && y < height; ++right) {
+                            int64_t x = j * stride[1] - padding[1] + right * dilation[1];
+                            if (x < 0 || x >= width) continue;
+                            taps[count++] = {(image * height + y) * width + x, (int)(down * kernel[1] + right)};
+                        }
+                    }
+                    body(output, taps, count);
+                }
+    }
+};
+
+// Numbers of taps, a byte each in memory, for the channels of a vector.
+template <class T> struct Narrow { typedef uint8_t type __attribute__((vector_size(LANES<T>))); };
+template <class T> inline Whole<T> load_taps(const uint8_t* p) {
+    typename Narrow<T>::type v;
+    std::memcpy(&v, p, LANES<T>);
+    return __builtin_convertvector(v, Whole<T>);
+}
+template <class T> inline void store_taps(uint8_t* p, Whole<T> numbers) {
+    auto v = __builtin_convertvector(numbers, typename Narrow<T>::type);
+    std::memcpy(p, &v, LANES<T>);
+}
+
+// y = the largest of every window and index = the tap that it came from: as in torch the first of equal ones, and the last
+// NaN where there are any. Channels are whole vectors, here and below.
+template <class T>
+void max_pool(const Pool& pool, int tasks, int threads, int channels, const T* x, T* y, uint8_t* index) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        const T* from = x + t * pool.inputs() * channels;
+        int64_t own = t * pool.outputs() * channels;
+        pool.windows([=](int64_t output, const Pool::Tap* taps, int count) {
+            for (int c = 0; c < channels; c += LANES<T>) {
+                Vector<T> best = load(from + taps[0].input * channels + c);
+                Whole<T> chosen = Whole<T>{} + taps[0].number;
+                for (int i = 1; i < count; ++i) {
+                    Vector<T> value = load(from + taps[i].input * channels + c);
+                    auto better = (value > best) | (value != value);
+                    best = better ? value : best;
+                    chosen = better ? Whole<T>{} + taps[i].number : chosen;
+                }
+                store<T>(y + own + output * channels + c, best);
+                store_taps<T>(index + own + output * channels + c, chosen);
+            }
+        });
+    }
+}
+
+// dx = dy where it came from, zero elsewhere.
+template <class T>
+void pool_scatter(const Pool& pool, int tasks, int threads, int channels, const T* dy, int64_t next_y,
+                  const uint8_t* index, int64_t next_i, T* dx) {
+    bool disjoint = pool.disjoint(), covering = pool.covering();
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        T* to = dx + t * pool.inputs() * channels;
+        if (!covering) std::memset(to, 0, pool.inputs() * channels * sizeof(T));
+        pool.windows([=](int64_t output, const Pool::Tap* taps, int count) {
+            for (int c = 0; c < channels; c += LANES<T>) {
+                Vector<T> value = load(dy + t * next_y + output * channels + c);
+                Whole<T> chosen = load_taps<T>(index + t * next_i + output * channels + c);
+                for (int i = 0; i < count; ++i) {
+                    T* place = to + taps[i].input * channels + c;
+                    Vector<T> part = chosen == taps[i].number ? value : Vector<T>{};
+                    store<T>(place, disjoint ? part : load(place) + part);
+                }
+            }
+        });
+    }
+}
+
+// y = x at what `index` chose.
+template <class T>
+void pool_gather(const Pool& pool, int tasks, int threads, int channels, const T* x, int64_t next_x,
+                 const uint8_t* index, int64_t next_i, T* y) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        T* to = y + t * pool.outputs() * channels;
+        pool.windows([=](int64_t output, const Pool::Tap* taps, int count) {
+            for (int c = 0; c < channels; c += LANES<T>) {
+                Whole<T> chosen = load_taps<T>(index + t * next_i + output * channels + c);
+                Vector<T> value{};
+                for (int i = 0; i < count; ++i)
+                    value = chosen == taps[i].number ? load(x + t * next_x + taps[i].input * channels + c) : value;
+                store<T>(to + output * channels + c, value);
+            }
+        });
+    }
+}
+
 #define EXPORT(T, NAME)                                                                                                 \
-    extern "C" void conv_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads, const T* x, \
+    extern "C" void conv_##NAME(const Rulebook* book, int tasks, int threads, const T* x,                               \
                                 int64_t next_x, int inputs, const T* w, int64_t next_w, int outputs, T* y,              \
                                 int64_t next_y) {                                                                       \
-        conv<T>({pairs, starts, taps}, tasks, threads, x, next_x, inputs, w, next_w, outputs, y, next_y);               \
+        conv<T>(*book, tasks, threads, x, next_x, inputs, w, next_w, outputs, y, next_y);                               \
     }                                                                                                                   \
-    extern "C" void patches_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads,          \
-                                   const T* x, int64_t next_x, int inputs, T* out, int64_t next_out) {                  \
-        patches<T>({pairs, starts, taps}, tasks, threads, x, next_x, inputs, out, next_out);                            \
-    }                                                                                                                   \
-    extern "C" void conv_input_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads,       \
+    extern "C" void conv_input_##NAME(const Rulebook* book, int tasks, int threads,                                     \
                                       const T* dy, int64_t next_y, int outputs, const T* w, int64_t next_w, int inputs, \
                                       T* dx, int64_t next_x) {                                                          \
-        conv_input<T>({pairs, starts, taps}, tasks, threads, dy, next_y, outputs, w, next_w, inputs, dx, next_x);       \
+        conv_input<T>(*book, tasks, threads, dy, next_y, outputs, w, next_w, inputs, dx, next_x);                       \
     }                                                                                                                   \
-    extern "C" void conv_weight_##NAME(const Pair* pairs, const int32_t* starts, int taps, int tasks, int threads,      \
+    extern "C" void conv_weight_##NAME(const Rulebook* book, int tasks, int threads,                                    \
                                        const T* x, int64_t next_x, int inputs, const T* dy, int64_t next_y,             \
                                        int outputs, T* dw, int64_t next_w) {                                            \
-        conv_weight<T>({pairs, starts, taps}, tasks, threads, x, next_x, inputs, dy, next_y, outputs, dw, next_w);      \
+        conv_weight<T>(*book, tasks, threads, x, next_x, inputs, dy, next_y, outputs, dw, next_w);                      \
     }                                                                                                                   \
     extern "C" void norm_##NAME(int tasks, int threads, int64_t rows, int channels, double eps, double slope,           \
                                 const T* x, int64_t next_x, const T* scale, const T* shift, int64_t next_c, T* z,       \
@@ -489,6 +674,18 @@ void norm_double(int tasks, int threads, NormInputs<T> in, const T* dz, int64_t 
         norm_double<T>(tasks, threads,                                                                                  \
                        {rows, channels, (T)slope, x, next_x, mean, rate, next_m, scale, shift, next_c}, dz, next_z, a,  \
                        next_a, b, c, next_b, ddx, ddscale, ddz);                                                        \
+    }                                                                                                                   \
+    extern "C" void max_pool_##NAME(const Pool* pool, int tasks, int threads, int channels, const T* x, T* y,           \
+                                    uint8_t* index) {                                                                   \
+        max_pool<T>(*pool, tasks, threads, channels, x, y, index);                                                      \
+    }                                                                                                                   \
+    extern "C" void pool_scatter_##NAME(const Pool* pool, int tasks, int threads, int channels, const T* dy,            \
+                                        int64_t next_y, const uint8_t* index, int64_t next_i, T* dx) {                  \
+        pool_scatter<T>(*pool, tasks, threads, channels, dy, next_y, index, next_i, dx);                                \
+    }                                                                                                                   \
+    extern "C" void pool_gather_##NAME(const Pool* pool, int tasks, int threads, int channels, const T* x,              \
+                                       int64_t next_x, const uint8_t* index, int64_t next_i, T* y) {                    \
+        pool_gather<T>(*pool, tasks, threads, channels, x, next_x, index, next_i, y);                                   \
     }
 
 extern "C" int vector_bytes() { return BYTES; }

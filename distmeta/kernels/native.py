@@ -1,7 +1,8 @@
 """The kernels of ``kernels.cpp`` as torch operators ``distmeta::*``, which tracing can record.
 
 Shapes are those of the package: x (T, N, H, W, I), filters w (T, kH, kW, I, O), y (T, N, H', W', O); for batch norm
-rows (T, R, C) and vectors (T, C). T = 1 where all tasks share a tensor. float32 and float64.
+rows (T, R, C) and vectors (T, C). T = 1 where all tasks share a tensor. float32 and float64. A pool's ``index`` is
+uint8, of the shape of its output.
 """
 
 from __future__ import annotations
@@ -11,65 +12,63 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distmeta.kernels.build import load
-from distmeta.kernels.geometry import Geometry, Rulebook, diagonal, rulebook
+from distmeta.kernels.geometry import Geometry, Rulebook, rulebook
 
 FEW_INPUTS = 64
-"""Up to this many taps times input channels, the patches are written side by side and multiplied at once."""
+"""Up to this many taps times input channels, patches are written side by side and multiplied at once."""
 
 _NAMES = {torch.float32: "float", torch.float64: "double"}
 _ARGUMENTS = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "d": ctypes.c_double}
 _SIGNATURES = {
-    "patches": "ppiii pli pl",
-    "conv": "ppiii pli pli pl",
-    "conv_input": "ppiii pli pli pl",
-    "conv_weight": "ppiii pli pli pl",
+    "conv": "pii pli pli pl",
+    "conv_input": "pii pli pli pl",
+    "conv_weight": "pii pli pli pl",
     "norm": "iili dd pl ppl ppp",
     "norm_backward": "iili d pl ppl ppl pl ppp",
     "norm_double": "iili d pl ppl ppl pl pl ppl ppp",
+    "max_pool": "p iii p pp",
+    "pool_scatter": "p iii pl pl p",
+    "pool_gather": "p iii pl pl p",
 }
 _Numbers = Sequence[int]
 
 
 def conv(x: Tensor, w: Tensor, geometry: _Numbers) -> Tensor:
     """y: the convolution of every task's images with its own filter."""
-    call = _call_of(tuple(geometry), *x.shape[1:])
-    rows, book, depth = _rows(x, call)
-    filters = _whole(w)
-    width = filters.shape[-1]
-    tasks = max(len(x), len(w))
+    call, rows, filters = _call_of(tuple(geometry), *x.shape[1:]), x.contiguous(), _whole(w)
+    width, tasks = filters.shape[-1], _tasks(x, w)
     y = x.new_empty((tasks, *call.output, width))
-    steps = (_step(rows, tasks), depth), (_step(filters, tasks), width), y.stride(0)
-    _products("conv", book, y, rows, filters, *steps)
+    steps = (_step(rows, tasks), rows.shape[-1]), (_step(filters, tasks), width), y.stride(0)
+    _products("conv", call, y, rows, filters, *steps)
     return _cut(y, w.shape[-1])
 
 
 def conv_input(dy: Tensor, w: Tensor, geometry: _Numbers, size: _Numbers) -> Tensor:
     """dx: the convolution's gradient with respect to its input, of height and width ``size``."""
-    book = _call_of(tuple(geometry), dy.shape[1], *size, 0).book
+    call = _call_of(tuple(geometry), dy.shape[1], *size, w.shape[-2])
     filters, rows = _whole(_whole(w), -2), _whole(dy)
     depth, width = rows.shape[-1], filters.shape[-2]
     tasks = max(len(dy), len(w))
     dx = dy.new_empty((tasks, dy.shape[1], *size, width))
     steps = (_step(rows, tasks), depth), (_step(filters, tasks), width), dx.stride(0)
-    _products("conv_input", book, dx, rows, filters, *steps)
+    _products("conv_input", call, dx, rows, filters, *steps)
     return _cut(dx, w.shape[-2])
 
 
 def conv_weight(x: Tensor, dy: Tensor, geometry: _Numbers) -> Tensor:
     """dw: the convolution's gradient with respect to every task's filter."""
-    call = _call_of(tuple(geometry), *x.shape[1:])
-    rows, book, depth = _rows(x, call)
-    down = _whole(dy)
-    width = down.shape[-1]
-    tasks = max(len(x), len(dy))
-    dw = x.new_empty((tasks, *call.kernel, x.shape[-1], width))
-    steps = (_step(rows, tasks), depth), (_step(down, tasks), width), dw.stride(0)
-    _products("conv_weight", book, dw, rows, down, *steps)
+    call, rows, down = _call_of(tuple(geometry), *x.shape[1:]), x.contiguous(), _whole(dy)
+    width, tasks = down.shape[-1], _tasks(x, dy)
+    dw = x.new_empty((tasks, *call.kernel, rows.shape[-1], width))
+    steps = (_step(rows, tasks), rows.shape[-1]), (_step(down, tasks), width), dw.stride(0)
+    _products("conv_weight", call, dw, rows, down, *steps)
     return _cut(dw, dy.shape[-1])
 
 
@@ -134,12 +133,65 @@ def norm_double(
     return _cut(ddx, channels), _cut(ddscale, channels), _cut(ddz, channels)
 
 
-class _Book(NamedTuple):
-    """A rulebook as the kernels take it: addresses of pairs and starts, number of taps."""
+def max_pool(x: Tensor, geometry: _Numbers, size: _Numbers) -> tuple[Tensor, Tensor]:
+    """The largest of every window, and which tap it came from: outputs of height and width ``size``."""
+    channels, x = x.shape[-1], _whole(x)
+    y = x.new_empty((*x.shape[:2], *size, x.shape[-1]))
+    index = torch.empty_like(y, dtype=torch.uint8)
+    pool = _pool(tuple(geometry), x.shape[1], x.shape[2:4], size)
+    _kernel("max_pool", x.dtype)(
+        *(pool.ctypes.data, len(x), torch.get_num_threads(), x.shape[-1]),
+        *(x.data_ptr(), y.data_ptr(), index.data_ptr()),
+    )
+    return _cut(y, channels), _cut(index, channels)
 
-    pairs: int
-    starts: int
-    taps: int
+
+def pool_scatter(dy: Tensor, index: Tensor, geometry: _Numbers, size: _Numbers) -> Tensor:
+    """dy where it came from in inputs of height and width ``size``, and zero elsewhere."""
+    channels, tasks, dy = dy.shape[-1], _tasks(dy, index), _whole(dy)
+    index = _like(index, dy)
+    dx = dy.new_empty((tasks, dy.shape[1], *size, dy.shape[-1]))
+    pool = _pool(tuple(geometry), dy.shape[1], size, dy.shape[2:4])
+    _kernel("pool_scatter", dy.dtype)(
+        *(pool.ctypes.data, tasks, torch.get_num_threads(), dy.shape[-1]),
+        *(dy.data_ptr(), _step(dy, tasks), index.data_ptr(), _step(index, tasks), dx.data_ptr()),
+    )
+    return _cut(dx, channels)
+
+
+def pool_gather(x: Tensor, index: Tensor, geometry: _Numbers) -> Tensor:
+    """x where ``index`` says: what ``pool_scatter`` is the transpose of."""
+    channels, tasks, x = x.shape[-1], _tasks(x, index), _whole(x)
+    index = _like(index, x)
+    y = x.new_empty((tasks, *index.shape[1:]))
+    pool = _pool(tuple(geometry), x.shape[1], x.shape[2:4], index.shape[2:4])
+    _kernel("pool_gather", x.dtype)(
+        *(pool.ctypes.data, tasks, torch.get_num_threads(), x.shape[-1]),
+        *(x.data_ptr(), _step(x, tasks), index.data_ptr(), _step(index, tasks), y.data_ptr()),
+    )
+    return _cut(y, channels)
+
+
+def _pool(geometry: tuple[int, ...], images: int, inputs: _Numbers, outputs: _Numbers) -> npt.NDArray[np.int64]:
+    """A pool as the kernels take it."""
+    return _pool_of(geometry, images, tuple(inputs), tuple(outputs))
+
+
+@functools.lru_cache(maxsize=256)
+def _pool_of(
+    geometry: tuple[int, ...], images: int, inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> npt.NDArray[np.int64]:
+    return np.array([images, *inputs, *outputs, *geometry], np.int64)
+
+
+class _Book(ctypes.Structure):
+    """A rulebook as the kernels take it."""
+
+    _fields_ = (
+        ("pairs", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        *((name, ctypes.c_int32) for name in ("taps", "images", "outputs", "few")),
+    )
 
 
 class _Call(NamedTuple):
@@ -147,56 +199,29 @@ class _Call(NamedTuple):
 
     Attributes:
         book: its pairs.
-        patches: (rows, depth) of its patches, where they are written side by side.
-        diagonal: the pairs of patches with outputs.
         kernel: height and width of the filter.
         output: images, height and width of the result.
-        arrays: what the addresses point into.
+        rulebook: what the book points into.
     """
 
     book: _Book
-    patches: tuple[int, int] | None
-    diagonal: _Book
     kernel: tuple[int, int]
     output: tuple[int, int, int]
-    arrays: tuple[Rulebook, ...]
+    rulebook: Rulebook
 
 
 @functools.lru_cache(maxsize=256)
 def _call_of(geometry: tuple[int, ...], images: int, height: int, width: int, inputs: int) -> _Call:
     shape = Geometry.decode(geometry)
-    book = rulebook(shape, images, (height, width))
-    own = diagonal(book.rows[1])
+    pairs, starts, (_, outputs) = rules = rulebook(shape, images, (height, width))
     few = shape.taps > 1 and shape.taps * inputs <= FEW_INPUTS
-    return _Call(
-        _addresses(book),
-        (book.rows[1], shape.taps * inputs) if few else None,
-        _addresses(own),
-        shape.kernel,
-        (images, *shape.output((height, width))),
-        (book, own),
-    )
-
-
-def _addresses(book: Rulebook) -> _Book:
-    return _Book(book.pairs.ctypes.data, book.starts.ctypes.data, len(book.starts) - 1)
-
-
-def _rows(x: Tensor, call: _Call) -> tuple[Tensor, _Book, int]:
-    """What the filter is multiplied with, the pairs by which they meet, and the length of a row."""
-    x, inputs = x.contiguous(), x.shape[-1]
-    if call.patches is None:
-        return x, call.book, inputs
-    patches = x.new_empty((len(x), *call.patches))
-    threads = torch.get_num_threads()
-    each = (x.data_ptr(), x.stride(0), inputs, patches.data_ptr(), patches.stride(0))
-    _kernel("patches", x.dtype)(*call.book, len(x), threads, *each)
-    return patches, call.diagonal, call.patches[1]
+    book = _Book(pairs.ctypes.data, starts.ctypes.data, shape.taps, images, outputs, few)
+    return _Call(book, shape.kernel, (images, *shape.output((height, width))), rules)
 
 
 def _products(
     name: str,
-    book: _Book,
+    call: _Call,
     out: Tensor,
     a: Tensor,
     b: Tensor,
@@ -206,7 +231,7 @@ def _products(
 ) -> None:
     """One of the convolution's products of every task; ``of_a``, ``of_b``: elements to the next task, and in a row."""
     arguments = (a.data_ptr(), *of_a, b.data_ptr(), *of_b, out.data_ptr(), next_out)
-    _kernel(name, out.dtype)(*book, len(out), torch.get_num_threads(), *arguments)
+    _kernel(name, out.dtype)(ctypes.addressof(call.book), len(out), torch.get_num_threads(), *arguments)
 
 
 @functools.cache
@@ -233,6 +258,12 @@ def _whole(tensor: Tensor, dim: int = -1) -> Tensor:
     if missing:
         tensor = F.pad(tensor, (0, missing) if dim == -1 else (0, 0, 0, missing))
     return tensor.contiguous()
+
+
+def _like(index: Tensor, tensor: Tensor) -> Tensor:
+    """Contiguous, with as many channels as a tensor that is filled up."""
+    missing = tensor.shape[-1] - index.shape[-1]
+    return (F.pad(index, (0, missing)) if missing else index).contiguous()
 
 
 def _cut(tensor: Tensor, channels: int) -> Tensor:
@@ -273,6 +304,9 @@ _SCHEMAS = {
     "-> (Tensor, Tensor, Tensor)",
     norm_double: "(Tensor x, Tensor mean, Tensor rate, Tensor scale, Tensor shift, Tensor dz, Tensor a, Tensor b, "
     "Tensor c, float slope) -> (Tensor, Tensor, Tensor)",
+    max_pool: "(Tensor x, int[] geometry, int[] size) -> (Tensor, Tensor)",
+    pool_scatter: "(Tensor dy, Tensor index, int[] geometry, int[] size) -> Tensor",
+    pool_gather: "(Tensor x, Tensor index, int[] geometry) -> Tensor",
 }
 for _operator, _schema in _SCHEMAS.items():
     _OPERATORS.define(_operator.__name__ + _schema)
@@ -308,6 +342,19 @@ def _fake_norm_double(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return ddx, ddscale, ddz
 
 
+def _fake_max_pool(x: Tensor, geometry: _Numbers, size: _Numbers) -> tuple[Tensor, Tensor]:
+    y = x.new_empty((*x.shape[:2], *size, x.shape[-1]))
+    return y, torch.empty_like(y, dtype=torch.uint8)
+
+
+def _fake_pool_scatter(dy: Tensor, index: Tensor, geometry: _Numbers, size: _Numbers) -> Tensor:
+    return dy.new_empty((_tasks(dy, index), dy.shape[1], *size, dy.shape[-1]))
+
+
+def _fake_pool_gather(x: Tensor, index: Tensor, geometry: _Numbers) -> Tensor:
+    return x.new_empty((_tasks(x, index), *index.shape[1:]))
+
+
 def _tasks(*tensors: Tensor) -> int:
     return max(map(len, tensors))
 
@@ -325,6 +372,9 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "norm": _fake_norm,
     "norm_backward": _fake_norm_backward,
     "norm_double": _fake_norm_double,
+    "max_pool": _fake_max_pool,
+    "pool_scatter": _fake_pool_scatter,
+    "pool_gather": _fake_pool_gather,
 }
 for _name, _fake in _FAKES.items():
     torch.library.register_fake(f"distmeta::{_name}", _fake, lib=_OPERATORS)

@@ -1,6 +1,6 @@
 """The same operations as :mod:`distmeta.kernels.native`, by torch's own operators: any device, any floating-point type.
 
-A convolution is one batched product of its patches with the filters.
+A convolution is one batched product of its patches with the filters; a max-pool goes tap by tap.
 """
 
 from __future__ import annotations
@@ -92,6 +92,70 @@ def norm_double(
     along = (u * normal).mean(1, keepdim=True) + factor * rest
     ddx = rate[:, None] * (u - u.mean(1, keepdim=True) - normal * along)
     return ddx, (rest[:, 0] * rate) * x.shape[1], ddz
+
+
+def max_pool(x: Tensor, geometry: _Numbers, size: _Numbers) -> tuple[Tensor, Tensor]:
+    """The largest of every window, and which tap it came from: outputs of height and width ``size``."""
+    shape = Geometry.decode(geometry)
+    inside = _inside(shape, x.shape[2:4], size).to(x.device)
+    padded, places = _framed(x, shape, size, -torch.inf), _places(shape, size)
+    # As in torch the first of equal ones, and the last NaN where there are any; never a tap on padding.
+    y = x.new_full((*x.shape[:2], *size, x.shape[-1]), -torch.inf)
+    index = inside.to(torch.uint8).argmax(0).to(torch.uint8)[..., None].expand(y.shape)
+    for tap, place in enumerate(places):
+        value = padded[place]
+        better = (value > y) | (value != value)
+        y, index = torch.where(better, value, y), torch.where(better, index.new_full((), tap), index)
+    return y, index.contiguous()
+
+
+def pool_scatter(dy: Tensor, index: Tensor, geometry: _Numbers, size: _Numbers) -> Tensor:
+    """dy where it came from in inputs of height and width ``size``, and zero elsewhere."""
+    shape, outputs = Geometry.decode(geometry), dy.shape[2:4]
+    tasks = max(len(dy), len(index))
+    padded = _framed(dy.new_zeros((tasks, dy.shape[1], *size, dy.shape[-1])), shape, outputs, 0.0)
+    for tap, place in enumerate(_places(shape, outputs)):
+        padded[place] += torch.where(index == tap, dy, dy.new_zeros(()))
+    down, right = shape.padding
+    return padded[:, :, down : down + size[0], right : right + size[1]].contiguous()
+
+
+def pool_gather(x: Tensor, index: Tensor, geometry: _Numbers) -> Tensor:
+    """x where ``index`` says: what ``pool_scatter`` is the transpose of."""
+    shape, outputs = Geometry.decode(geometry), index.shape[2:4]
+    padded = _framed(x, shape, outputs, 0.0)
+    y = x.new_zeros((max(len(x), len(index)), *index.shape[1:]))
+    for tap, place in enumerate(_places(shape, outputs)):
+        y = torch.where(index == tap, padded[place], y)
+    return y
+
+
+def _inside(shape: Geometry, inputs: _Numbers, outputs: _Numbers) -> Tensor:
+    """(taps, H', W'): whether a window's tap lies on the input."""
+    down, right = (torch.from_numpy(shape.inside(axis, inputs[axis], outputs[axis])) for axis in (0, 1))
+    return (down.T[:, None, :, None] & right.T[None, :, None, :]).flatten(0, 1)
+
+
+def _framed(x: Tensor, shape: Geometry, outputs: _Numbers, value: float) -> Tensor:
+    """x with a frame that the last window reaches too."""
+    frame = []
+    for axis in (1, 0):
+        end = (outputs[axis] - 1) * shape.stride[axis] + shape.dilation[axis] * (shape.kernel[axis] - 1) + 1
+        before = shape.padding[axis]
+        frame += [before, max(0, end - before - x.shape[2 + axis])]
+    return F.pad(x, (0, 0, *frame), value=value)
+
+
+def _places(shape: Geometry, outputs: _Numbers) -> list[tuple[slice, ...]]:
+    """For every tap, where all windows have it in the framed input."""
+    rows, columns = (
+        [
+            slice(first, first + (outputs[axis] - 1) * shape.stride[axis] + 1, shape.stride[axis])
+            for first in range(0, shape.dilation[axis] * shape.kernel[axis], shape.dilation[axis])
+        ]
+        for axis in (0, 1)
+    )
+    return [(slice(None), slice(None), down, right) for down in rows for right in columns]
 
 
 def _patches(x: Tensor, shape: Geometry) -> Tensor:

@@ -34,7 +34,7 @@ def task_geometry(
     if torch.is_autocast_enabled(inputs.device.type):
         return None
     kernel = (weight.shape[2], weight.shape[3])
-    geometry = Geometry(kernel, _pair(stride), _pair(padding), _pair(dilation))
+    geometry = Geometry(kernel, pair(stride), pair(padding), pair(dilation))
     if min(*geometry.stride, *geometry.dilation) < 1 or min(geometry.padding) < 0:
         return None
     return geometry if min(geometry.output((inputs.shape[2], inputs.shape[3]))) > 0 else None
@@ -67,7 +67,8 @@ def filter_layout(weight: Tensor) -> Tensor:
     return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
-def _pair(size: Size) -> tuple[int, int]:
+def pair(size: Size) -> tuple[int, int]:
+    """(vertical, horizontal), as torch reads one number or two."""
     if isinstance(size, int):
         return size, size
     return (int(size[0]), int(size[-1]))

@@ -13,6 +13,7 @@ from distmeta.kernels import Form
 from distmeta.models.convolution import Size, task_conv2d, task_geometry
 from distmeta.models.dropout import KeyedDropout
 from distmeta.models.normalisation import SupportStatistics, group_norm, normalise, rectified
+from distmeta.models.pooling import task_max_pool2d, task_windows
 
 Written = Literal["nothing", "counters", "all"]
 """What norms in training mode write: what outputs depend on is tried in this order."""
@@ -24,8 +25,8 @@ class Interception(KeyedDropout):
     Beside what :class:`KeyedDropout` does:
 
     - batch and instance norms that use the statistics of their batch write no running statistics;
-    - convolutions and batch norms are computed by ``form``, and whatever depends on how their outputs lie in memory
-      gets them as plain PyTorch would have laid them out;
+    - convolutions, batch norms and max-pools are computed by ``form``, and whatever depends on how their outputs lie in
+      memory gets them as plain PyTorch would have laid them out;
     - ``statistics`` records what batch norms normalise by, or gives it.
 
     Functions are caught, not layers: subclasses, parametrised layers and calls of ``torch.nn.functional`` are covered
@@ -35,7 +36,7 @@ class Interception(KeyedDropout):
         key: as in :class:`KeyedDropout`.
         draw: as in :class:`KeyedDropout`.
         names: the module's tensors in this pass, by name.
-        form: the task-batched implementation of convolutions and batch norms; ``None`` for torch's own.
+        form: the task-batched implementation of these layers; ``None`` for torch's own.
         statistics: of the batch norms; ``None`` for those of their batch.
         written: whether norms write their running statistics after all, which then have to be copies.
 
@@ -64,6 +65,8 @@ class Interception(KeyedDropout):
         self._slope = 1.0
         self._handlers |= {
             torch.conv2d: self._conv2d,
+            F.max_pool2d: self._max_pool2d,
+            torch.max_pool2d: self._max_pool2d,
             F.batch_norm: self._batch_norm,
             torch.batch_norm: self._aten_batch_norm,
             F.instance_norm: self._instance_norm,
@@ -81,8 +84,6 @@ class Interception(KeyedDropout):
         """As the class says; what cannot take images whose channels lie last gets a plain copy of them."""
         if self._form is None:
             return super().__torch_function__(func, types, args, kwargs)
-        if func in _PLAIN_LAYOUT:
-            args = [_plain(value) for value in args]
         try:
             return super().__torch_function__(func, types, args, kwargs)
         except RuntimeError:
@@ -108,6 +109,24 @@ class Interception(KeyedDropout):
         if self._form is None:
             return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
         return task_conv2d(input, weight, bias, geometry, self._form)
+
+    def _max_pool2d(
+        self,
+        input: Tensor,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        settings = (kernel_size, stride, padding, dilation, ceil_mode)
+        if self._form is not None and not return_indices:
+            windows = task_windows(input, *settings, self._form)
+            if windows is not None:
+                return task_max_pool2d(input, windows, self._form)
+            input = _plain(input)  # under vmap torch's own takes no images whose channels lie last
+        return F.max_pool2d(input, *settings, return_indices)  # type: ignore[arg-type, call-overload]
 
     def _batch_norm(
         self,
@@ -183,9 +202,6 @@ class Interception(KeyedDropout):
         if tensor is None:
             return None
         return next((name for name, value in self._names.items() if value is tensor), None)
-
-
-_PLAIN_LAYOUT = frozenset({F.max_pool2d})
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,9 @@
-"""Task-batched convolution and batch norm, every form against torch's own layers, one task at a time."""
+"""Task-batched convolution, batch norm and max-pool, every form against torch's own layers, one task at a time."""
 
 from __future__ import annotations
 
 from functools import partial
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from distmeta.kernels import build, native, products
 from distmeta.kernels.functions import batch_norm, conv2d
 from distmeta.kernels.geometry import Geometry
 from distmeta.models import FunctionalModule
+from distmeta.models.pooling import task_max_pool2d, task_windows
 
 FORMS = {"native": native.OPERATORS, "products": products}
 GEOMETRIES = {
@@ -119,6 +121,113 @@ def test_batch_norm_has_no_third_derivative(form: str) -> None:
         grad(slope(second))(x)
 
 
+def pooled(x: Tensor, form: Any, *settings: Any) -> Tensor:
+    windows = task_windows(x, *settings, form)
+    assert windows is not None, settings
+    return task_max_pool2d(x, windows, form)
+
+
+POOLS = {
+    "plain": (2, None, 0, 1, False),
+    "overlapping": (3, 2, 1, 1, False),
+    "dense": ((2, 3), 1, (1, 1), 1, False),
+    "ceil": (2, 2, 0, 1, True),
+    "ceil-padded": (3, (2, 3), 1, 1, True),
+    "dilated": (2, 1, 0, (2, 3), False),
+    "apart": ((1, 2), (2, 3), 0, 1, True),
+    "global": ((9, 8), 1, 0, 1, False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("channels", [1, 5, 16, 37])
+@pytest.mark.parametrize("name", list(POOLS))
+def test_max_pool_is_torchs_with_ties_and_nan(form: str, name: str, channels: int, dtype: torch.dtype) -> None:
+    """The same values and the same choice, which the gradient shows: among equal ones, of NaN and of -inf."""
+    torch.manual_seed(0)
+    x = (2 * torch.randn(3, channels, *SIZE, dtype=dtype)).round()
+    x.view(-1)[::17] = nan
+    x[0, :, :3, :3] = -inf
+    ours, torchs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y, expected = pooled(ours, form, *POOLS[name]), F.max_pool2d(torchs, *POOLS[name])
+    torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+    dy = torch.randn_like(y)
+    (dx,), (expected,) = torch.autograd.grad(y, ours, dy), torch.autograd.grad(expected, torchs, dy)
+    torch.testing.assert_close(dx, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["plain", "overlapping", "ceil-padded", "dilated"])
+def test_max_pool_differentiates_twice(form: str, name: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
+
+    def squared(x: Tensor) -> Tensor:
+        return pooled(x * x, form, *POOLS[name])  # a second derivative of its own
+
+    assert gradcheck(squared, (x,))
+    assert gradgradcheck(squared, (x,))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 3, None], ids=str)
+def test_max_pool_mapped_over_any_dimension(form: str, dim: int | None) -> None:
+    """With a cotangent a task, so that tasks share what is pooled where ``dim`` is None."""
+    torch.manual_seed(0)
+    one = (2, 3, 6, 5)
+    x = torch.randn(one if dim is None else (*one[:dim], TASKS, *one[dim:]), dtype=torch.float64)
+    weight = torch.randn(TASKS, 2, 3, 3, 2, dtype=torch.float64)
+
+    def derivative(pool: Any, x: Tensor, weight: Tensor) -> Tensor:
+        inner = grad(lambda x: (pool(x * x) ** 2 * weight).sum())
+        return grad(lambda x: (inner(x) * x).sum())(x)
+
+    mapped = vmap(partial(derivative, lambda x: pooled(x, form, 2, None, 0, 1, False)), in_dims=(dim, 0))(x, weight)
+    for t in range(TASKS):
+        own = x if dim is None else x.select(dim, t)
+        near(mapped[t], derivative(lambda x: F.max_pool2d(x, 2), own, weight[t]), 1e-13)
+
+
+def test_what_torchs_own_max_pool_computes() -> None:
+    """Windows for which there is no task-batched form, and those that torch is to refuse."""
+    x = torch.ones(1, 2, 20, 20)
+    for settings in ((17, 1), (2, 1, 1, 21), (2, 0), (2, 1, 2), ((2, 2, 2),), (21,)):
+        kernel, stride, padding, dilation = (*settings, *(None, 0, 1)[len(settings) - 1 :])
+        assert task_windows(x, kernel, stride, padding, dilation, False, "products") is None, settings
+    assert task_windows(x[0], 2, None, 0, 1, False, "products") is None
+    assert task_windows(x.long(), 2, None, 0, 1, False, "products") is None
+    assert task_windows(x.half(), 2, None, 0, 1, False, "native") is None
+
+
+class Pools(nn.Module):
+    """Every way to call a max-pool; some have no task-batched form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 5, 3, bias=False), nn.BatchNorm2d(5), nn.MaxPool2d(3, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        x = torch.max_pool2d(x, [2, 2], [1, 1], [1, 1])
+        values, indices = F.max_pool2d(x, 2, stride=1, return_indices=True)
+        one = torch.stack([F.max_pool2d(image, kernel_size=2, stride=1) for image in values])
+        return (
+            F.max_pool2d(F.max_unpool2d(values, indices, 2, 1, output_size=x.shape[2:]) + x, 2).flatten(1) + one.sum()
+        )
+
+
+def test_a_users_pools_compute_what_they_did(form: str) -> None:
+    torch.manual_seed(0)
+    module, x = Pools().double(), torch.randn(3, 1, 10, 9, dtype=torch.float64)
+    network = FunctionalModule(module)
+    network.use(form)
+
+    parameters = {name: value.detach() for name, value in module.named_parameters()}
+    near(network(parameters, x), module(x), 1e-12)
+    expected = torch.autograd.grad(module(x).pow(2).sum(), list(module.parameters()))
+    found = grad(lambda p: network(p, x).pow(2).sum())(parameters)
+    for slope, name in zip(expected, parameters, strict=True):
+        near(found[name], slope, 1e-9)
+
+
 @pytest.mark.parametrize("dims", [(0, 0), (0, None), (None, 0), (1, 2)], ids=str)
 def test_mapped_over_any_dimension_is_one_by_one(form: str, dims: tuple[int | None, int | None]) -> None:
     shape = GEOMETRIES["conv4"][2]
@@ -148,7 +257,11 @@ def test_a_task_has_the_same_bits_in_any_company_and_with_any_threads() -> None:
         y = native.OPERATORS.conv(x[tasks], w[tasks], shape)
         dx = native.OPERATORS.conv_input(y, w[tasks], shape, [14, 14])
         dw = native.OPERATORS.conv_weight(x[tasks], y, shape)
-        return [y, dx, dw, *native.OPERATORS.norm(y.flatten(1, 3), scale[tasks], shift[tasks], 1e-5, 0.0)]
+        pool = Geometry((3, 3), (2, 2), (1, 1), (1, 1)).encode()
+        largest, index = native.OPERATORS.max_pool(x[tasks], pool, [7, 7])
+        down = native.OPERATORS.pool_scatter(largest, index, pool, [14, 14])
+        pools = [largest, index, down, native.OPERATORS.pool_gather(down, index, pool)]
+        return [y, dx, dw, *pools, *native.OPERATORS.norm(y.flatten(1, 3), scale[tasks], shift[tasks], 1e-5, 0.0)]
 
     try:
         torch.set_num_threads(1)
