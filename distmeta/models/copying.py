@@ -136,9 +136,8 @@ def _uncopyable(module: nn.Module, error: Exception) -> ConfigError:
     for path, layer in module.named_modules():
         for name, value in vars(layer).items():
             if name not in vars(nn.Module()) and not _copies(value):
-                kind = next(
-                    (words for cls, words in _UNCOPYABLE.items() if isinstance(value, cls)), type(value).__name__
-                )
+                kinds = (words for each in within(value) for cls, words in _UNCOPYABLE.items() if isinstance(each, cls))
+                kind = next(kinds, type(value).__name__)
                 label = f"{path}.{name}" if path else name
                 return ConfigError(
                     f"the model cannot be copied: its {label} is, or holds, {kind} ({error}); "

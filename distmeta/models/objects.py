@@ -45,6 +45,8 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from (value.__func__, value.__self__)
     elif isinstance(value, functools.partial):
         yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, functools._lru_cache_wrapper):
+        yield value.__wrapped__
     elif isinstance(value, dict):
         yield from value.values()
     elif isinstance(value, CONTAINERS):
@@ -130,7 +132,9 @@ def comes_with_python(package: str) -> bool:
 
 
 def position(value: Any) -> str:
-    """Where an iterator or a generator of Python's own stands; empty for anything else."""
+    """Where an iterator, a generator or a cache of Python's own stands; empty for anything else."""
+    if isinstance(value, functools._lru_cache_wrapper):
+        return str(value.cache_info().misses)
     if not hasattr(value, "__next__") or not known(type(value)):
         return ""
     if isinstance(value, GeneratorType):

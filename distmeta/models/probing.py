@@ -256,9 +256,9 @@ class Probe:
             outputs = self._tried(self._copy(), self._inputs, self._moved)
             if outputs is not None and close(outputs, self._plain, _ROUNDING):
                 return
+        lost = [name for name in self._parameters if not self._arrives(plain, name)]
         if self._build is not None and not same(*(self._call_plainly(self._fresh(), self._moved) for _ in range(2))):
             raise refusals.other_again("what its layers compute")
-        lost = [name for name in self._parameters if not self._arrives(plain, name)]
         own = dict(self._module.named_parameters())
         raise refusals.detached(lost, [f"{name}.{each}" for name in lost for each in vars(own[name])])
 
