@@ -18,7 +18,7 @@ from distmeta.models import refusals
 from distmeta.models.conversion import Converted
 from distmeta.models.copying import is_result
 from distmeta.models.dropout import KeyedDropout
-from distmeta.models.hidden_state import Snapshot, holds_generator
+from distmeta.models.hidden_state import Snapshot, holds_generator, kept
 from distmeta.models.hints import hint
 from distmeta.models.inspection import hookable, overlapping, views
 from distmeta.models.interception import Interception, Written
@@ -101,7 +101,12 @@ class Probe:
                 self._try_later_values()
                 self._look_at_views()
                 self._look_at_results()
-                self._compare_with_plain()
+                try:
+                    self._compare_with_plain()
+                except DistmetaError:
+                    raise
+                except Exception as error:  # whatever a module raises
+                    raise refusals.cannot_run(self._module, error) from error
                 findings.task_layers &= self._has_task_form()
         return findings
 
@@ -250,23 +255,26 @@ class Probe:
         except Exception:  # these values are not for this module
             self._moved = dict(self._parameters)
             self._plain = self._call_plainly(plain, self._moved)
+        # What was built first is what a list of all modules, for example, begins with.
+        both = [plain] if self._build is None else [plain, self._module]
+        agree = all(close(self._call_plainly(each, self._moved), self._plain, _ROUNDING) for each in both[1:])
         levels = get_args(Written)
         for written in levels[levels.index(self._converted.written) :]:
             self._converted.written = written
             outputs = self._tried(self._copy(), self._inputs, self._moved)
-            if outputs is not None and close(outputs, self._plain, _ROUNDING):
+            if agree and outputs is not None and close(outputs, self._plain, _ROUNDING):
                 return
-        lost = [name for name in self._parameters if not self._arrives(plain, name)]
+        lost = [name for name in self._parameters if not self._arrives(both, name)]
         if self._build is not None and not same(*(self._call_plainly(self._fresh(), self._moved) for _ in range(2))):
             raise refusals.other_again("what its layers compute")
         own = dict(self._module.named_parameters())
         raise refusals.detached(lost, [f"{name}.{each}" for name in lost for each in vars(own[name])])
 
-    def _arrives(self, plain: nn.Module, name: str) -> bool:
+    def _arrives(self, plain: list[nn.Module], name: str) -> bool:
         """Whether a parameter that is given has the effect of one that the module holds."""
         moved = {**self._parameters, name: self._moved[name]}
         outputs = self._tried(self._copy(), self._inputs, moved)
-        return outputs is not None and close(outputs, self._call_plainly(plain, moved), _ROUNDING)
+        return outputs is not None and all(close(outputs, self._call_plainly(each, moved), _ROUNDING) for each in plain)
 
     def _fresh(self) -> nn.Module:
         """The module as plain PyTorch has it, to be called as that calls it."""
@@ -277,9 +285,6 @@ class Probe:
             raise refusals.same_again(shared)
         module.to(self._example.device)
         refusals.check_equal(_tensors(self._converted.module), _tensors(module))
-        for parameter in module.parameters():
-            if 0 in parameter.stride():  # expanded, which cannot be written
-                parameter.data = parameter.detach().clone(memory_format=torch.contiguous_format)
         return module
 
     def _call_plainly(self, module: nn.Module, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -364,19 +369,27 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 @contextmanager
 def _holding(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
     """Within the block the module's parameters have these values; after it all is as before."""
-    tensors = _tensors(module)
-    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    try:
-        _fill(tensors, parameters)
-        yield
-    finally:
-        _fill(tensors, before)
+    own = _tensors(module)
+    scripted = not all(map(hookable, module.modules()))  # its buffers cannot be replaced
+    before = {name: tensor.detach().clone() for name, tensor in own.items() if name in parameters or scripted}
+    with kept(module):
+        for layer in module.modules():
+            for name, buffer in layer._buffers.items():
+                if buffer is not None and hookable(layer):
+                    layer._buffers[name] = buffer.clone()
+        try:
+            _fill(own, parameters)
+            yield
+        finally:
+            _fill(own, before)
 
 
-def _fill(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in values.items():
-            tensors[name].copy_(value)
+def _fill(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        if 0 in own[name].stride():  # expanded, which cannot be written
+            own[name].data = value.clone()
+        else:
+            own[name].data.copy_(value)  # in place, so that views follow
 
 
 def _moved(value: Tensor) -> Tensor:

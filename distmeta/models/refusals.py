@@ -90,7 +90,7 @@ def other_again(what: str) -> ConfigError:
     """The factory draws random numbers that are not seeded."""
     return ConfigError(
         f"the model's factory gives another module each time it is called: {what} differs, but every process calls it "
-        "for itself; draw from torch's generator, which is seeded, or seed your own in the factory"
+        "for itself; draw from torch's generator of the CPU, which is seeded, or seed your own in the factory"
     )
 
 
@@ -105,7 +105,9 @@ def same_again(name: str) -> ConfigError:
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return torch.equal(a.nan_to_num(), b.nan_to_num()) if a.is_floating_point() else torch.equal(a, b)
+    if a.is_floating_point():
+        return torch.allclose(a.double(), b.double(), equal_nan=True)
+    return torch.equal(a, b)
 
 
 def detached(names: list[str], noted: list[str]) -> ConfigError:

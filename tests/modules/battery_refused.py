@@ -403,6 +403,20 @@ class GlobalRegistry(_Scaled):
         return _REGISTRY["net"].gain
 
 
+_ALL: list[Any] = []
+
+
+class FirstOfAll(_Scaled):
+    """Finds itself in a global only because it is the first that was built."""
+
+    def start(self) -> Any:
+        _ALL.append(self)
+        return super().start()
+
+    def scale(self) -> Any:
+        return _ALL[0].gain
+
+
 class ClassFunction(_Scaled):
     """A function in its class leads to the last module that was made."""
 

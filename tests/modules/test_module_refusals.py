@@ -59,6 +59,7 @@ STATE = {
 PARAMETERS = {
     "local_class": r"do not follow 'body\.weight'.*closure",
     "GlobalRegistry": "do not follow 'gain'.*global",
+    "FirstOfAll": "do not follow 'gain'.*global",
     "ClassFunction": "do not follow 'gain'.*class",
     "CachedMethod": "do not follow 'gain'.*cache",
     "HookedParameter": "'gain' has a hook",
