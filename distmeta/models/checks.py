@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distmeta.config import ModelOptions
 from distmeta.errors import ConfigError
@@ -84,6 +84,38 @@ def check_types(module: nn.Module, options: ModelOptions) -> None:
     raise ConfigError(
         f"model.kind = {options.kind}: trainable parameters are float32, but {name} is {dtype}{more}; {kept}"
     )
+
+
+def check_parameters(module: nn.Module) -> None:
+    """Refuse what a module does to its parameters that others in their place would not have done to them.
+
+    Raises:
+        ConfigError: naming the first such parameter.
+    """
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    wrapper = next((layer for layer in module.modules() if isinstance(layer, parallel)), None)
+    if wrapper is not None:
+        raise ConfigError(
+            f"the model is, or holds, an nn.{type(wrapper).__name__}, which spreads a batch over devices itself; use "
+            "the network in it (.module), since tasks are spread over workers here"
+        )
+    own = dict(nn.Module.named_parameters(module))
+    hooked = next((name for name, value in own.items() if _hooks(value)), None)
+    if hooked is not None:
+        raise ConfigError(
+            f"the model's parameter {hooked!r} has a hook on its gradient (register_hook), which adaptation and its "
+            "derivatives cannot follow; change the gradient in forward (multiply by a mask, "
+            "scale * w + (1 - scale) * w.detach())"
+        )
+    if hidden := own.keys() - dict(module.named_parameters()).keys():
+        raise ConfigError(
+            f"the model's own named_parameters leaves out {min(hidden)!r}; freeze what is not to be trained "
+            "(requires_grad_(False)), and leave named_parameters as nn.Module has it"
+        )
+
+
+def _hooks(parameter: Tensor) -> bool:
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 def materialise(module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...]) -> None:

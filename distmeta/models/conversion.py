@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from distmeta.errors import ConfigError
 from distmeta.models.copying import copy_module
 from distmeta.models.forward import forward
-from distmeta.models.hidden_state import Place, shallow
 from distmeta.models.inspection import counters, slots
 from distmeta.models.interception import Interception, Written
 from distmeta.models.normalisation import fuse_rectifiers
+from distmeta.models.objects import contents, refill, within
+from distmeta.models.places import Place
 
 
 class _Missing:
@@ -47,12 +48,14 @@ class Converted:
         self._parameter_names = {name for name, _ in self.module.named_parameters()}
         self._counters = tuple(counters(self.module))
         self._kept: list[tuple[str, str, bool, Any]] = []
+        self._contents: list[tuple[Any, Any]] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Converted:
         other = copy.copy(self)
         memo[id(self)] = other
         other.module = copy_module(self.module, memo)
         other._kept = copy.deepcopy(self._kept, memo)
+        other._contents = copy.deepcopy(self._contents, memo)
         return other
 
     def state(self, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -107,9 +110,14 @@ class Converted:
         """Let these attributes hold after every call what they hold now, so that nothing of a call stays in them."""
         for place in places:
             if place.layer is not None:
-                owner = self._owner(place.layer, place.buffer)
-                value = shallow(owner[place.key]) if place.key in owner else _Missing
+                value = self._owner(place.layer, place.buffer).get(place.key, _Missing)
                 self._kept.append((place.layer, place.key, place.buffer, value))
+                # In place, since others may lead to the same list or object.
+                self._contents += [(each, held) for each in within(value) if (held := contents(each)) is not None]
+
+    def remember(self) -> None:
+        """Keep after all what :meth:`forget` let go."""
+        self._kept, self._contents = [], []
 
     def _restore(self) -> None:
         for path, name, buffer, value in self._kept:
@@ -117,7 +125,9 @@ class Converted:
             if value is _Missing:
                 owner.pop(name, None)
             else:
-                owner[name] = shallow(value)
+                owner[name] = value
+        for each, held in self._contents:
+            refill(each, held)
 
     def _owner(self, path: str, buffer: bool) -> dict[str, Any]:
         layer = self.module.get_submodule(path)

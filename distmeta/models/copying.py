@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Iterator
-from types import CellType, FunctionType, MethodType
+import io
+import threading
+import weakref
+from types import CellType, FunctionType, GeneratorType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.weight_norm import WeightNorm
 
 from distmeta.errors import ConfigError
+from distmeta.models.objects import filled, held, within
 
-_DEPTH = 6
+_LOCKS = (
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Condition,
+    threading.Event,
+    threading.Semaphore,
+)
+"""What copies may share, and has to be shared to be of any use."""
+
+_UNCOPYABLE: dict[type, str] = {io.IOBase: "an open file", GeneratorType: "a Python generator"}
 
 
 def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A deep copy, in which functions that refer to the module refer to the copy.
+    """A deep copy, in which functions and weak references that lead to the module lead to the copy.
 
-    ``copy.deepcopy`` takes functions as they are, so that ``self.act = lambda x: x * self.scale`` would read the
-    original's ``scale`` for ever.
+    ``copy.deepcopy`` takes them as they are, so that ``self.act = lambda x: x * self.scale`` would read the original's
+    ``scale`` for ever.
 
     Args:
         module: stays as it is.
@@ -44,10 +54,29 @@ def copy_module(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Mod
         copied = copy.deepcopy(module, memo)
         functions.fill()
     except Exception as error:
-        raise ConfigError(
-            f"the model cannot be copied: {error}; it should hold no results of computations as attributes"
-        ) from error
+        raise _uncopyable(module, error) from error
+    _check_apart(module, copied)
+    _lead_back(copied, memo)
     return copied
+
+
+def _check_apart(module: nn.Module, copied: nn.Module) -> None:
+    """Refuse layers that are in the copy themselves: what is done to it would be done to the original."""
+    own = {id(layer) for layer in module.modules()}
+    shared = next((path for path, layer in copied.named_modules() if id(layer) in own), None)
+    if shared is not None:
+        raise ConfigError(
+            f"the model cannot be copied: {shared or 'it'} gives itself when it is copied; let its __deepcopy__ give a "
+            "copy, or leave it out"
+        )
+
+
+def _lead_back(copied: nn.Module, memo: dict[int, Any]) -> None:
+    """Let weak references in attributes lead to the copies of what they lead to."""
+    for layer in copied.modules():
+        for name, value in vars(layer).items():
+            if type(value) is weakref.ref and isinstance(value(), nn.Module) and id(value()) in memo:
+                vars(layer)[name] = weakref.ref(memo[id(value())])
 
 
 class _Functions:
@@ -61,10 +90,13 @@ class _Functions:
         self._own = {id(layer) for layer in layers}
         self._own |= {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         for layer in layers:
-            _detach_results(layer, memo)
-            for value in vars(layer).values():
-                for function in _functions(value, _DEPTH):
-                    self._renew(function)
+            for each in within(vars(layer)):
+                if isinstance(each, FunctionType) and id(each) not in memo and self._reaches(each):
+                    self._renew(each)
+                elif is_result(each):
+                    memo.setdefault(id(each), each.detach().clone())
+                elif isinstance(each, _LOCKS):
+                    memo[id(each)] = each
 
     def fill(self) -> None:
         """Let the new functions refer to the copies."""
@@ -75,69 +107,48 @@ class _Functions:
             renewed.__kwdefaults__ = copy.deepcopy(function.__kwdefaults__, self._memo)
 
     def _renew(self, function: FunctionType) -> None:
-        if id(function) in self._memo or not self._reaches(function, _DEPTH):
-            return
         cells = tuple(self._cell(cell) for cell in function.__closure__ or ())
         renewed = FunctionType(function.__code__, function.__globals__, function.__name__, None, cells)
         renewed.__dict__.update(function.__dict__)
         self._memo[id(function)] = renewed
         self._new.append((function, renewed))
-        for value in _held(function):
-            for inner in _functions(value, _DEPTH):
-                self._renew(inner)
 
     def _cell(self, cell: CellType) -> CellType:
         if not filled(cell):
             return cell
         return self._cells.setdefault(id(cell), (cell, CellType()))[1]
 
-    def _reaches(self, value: Any, depth: int) -> bool:
-        if id(value) in self._own:
-            return True
-        return depth > 0 and any(self._reaches(inner, depth - 1) for inner in _parts(value))
+    def _reaches(self, function: FunctionType) -> bool:
+        return any(id(each) in self._own for inner in held(function) for each in within(inner))
 
 
-def _parts(value: Any) -> Iterator[Any]:
-    """What a function, a method, a partial or a container holds."""
-    if isinstance(value, FunctionType):
-        yield from _held(value)
-    elif isinstance(value, MethodType):
-        yield from (value.__func__, value.__self__)
-    elif isinstance(value, functools.partial):
-        yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from value
+def is_result(value: Any) -> bool:
+    """Whether this is a tensor that was computed from parameters, of which a copy is a constant.
+
+    ``torch.nn.utils.prune`` and the older ``spectral_norm`` and ``weight_norm`` keep a weight that they compute anew in
+    every call.
+    """
+    return isinstance(value, Tensor) and value.grad_fn is not None
 
 
-def _functions(value: Any, depth: int) -> Iterator[FunctionType]:
-    if isinstance(value, FunctionType):
-        yield value
-    elif depth > 0:
-        for inner in _parts(value):
-            yield from _functions(inner, depth - 1)
+def _uncopyable(module: nn.Module, error: Exception) -> ConfigError:
+    """Why a module cannot be copied, with the attribute whose fault it is."""
+    for path, layer in module.named_modules():
+        for name, value in vars(layer).items():
+            if name not in vars(nn.Module()) and not _copies(value):
+                kinds = (words for each in within(value) for cls, words in _UNCOPYABLE.items() if isinstance(each, cls))
+                kind = next(kinds, type(value).__name__)
+                label = f"{path}.{name}" if path else name
+                return ConfigError(
+                    f"the model cannot be copied: its {label} is, or holds, {kind} ({error}); "
+                    "let it hold what copy.deepcopy can copy: open a file, or make an iterator, where it is used"
+                )
+    return ConfigError(f"the model cannot be copied: {error}; let it hold only what copy.deepcopy can copy")
 
 
-def _held(function: FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        if filled(cell):
-            yield cell.cell_contents
-    yield from function.__defaults__ or ()
-    yield from (function.__kwdefaults__ or {}).values()
-
-
-def filled(cell: CellType) -> bool:
-    """Whether a closure's variable has a value yet."""
+def _copies(value: Any) -> bool:
     try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
+        copy.deepcopy(value, {id(each): each for each in within(value) if isinstance(each, _LOCKS) or is_result(each)})
+    except Exception:  # whatever a user's class raises
         return False
     return True
-
-
-def _detach_results(layer: nn.Module, memo: dict[int, Any]) -> None:
-    """``torch.nn.utils.weight_norm`` keeps a weight that it computes anew in every call: the copy may have any."""
-    for hook in layer._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm) and (weight := vars(layer).get(hook.name)) is not None:
-            memo[id(weight)] = weight.detach().clone()

@@ -18,6 +18,7 @@ def forward(
 
     A module that takes derivatives in ``forward`` (a force field, a physics-informed network) and leaves grad mode as
     it is cannot run under ``torch.no_grad``, where evaluation runs: it gets grad mode, and its outputs are detached.
+    One that differentiates by its own parameters gets such as can be differentiated by, as they are in training.
 
     Args:
         module: not changed, but for buffers that it writes itself.
@@ -26,6 +27,9 @@ def forward(
         tied: a value given for one name of a tied parameter counts for all its names.
         differentiates: what the first call has given; ``None`` in the first call.
     """
+    trained = {
+        name for name, value in nn.Module.named_parameters(module, remove_duplicate=False) if value.requires_grad
+    }
     with without_checkpoints():
         if torch.is_grad_enabled():
             # A module may ask its inputs for gradients, and they are not its own.
@@ -40,12 +44,20 @@ def forward(
                 reason = error
         try:
             with torch.enable_grad():
-                outputs = functional_call(module, state, (inputs.detach(),), tie_weights=tied)
+                given = {name: _differentiable(value) if name in trained else value for name, value in state.items()}
+                outputs = functional_call(module, given, (inputs.detach(),), tie_weights=tied)
         except Exception:
             if differentiates:
                 raise
             raise reason from None  # grad mode was not what it needed
         return _detached(outputs), True
+
+
+def _differentiable(value: Any) -> Any:
+    # Within a transform no tensor can be asked for gradients; there plain running has to do.
+    if not isinstance(value, Tensor) or torch._C._functorch.maybe_current_level() is not None:
+        return value
+    return value.detach().requires_grad_()
 
 
 def _detached(outputs: Any) -> Any:

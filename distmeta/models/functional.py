@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from distmeta.kernels import Form
 from distmeta.models.base import Model
+from distmeta.models.checks import check_parameters
 from distmeta.models.conversion import Converted, one_tensor
 from distmeta.models.convolution import filter_layout, filters
 from distmeta.models.heads import output_layer
-from distmeta.models.inspection import aliases, drops, normalises_by_batch
+from distmeta.models.inspection import aliases, drops, normalises_by_batch, state_names
 from distmeta.models.interception import Interception
 from distmeta.models.normalisation import SupportStatistics
 from distmeta.models.probing import Probe
@@ -32,12 +33,14 @@ class FunctionalModule:
         example: inputs of shape (N, ...), N > 1. With it, a few passes find functional dropout and batch norms,
             what the module writes and keeps, and what cannot be relied on (see
             :class:`~distmeta.models.probing.Probe`). Without it, only submodules are looked at.
+        build: gives the same module newly built, to compare with it; ``None``: a copy is compared with.
 
     Attributes:
         parameters: the trainable parameters under the module's own names, tied ones once, under their first
             name.
         frozen: names of the other parameters.
         tied: other name of a tied parameter -> its first name.
+        unsaved: names of the module's state dict that hold no tensor (``get_extra_state``).
         uses_batch_statistics: whether outputs for one example depend on the others.
         uses_dropout: whether outputs depend on ``key``.
         activations: numbers that the module's layers give for one example, 0 without ``example``.
@@ -53,7 +56,10 @@ class FunctionalModule:
     True
     """
 
-    def __init__(self, module: nn.Module, example: Tensor | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, example: Tensor | None = None, build: Callable[[], nn.Module] | None = None
+    ) -> None:
+        check_parameters(module)
         self._converted = Converted(module)
         self.tied = aliases(module)
         self.parameters: dict[str, Tensor] = {
@@ -63,12 +69,15 @@ class FunctionalModule:
         }
         self.frozen = tuple(name for name, _ in module.named_parameters() if name not in self.parameters)
         # What a state dict holds beside the trainable parameters, running statistics included.
+        self._trained = state_names(module, self.parameters)
+        state = module.state_dict()
         self._constants = {
             name: value.detach().clone()
-            for name, value in module.state_dict().items()
-            if self.tied.get(name, name) not in self.parameters
+            for name, value in state.items()
+            if name not in self._trained and isinstance(value, Tensor)
         }
-        self._state_names = tuple(module.state_dict())
+        self.unsaved = tuple(name for name, value in state.items() if not isinstance(value, Tensor))
+        self._state_names = tuple(name for name in state if name in self._trained or name in self._constants)
         self._example = example
         self.uses_batch_statistics = any(map(normalises_by_batch, module.modules()))
         self.uses_dropout = any(map(drops, module.modules()))
@@ -82,7 +91,7 @@ class FunctionalModule:
         self._compute: torch.dtype | None = None
         if example is not None:
             # The package's own networks are known; everybody else's are looked at.
-            probe = Probe(module, self._converted, self.parameters, example)
+            probe = Probe(module, self._converted, self.parameters, example, build)
             found = probe.look(thoroughly=not isinstance(module, Model))
             self.uses_dropout |= found.dropouts > 0
             self.uses_batch_statistics = found.batch_norms > 0
@@ -205,13 +214,14 @@ class FunctionalModule:
             parameters: values for all names of :attr:`parameters`.
 
         Returns:
-            Every name of the module's own state: the given values, tied ones under each of their names as
-            separate copies, and frozen parameters and buffers as they were in the original.
+            Every name of the module's own state dict, as its hooks may call it: the given values, tied ones under
+            each of their names as separate copies, and frozen parameters and buffers as they were in the original.
+            Those of :attr:`unsaved` are left out.
         """
         return {
             name: self._constants[name].clone()
             if name in self._constants
-            else parameters[self.tied.get(name, name)].detach().clone()
+            else parameters[self._trained[name]].detach().clone()
             for name in self._state_names
         }
 

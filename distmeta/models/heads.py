@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distmeta.errors import ConfigError
 from distmeta.models.copying import copy_module
 from distmeta.models.hints import hint
+from distmeta.models.inspection import hookable
 
 Node = Any
 """A node of torch's autograd graph."""
@@ -47,7 +48,7 @@ def output_layer(module: nn.Module, example: Tensor) -> str | None:
         return hook
 
     for path, layer in module.named_modules():
-        if path == "head" or _is_layer(layer):
+        if hookable(layer) and (path == "head" or _is_layer(layer)):
             layer.register_forward_hook(remember(path))
     devices = [example.device] if example.is_cuda else []
     try:

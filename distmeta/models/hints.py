@@ -30,6 +30,15 @@ _HINTS: tuple[tuple[str, str], ...] = (
         "torch.float64), or convert back what it has converted",
     ),
     (
+        r"change requires_grad flags of leaf",
+        "set requires_grad when the network is made, not in forward",
+    ),
+    (
+        r"'(Parameter|Tensor)' object has no attribute",
+        "parameters are given as plain tensors, without the attributes that a module sets on its own; keep them as "
+        "attributes of the layer",
+    ),
+    (
         r"[Cc]omplex",
         "complex parameters are not supported; keep real and imaginary parts as two real parameters",
     ),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from distmeta.errors import ConfigError
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -51,6 +55,37 @@ def counters(module: nn.Module) -> list[str]:
     ]
 
 
+def state_names(module: nn.Module, trainable: Collection[str]) -> dict[str, str]:
+    """Each name of the module's state dict that holds a trainable parameter -> that parameter's own name.
+
+    They may differ, since hooks and wrappers rename what they save; a parameter is known by its memory.
+
+    Raises:
+        ConfigError: a trainable parameter is not in the state dict, so that it would be lost.
+    """
+    own = dict(nn.Module.named_parameters(module, remove_duplicate=False))
+    first = aliases(module)
+    places = {_memory(own[name]): name for name in trainable if own[name].numel()}
+    names = {}
+    for key, value in module.state_dict().items():
+        name = first.get(key, key)
+        if isinstance(value, Tensor):
+            if name not in trainable or _memory(own[name]) != _memory(value):
+                name = places.get(_memory(value), name)
+            if name in trainable:
+                names[key] = name
+    if lost := [name for name in trainable if name not in names.values()]:
+        raise ConfigError(
+            f"the model's trainable parameter {lost[0]!r} is not in its state_dict, so what it learns would be lost; "
+            "let state_dict give it, or freeze it (requires_grad_(False))"
+        )
+    return names
+
+
+def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
 def views(module: nn.Module) -> Iterator[tuple[str, str, str, str]]:
     """Tensors, of attributes and buffers, that lie in the memory of a parameter without being it.
 
@@ -74,6 +109,11 @@ def overlapping(module: nn.Module) -> tuple[str, str] | None:
             if first != name:
                 return first, name
     return None
+
+
+def hookable(layer: nn.Module) -> bool:
+    """Whether a layer can be given hooks: those of TorchScript cannot."""
+    return not isinstance(layer, torch.jit.ScriptModule)
 
 
 def drops(layer: nn.Module) -> bool:

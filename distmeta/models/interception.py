@@ -72,6 +72,7 @@ class Interception(KeyedDropout):
             F.instance_norm: self._instance_norm,
             F.group_norm: group_norm,
             rectified: self._rectified,
+            _SET_DATA: _set_data,
         }
 
     def __torch_function__(
@@ -202,6 +203,16 @@ class Interception(KeyedDropout):
         if tensor is None:
             return None
         return next((name for name, value in self._names.items() if value is tensor), None)
+
+
+_SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def _set_data(tensor: Tensor, value: Tensor) -> None:
+    # torch itself refuses it for the tensors that a transform knows, and ends the process at others.
+    if torch._C._functorch.maybe_current_level() is not None:
+        raise RuntimeError("a tensor's .data is set, by .to() for example, which no transform can follow")
+    _SET_DATA(tensor, value)
 
 
 def _plain(value: Any) -> Any:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from distmeta.errors import ConfigError
+from distmeta.errors import ConfigError, DistmetaError
 from distmeta.kernels import Form
+from distmeta.models import refusals
 from distmeta.models.conversion import Converted
+from distmeta.models.copying import is_result
 from distmeta.models.dropout import KeyedDropout
-from distmeta.models.hidden_state import Place, Snapshot, holds_generator
+from distmeta.models.hidden_state import Snapshot, holds_generator, kept
 from distmeta.models.hints import hint
-from distmeta.models.inspection import overlapping, views
+from distmeta.models.inspection import hookable, overlapping, views
 from distmeta.models.interception import Interception, Written
+from distmeta.models.objects import within
+from distmeta.models.places import Place
+from distmeta.models.trials import trials
 from distmeta.models.watching import Randomness, Writes, kept_generators, storage
 
 _ROUNDING = 1e-4
@@ -29,7 +34,7 @@ _LAYERS = 1e-2
 """The same for other implementations of layers, batch norms of two examples among them."""
 
 _PLACES = 8
-"""Places that are tried with other values at most."""
+"""Places that are tried with other values one by one; the others are tried together."""
 
 
 @dataclass
@@ -57,16 +62,25 @@ class Probe:
         converted: its conversion; what is learned of inputs, buffers and attributes that it writes is entered here.
         parameters: the trainable ones.
         example: (N, ...) inputs, N > 1.
+        build: gives the module newly built, to be compared with: a copy of it may share the faults of the converted
+            one. ``None``: a copy.
     """
 
     def __init__(
-        self, module: nn.Module, converted: Converted, parameters: Mapping[str, Tensor], example: Tensor
+        self,
+        module: nn.Module,
+        converted: Converted,
+        parameters: Mapping[str, Tensor],
+        example: Tensor,
+        build: Callable[[], nn.Module] | None = None,
     ) -> None:
         self._module = module
         self._converted = converted
         self._parameters = parameters
         self._example = example
+        self._build = build
         self._inputs = example
+        self._generators: dict[str, list[Any]] = {}
         self._key = torch.zeros(2, dtype=torch.int64, device=example.device)
 
     def look(self, *, thoroughly: bool) -> Findings:
@@ -83,10 +97,16 @@ class Probe:
                 self._inputs = self._typical_inputs()
                 changed = self._repeat()
                 self._come_between(changed)
-                self._try_later_values(changed)
                 self._converted.forget(changed)
+                self._try_later_values()
                 self._look_at_views()
-                self._compare_with_plain()
+                self._look_at_results()
+                try:
+                    self._compare_with_plain()
+                except DistmetaError:
+                    raise
+                except Exception as error:  # whatever a module raises
+                    raise refusals.cannot_run(self._module, error) from error
                 findings.task_layers &= self._has_task_form()
         return findings
 
@@ -100,18 +120,21 @@ class Probe:
             except Exception as error:
                 failure = failure or error
         assert failure is not None
-        raise failure
+        if isinstance(failure, DistmetaError):
+            raise failure
+        raise refusals.cannot_run(self._module, failure) from failure
 
     def _count(self) -> tuple[Findings, Any]:
         converted, findings = self._copy(), Findings()
-        state = converted.state(_live(self._parameters))
+        # As evaluation gives them: whoever differentiates by them is found here.
+        state = converted.state({name: value.detach().clone() for name, value in self._parameters.items()})
         versions = {slot: value._version for slot, value in state.items() if value is not None}
         mode = Interception(self._key, names=state, written=converted.written)
         before = _random_state(self._example.device)
         with _counting(converted.module, findings, len(self._example)), torch.no_grad():
             outputs = converted(dict(state), self._example, mode)
         if not torch.equal(before, _random_state(self._example.device)):
-            raise _random("torch's generator (torch.rand, dropout of nn.LSTM, ...)")
+            raise refusals.random("torch's generator (torch.rand, dropout of nn.LSTM, ...)")
         written = [slot for slot, version in versions.items() if state[slot]._version != version]
         self._converted.add_updated(written)
         self._converted.differentiates = converted.differentiates
@@ -131,21 +154,28 @@ class Probe:
         """Equal calls give equal outputs; the places that hold something else after them."""
         converted = self._copy()
         before = Snapshot(converted.module)
-        with Randomness() as randomness:
+        with Randomness() as first:
             watched = self._watch(converted, self._inputs)
+        once = Snapshot(converted.module)
+        with Randomness() as second:
+            self._watch(converted, self._inputs)
         try:
             self._expected = self._call(converted, self._inputs) if watched is None else watched
         except Exception as error:
             raise ConfigError(
                 f"the model cannot run with gradients: {type(error).__name__}: {error}; {hint(error) or 'correct it'}"
             ) from error
+        if not self._expected.requires_grad:
+            raise refusals.without_derivatives()
         again = [self._call(converted, self._inputs) for _ in range(2)]
-        changed = before.changes(Snapshot(converted.module))
+        changed = before.changes(once)
+        known = {place.label for place in changed}
+        changed += [place for place in before.changes(Snapshot(converted.module)) if place.label not in known]
         own = [f"the generator in {place.label}" for place in changed if holds_generator(place.get())]
-        if sources := [*own, *randomness.sources]:
-            raise _random(sources[0])
+        if sources := [*own, *first.beside(second)]:
+            raise refusals.random(sources[0])
         if not all(same(self._expected, outputs) for outputs in again):
-            raise _stateful(changed)
+            raise refusals.stateful(changed)
         return changed
 
     def _come_between(self, changed: list[Place]) -> None:
@@ -156,26 +186,42 @@ class Probe:
             self._watch(converted, inputs, scale)
         outputs = self._tried(converted, self._inputs)
         if outputs is None or not same(self._expected, outputs):
-            raise _stateful(changed)
+            raise refusals.stateful(changed)
 
-    def _try_later_values(self, changed: list[Place]) -> None:
-        """What counters may come to changes nothing."""
-        converted = self._copy()
-        self._tried(converted, self._inputs)
-        places = Snapshot(converted.module).places
-        inner = [place for outer in changed if outer.label in places for place in places[outer.label].inner()]
-        counters = [place for place in inner if trials(place.get())]
-        for place in counters[:_PLACES]:
-            for value in trials(place.get()):
-                with place.holding(value):
-                    outputs = self._tried(converted, self._inputs)
+    def _try_later_values(self) -> None:
+        """What counters may come to changes nothing, and nothing else is kept from call to call."""
+        converted = self._unrestored()
+        before, after = self._one_more_call(converted)
+        tried = [place for place in before.changes(after) if trials(place.get())]
+        for places in [*([place] for place in tried[:_PLACES]), tried[_PLACES:]]:
+            for values in zip_longest(*(trials(place.get()) for place in places)):
+                outputs = self._with(converted, places, values)
                 if outputs is not None and not same(self._expected, outputs):
-                    raise _stateful([place])
+                    raise refusals.stateful(places)
+        before, after = self._one_more_call(self._copy())
+        if unknown := [place for place in before.innermost(after) if not trials(place.get())]:
+            raise refusals.stateful(unknown)
+
+    def _one_more_call(self, converted: Converted) -> tuple[Snapshot, Snapshot]:
+        """What is kept before and after a call that is not the first one."""
+        self._tried(converted, self._inputs)
+        before = Snapshot(converted.module)
+        self._tried(converted, self._inputs)
+        return before, Snapshot(converted.module)
+
+    def _with(self, converted: Converted, places: list[Place], values: Sequence[Any]) -> Tensor | None:
+        """Outputs where places hold other values, of which those that have run out are ``None``."""
+        with suppress(Exception), ExitStack() as stack:
+            for place, value in zip(places, values, strict=True):
+                if value is not None:
+                    stack.enter_context(place.holding(value))
+            return self._call(converted, self._inputs)
+        return None
 
     def _look_at_views(self) -> None:
         """Nothing that the module holds beside a parameter is another view of its memory, and changes with it."""
         if pair := overlapping(self._module):
-            raise _viewing(f"parameter {pair[1]!r}", pair[0])
+            raise refusals.viewing(f"parameter {pair[1]!r}", pair[0])
         for label, path, name, parameter in views(self._module):
             converted = self._copy()
             owner = converted.module.get_submodule(path)
@@ -183,43 +229,79 @@ class Probe:
             own[name] = torch.full_like(own[name], torch.nan)
             outputs = self._tried(converted, self._inputs)
             if outputs is None or not same(outputs, self._expected):
-                raise _viewing(label, parameter)
+                raise refusals.viewing(label, parameter)
+
+    def _look_at_results(self) -> None:
+        """Nothing is read that was computed from parameters before the call, and would have to change with them."""
+        for path, layer in self._module.named_modules():
+            for name, value in vars(layer).items():
+                if not any(map(is_result, within(value))):
+                    continue
+                converted = self._copy()
+                copied = vars(converted.module.get_submodule(path))[name]
+                for each, its in zip(within(value), within(copied), strict=True):
+                    if is_result(each):
+                        its.fill_(torch.nan)
+                outputs = self._tried(converted, self._inputs)
+                if outputs is None or not same(outputs, self._expected):
+                    raise refusals.holding_results(f"{path}.{name}" if path else name)
 
     def _compare_with_plain(self) -> None:
         """Given other parameters, the module computes what it does when these are its own."""
+        plain = self._fresh()
         self._moved = {name: _moved(value) for name, value in self._parameters.items()}
         try:
-            self._plain = self._call_plainly(self._moved)
+            self._plain = self._call_plainly(plain, self._moved)
         except Exception:  # these values are not for this module
             self._moved = dict(self._parameters)
-            self._plain = self._call_plainly(self._moved)
+            self._plain = self._call_plainly(plain, self._moved)
+        # What was built first is what a list of all modules, for example, begins with.
+        both = [plain] if self._build is None else [plain, self._module]
+        agree = all(close(self._call_plainly(each, self._moved), self._plain, _ROUNDING) for each in both[1:])
         levels = get_args(Written)
         for written in levels[levels.index(self._converted.written) :]:
             self._converted.written = written
             outputs = self._tried(self._copy(), self._inputs, self._moved)
-            if outputs is not None and close(outputs, self._plain, _ROUNDING):
+            if agree and outputs is not None and close(outputs, self._plain, _ROUNDING):
                 return
-        raise _detached([name for name in self._parameters if not self._arrives(name)])
+        lost = [name for name in self._parameters if not self._arrives(both, name)]
+        if self._build is not None and not same(*(self._call_plainly(self._fresh(), self._moved) for _ in range(2))):
+            raise refusals.other_again("what its layers compute")
+        own = dict(self._module.named_parameters())
+        raise refusals.detached(lost, [f"{name}.{each}" for name in lost for each in vars(own[name])])
 
-    def _arrives(self, name: str) -> bool:
+    def _arrives(self, plain: list[nn.Module], name: str) -> bool:
         """Whether a parameter that is given has the effect of one that the module holds."""
         moved = {**self._parameters, name: self._moved[name]}
         outputs = self._tried(self._copy(), self._inputs, moved)
-        return outputs is not None and close(outputs, self._call_plainly(moved), _ROUNDING)
+        return outputs is not None and all(close(outputs, self._call_plainly(each, moved), _ROUNDING) for each in plain)
 
-    def _call_plainly(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        module = self._copy().module
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                if name in parameters:
-                    parameter.copy_(parameters[name])
-        with KeyedDropout(self._key):
+    def _fresh(self) -> nn.Module:
+        """The module as plain PyTorch has it, to be called as that calls it."""
+        if self._build is None:
+            return self._copy().module
+        module = self._build()
+        if shared := _shared(self._module, module):
+            raise refusals.same_again(shared)
+        module.to(self._example.device)
+        refusals.check_equal(_tensors(self._converted.module), _tensors(module))
+        return module
+
+    def _call_plainly(self, module: nn.Module, parameters: Mapping[str, Tensor]) -> Tensor:
+        # Afterwards it has its own values again: a copy that reads the module itself would follow others.
+        with _holding(module, parameters), KeyedDropout(self._key):
             return module(self._inputs.clone())  # type: ignore[no-any-return]
 
     def _has_task_form(self) -> bool:
         """Whether the task-batched layers change nothing, as they would where ``forward`` looks at memory layouts."""
         outputs = self._tried(self._copy(), self._inputs, self._moved, "products")
         return outputs is not None and close(outputs, self._plain, _LAYERS)
+
+    def _unrestored(self) -> Converted:
+        """A copy that keeps from call to call what the module itself keeps."""
+        converted = self._copy()
+        converted.remember()
+        return converted
 
     def _copy(self) -> Converted:
         """A copy whose buffers stay, whatever is written."""
@@ -256,15 +338,15 @@ class Probe:
         watch = Writes({**given, "": inputs})
         with suppress(Exception), watch:
             outputs = converted.run(state, inputs, Interception(self._key, names=given, written=converted.written))
-        if watch.generators:
-            raise _random("a torch.Generator of its own")
+        if outputs is not None and self._generators.setdefault("", watch.generators) != watch.generators:
+            raise refusals.random("a torch.Generator of its own")
         self._converted.writes_inputs |= watch.found.pop("", None) is not None
         for slot, value in given.items():
             if state[slot] is not value or storage(value) != stored[slot]:
                 watch.found.setdefault(slot, "assignment")
         for slot, operation in watch.found.items():
             if converted.is_parameter(slot):
-                raise _writing(slot, operation)
+                raise refusals.writing(slot, operation)
         self._converted.add_updated(watch.found)
         return outputs
 
@@ -272,6 +354,42 @@ class Probe:
 def _live(parameters: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
     """Values with derivatives, as in training, that may be written in place."""
     return {name: value.detach().clone().requires_grad_() * scale for name, value in parameters.items()}
+
+
+def _shared(module: nn.Module, other: nn.Module) -> str | None:
+    """The first tensor of a module that is one of another's as well, ``None`` without such."""
+    own = {id(tensor) for tensor in _tensors(module).values()}
+    return next((name for name, tensor in _tensors(other).items() if id(tensor) in own), None)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+@contextmanager
+def _holding(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block the module's parameters have these values; after it all is as before."""
+    own = _tensors(module)
+    scripted = not all(map(hookable, module.modules()))  # its buffers cannot be replaced
+    before = {name: tensor.detach().clone() for name, tensor in own.items() if name in parameters or scripted}
+    with kept(module):
+        for layer in module.modules():
+            for name, buffer in layer._buffers.items():
+                if buffer is not None and hookable(layer):
+                    layer._buffers[name] = buffer.clone()
+        try:
+            _fill(own, parameters)
+            yield
+        finally:
+            _fill(own, before)
+
+
+def _fill(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        if 0 in own[name].stride():  # expanded, which cannot be written
+            own[name].data = value.clone()
+        else:
+            own[name].data.copy_(value)  # in place, so that views follow
 
 
 def _moved(value: Tensor) -> Tensor:
@@ -287,7 +405,7 @@ def _counting(module: nn.Module, findings: Findings, examples: int) -> Iterator[
     def count(layer: nn.Module, inputs: Any, outputs: Any) -> None:
         findings.activations += outputs.numel() // examples if isinstance(outputs, Tensor) else 0
 
-    leaves = [layer for layer in module.modules() if not any(layer.children())]
+    leaves = [layer for layer in module.modules() if not any(layer.children()) and hookable(layer)]
     hooks = [layer.register_forward_hook(count) for layer in leaves]
     try:
         yield
@@ -313,69 +431,3 @@ def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
         return False
     a, b = (torch.nan_to_num(value.detach().double()) for value in (a, b))
     return bool((a - b).norm() <= tolerance * (b.norm() + 1e-12))
-
-
-def trials(value: Any) -> list[Any]:
-    """What a number or a list may be after more calls: the next values, and those on which schedules turn.
-
-    A multiple of every period up to 16 and of every round one, and the numbers beside it; thresholds lie below.
-
-    >>> trials(True)
-    [False]
-    """
-    if isinstance(value, bool):
-        return [not value]
-    if isinstance(value, int):
-        return [value + step for step in range(1, 25)] + [_MULTIPLE - 1, _MULTIPLE, _MULTIPLE + 1, -_MULTIPLE]
-    if isinstance(value, float):
-        return [0.0, value + 1, value / 2, value * 2, 1e-6, 1e6]
-    if isinstance(value, list | deque) and 0 < len(value) <= 100:
-        return [value * 7, value * 1000]
-    return []
-
-
-_MULTIPLE = 720720 * 2**12 * 10**6
-"""720720 is a multiple of the numbers from 1 to 16."""
-
-
-def _random(source: str) -> ConfigError:
-    return ConfigError(
-        f"the model draws random numbers from {source} in forward, and these cannot be repeated from a task's key; use "
-        "nn.Dropout or the dropout functions of torch.nn.functional, which are keyed (to leave out a whole block at "
-        "random: x + F.dropout(torch.ones(1), p) * block(x))"
-    )
-
-
-def _stateful(places: list[Place]) -> ConfigError:
-    names = ", ".join(place.label for place in places[:5])
-    where = f"what forward keeps in {names}" if names else "what forward keeps outside of the module, or the time"
-    return ConfigError(
-        f"the model's outputs depend on earlier calls, by {where}: they would differ with the number of workers; let "
-        "them depend on inputs and parameters alone, pass a schedule's value as a constant, or keep it in a buffer "
-        "(register_buffer), which every call sees as it is at the start"
-    )
-
-
-def _writing(name: str, operation: str) -> ConfigError:
-    return ConfigError(
-        f"the model's forward writes its parameter {name!r} in place ({operation}), which adaptation and its "
-        "derivatives cannot follow; compute the changed weight without writing it: instead of max_norm, "
-        "F.embedding(x, w * (max_norm / w.norm(dim=-1, keepdim=True).clamp(min=1e-7)).clamp(max=1)), or a "
-        "parametrisation (torch.nn.utils.parametrize)"
-    )
-
-
-def _viewing(name: str, parameter: str) -> ConfigError:
-    return ConfigError(
-        f"the model's {name} is another view of the memory of its parameter {parameter!r}, which does not change in "
-        f"place here; use {parameter} itself, which may have several names, or make {name} a copy (.detach().clone())"
-    )
-
-
-def _detached(names: list[str]) -> ConfigError:
-    which = ", ".join(map(repr, names[:3])) or "its parameters"
-    return ConfigError(
-        f"the model's outputs do not follow {which} when others are put in their place: forward reads them otherwise "
-        "than as attributes of their layers (from a list, a tuple, a tensor made in __init__, a global); read the "
-        "attributes in forward, or keep the parameters in nn.ParameterList or nn.ParameterDict"
-    )

@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from distmeta.models.hidden_state import generator_state
+
 _METADATA = frozenset({"aten::detach_", "aten::requires_grad_"})
 _URANDOM = os.urandom
+_DRAWS = ("random", "getrandbits")
 
 
 class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -24,13 +27,14 @@ class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         found: name of a written tensor -> the operation that wrote it first.
-        generators: whether an operation drew from a ``torch.Generator`` of the module's own.
+        generators: states, at their first use, of generators of the module's own that operations drew from.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: dict[str, str] = {}
-        self.generators = False
+        self.generators: list[Any] = []
+        self._drawn: dict[int, torch.Generator] = {}
         self._tensors = dict(tensors)
         self._names: dict[int, list[str]] = {}
         for name, tensor in self._tensors.items():
@@ -42,7 +46,10 @@ class Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Note what the operation writes, and compute it."""
         kwargs = kwargs or {}
-        self.generators |= any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values()))
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, torch.Generator) and id(value) not in self._drawn:
+                self._drawn[id(value)] = value
+                self.generators.append(generator_state(value))
         schema = func._schema
         if schema.is_mutable and schema.name not in _METADATA:
             for position, argument in enumerate(schema.arguments):
@@ -78,11 +85,16 @@ class Randomness:
     """Within this context, which generators beside torch's own are drawn from.
 
     Attributes:
-        sources: of the random numbers, in words.
+        sources: of the random numbers, in words, each with what they follow from.
     """
 
     def __init__(self) -> None:
-        self.sources: list[str] = []
+        self.sources: list[tuple[str, Any]] = []
+        self._drawn: dict[int, Any] = {}
+
+    def beside(self, other: Randomness) -> list[str]:
+        """The sources that gave other numbers in another context: those that are not seeded in every call."""
+        return [words for words, state in self.sources if (words, state) not in other.sources]
 
     def __enter__(self) -> Randomness:
         self._python, self._numpy = random.getstate(), _numpy_state()
@@ -93,13 +105,18 @@ class Randomness:
     def __exit__(self, *_: object) -> None:
         sys.setprofile(self._profile)
         if random.getstate() != self._python:
-            self.sources.insert(0, "Python's module random")
+            self.sources.insert(0, ("Python's module random", object()))
         if _numpy_state() != self._numpy:
-            self.sources.insert(0, "NumPy's global generator (numpy.random)")
+            self.sources.insert(0, ("NumPy's global generator (numpy.random)", object()))
 
     def _look(self, frame: Any, event: str, argument: Any) -> None:
-        if event == "c_call" and (source := _source(argument)) is not None and not _importing(frame):
-            self.sources.append(source)
+        if event != "c_call" or (words := _source(argument)) is None or _importing(frame):
+            return
+        owner = getattr(argument, "__self__", None)
+        if id(owner) not in self._drawn:
+            self._drawn[id(owner)] = owner
+            state = object() if argument is _URANDOM else generator_state(owner)
+            self.sources.append((words, state))
 
 
 def _importing(frame: Any) -> bool:
@@ -115,7 +132,7 @@ def _source(function: Callable[..., Any]) -> str | None:
     if function is _URANDOM:
         return "the operating system's generator (os.urandom, secrets, uuid)"
     owner = getattr(function, "__self__", None)
-    if isinstance(owner, random.Random) and owner is not random._inst:  # type: ignore[attr-defined]
+    if isinstance(owner, random.Random) and owner is not random._inst and function.__name__ in _DRAWS:  # type: ignore[attr-defined]
         return "a generator of its own (random.Random)"
     if isinstance(owner, np.random.Generator):
         return "a generator of its own (numpy.random.Generator)"

@@ -45,7 +45,7 @@ class Assembly:
         with _BUILDING:
             module = self.build()
             models.check_outputs(module, config.model, shape, outputs)
-            self.network = FunctionalModule(module, torch.zeros(2, *shape))
+            self.network = FunctionalModule(module, torch.zeros(2, *shape), self.build)
         self.objective = OBJECTIVES[family.objective]()
         self.metric = self.objective.metric
         self.higher_is_better = self.objective.higher_is_better
@@ -101,6 +101,8 @@ class Assembly:
             notes.append(f"frozen, so neither adapted nor meta-learned: {', '.join(self.network.frozen)}")
         if self.network.tied:
             notes.append(f"tied, learned once: {_pairs(self.network.tied)}")
+        if self.network.unsaved:
+            notes.append(f"not saved with the parameters, since they are no tensors: {', '.join(self.network.unsaved)}")
         if getattr(self.config.algorithm, "adapt", None) == "head":
             notes.append(f"a task adapts the head alone: {', '.join(self.adaptation.names)}")  # type: ignore[attr-defined]
         return notes

@@ -1,13 +1,13 @@
 """The slow and plain way to meta-gradients and losses, which the fast ways are held against.
 
 It shares the sampled tasks and the algorithm's formulas with them, and nothing else: the user's own module, freshly
-built and never converted, ``torch.func.functional_call`` on a copy for each call, plain ``torch.autograd``, one task
-after the other, float64.
+built and neither converted nor copied, ``torch.func.functional_call``, plain ``torch.autograd``, one task after the
+other, float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_map
 from distmeta.adaptations.base import Batch, Iterative, Support, Task
 from distmeta.adaptations.gradients import transforms
 from distmeta.layout import Layout, Meta
-from distmeta.models.copying import copy_module
 from distmeta.models.dropout import KeyedDropout
 from distmeta.models.forward import forward
+from distmeta.models.hidden_state import kept
 from distmeta.programs.assembly import Assembly
 from distmeta.programs.curvature import hides_curvature
 
@@ -38,24 +38,21 @@ class OwnModule:
 
     Args:
         module: turned to ``dtype`` in place.
-        names: of the parameters that are given in each call.
         dtype: floating-point type of everything.
     """
 
-    def __init__(self, module: nn.Module, names: Collection[str], dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         self._module = module.to(dtype=dtype)
-        self._names = names
 
     def __call__(
         self, parameters: Mapping[str, Tensor], inputs: Tensor, *, key: Tensor | None = None, draw: int = 0
     ) -> Tensor:
         """The module's outputs; see :meth:`FunctionalModule.__call__ <distmeta.models.FunctionalModule.__call__>`."""
-        # What is given from outside is not worth a copy.
-        given = {id(p): p for name, p in self._module.named_parameters() if name in self._names}
-        module = copy_module(self._module, dict(given))
-        with KeyedDropout(key, draw):
+        buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        # A copy would not do: what a closure, an object or a global leads to would be the module itself.
+        with kept(self._module), KeyedDropout(key, draw):
             # Some modules write their inputs, which the next step is to see as they are.
-            outputs, _ = forward(module, dict(parameters), inputs.clone(), tied=True)
+            outputs, _ = forward(self._module, {**buffers, **parameters}, inputs.clone(), tied=True)
         return cast(Tensor, outputs)
 
 
@@ -70,7 +67,7 @@ class Reference:
 
     def __init__(self, parts: Assembly, device: torch.device, dtype: torch.dtype = torch.float64) -> None:
         self.dtype = dtype
-        self._parts = parts.on(OwnModule(parts.build().to(device), parts.network.parameters, dtype))
+        self._parts = parts.on(OwnModule(parts.build().to(device), dtype))
 
     def gradient(self, meta: Meta, tasks: Any, count: int, ways: int | None, steps: int | None) -> Tensor:
         """Sum of the tasks' meta-gradients (P,), by the estimator's own definition.

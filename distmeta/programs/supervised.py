@@ -117,7 +117,7 @@ class SupervisedProgram:
         return self._reference(dtype).losses(meta, tasks, count, ways, self._evaluation_steps).cpu()
 
     def differentiates_once(self) -> bool:
-        """Whether the exact meta-gradient through inner steps is asked for, and only the first-order one works."""
+        """Whether the exact meta-gradient through inner steps is asked for, and all but that works."""
         if self._config.algorithm.estimator != "exact" or not self._parts.adaptation.iterative:
             return False
         tasks, ways = self._tasks("train", range(1), self._steps, dropout=True)
@@ -132,6 +132,7 @@ class SupervisedProgram:
                     1,
                     running="plain",
                 )
+            self.sample_losses(1)
         except Exception:  # whatever a user's module raises
             return False
         return True

@@ -296,12 +296,44 @@ class HoldsResult(nn.Linear):
         super().__init__(2, 1)
         self.result = self.weight * 2
 
+    def forward(self, x):
+        return super().forward(x) + x @ self.result.t()
+
 
 def test_modules_that_cannot_be_used_are_refused():
     pair = FunctionalModule(GivesPair(2, 1))
     with pytest.raises(ConfigError, match="returns tuple"):
         pair(pair.parameters, torch.ones(3, 2))
-    with pytest.raises(ConfigError, match="cannot be copied"):
-        FunctionalModule(HoldsResult())
+    with pytest.raises(ConfigError, match=r"reads result, which was computed .*compute it in forward"):
+        FunctionalModule(HoldsResult(), example=torch.ones(3, 2))
     with pytest.raises(ConfigError, match="lazy"):
         FunctionalModule(nn.LazyLinear(3))
+
+
+class Renames(nn.Module):
+    """Saves its layer under another name, as wrappers do, and something that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.wrapped = nn.Linear(2, 1)
+        self.register_state_dict_post_hook(
+            lambda own, state, prefix, _: state.update(weight=state.pop("wrapped.weight"))
+        )
+
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+    def forward(self, x):
+        return self.wrapped(x)
+
+
+def test_parameters_are_saved_under_whatever_names_the_state_dict_has():
+    network = FunctionalModule(Renames())
+    moved = {name: value + 1 for name, value in network.parameters.items()}
+    saved = network.state_dict(moved)
+    assert saved.keys() == {"weight", "wrapped.bias"}
+    assert torch.equal(saved["weight"], moved["wrapped.weight"])
+    assert network.unsaved == ("_extra_state",)

@@ -7,14 +7,18 @@ agree, which they need not at a rectifier's corner.
 from __future__ import annotations
 
 import math
+import random
+import threading
+import weakref
 from collections import OrderedDict
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 
 def flat(outputs: int, *body: nn.Module, width: int = 8) -> nn.Module:
@@ -917,3 +921,125 @@ class HookedTensor(nn.Module):
         if x.requires_grad:
             x.register_hook(lambda gradient: gradient * 0.5)
         return self.h(x)  # type: ignore[no-any-return]
+
+
+# What a module's objects and functions lead to ----------------------------------------------------------------------
+
+
+class Holder:
+    """Calls the function that it holds."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+class FunctionInObject(nn.Module):
+    """Functions in objects and namespaces read parameters."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.f, self.h, self.scale = nn.Linear(784, 8), nn.Linear(8, outputs), nn.Parameter(torch.linspace(0.5, 1.5, 8))
+        self.gate = Holder(lambda x: x * self.scale)
+        self.operations = SimpleNamespace(act=[lambda x: torch.tanh(self.gate(x))])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.h(self.operations.act[0](self.f(x.flatten(1))))  # type: ignore[no-any-return]
+
+
+def wrapped_forward(outputs: int) -> nn.Module:
+    """The method ``forward`` is replaced by an object around the old one, as mixed-precision wrappers do."""
+    module = flat(outputs)
+    forward = module.forward
+    module.forward = Holder(lambda x: 2 * forward(x))  # type: ignore[method-assign]
+    return module
+
+
+class Child(nn.Module):
+    """Uses a parameter of the layer that it is in."""
+
+    def __init__(self, parent: nn.Module) -> None:
+        super().__init__()
+        self.parent, self.lock, self.layer = weakref.ref(parent), threading.Lock(), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            return torch.tanh(self.layer(x)) * self.parent().scale  # type: ignore[union-attr, operator, return-value]
+
+
+class WeakParent(nn.Module):
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.f, self.h, self.scale = nn.Linear(784, 8), nn.Linear(8, outputs), nn.Parameter(torch.linspace(0.5, 1.5, 8))
+        self.child = Child(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.h(self.child(self.f(x.flatten(1))))  # type: ignore[no-any-return]
+
+
+class Unregistered(nn.Module):
+    """A fixed random projection that is no submodule, and is moved to its inputs' type in ``forward``."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.f, self.h, self.fixed = nn.Linear(784, 8), nn.Linear(8, outputs), [nn.Linear(8, 8)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.f(x.flatten(1)))
+        return self.h(torch.tanh(self.fixed[0].to(x)(x)))  # type: ignore[no-any-return]
+
+
+class Bookkeeping(nn.Module):
+    """Counts its calls and lists what it saw, and never looks at it."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.f, self.h = nn.Linear(784, 8), nn.Linear(8, outputs)
+        self.calls, self.shapes, self.last = 0, [()], {}  # type: ignore[var-annotated]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.shapes.append(tuple(x.shape))  # type: ignore[arg-type]
+        self.last["hidden"] = x = torch.tanh(self.f(x.flatten(1)))
+        return self.h(x)  # type: ignore[no-any-return]
+
+
+class SeededProjection(nn.Module):
+    """Random constants, drawn anew from the same seeds in every call."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.f, self.h = nn.Linear(784, 8), nn.Linear(8, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).to(x)
+        return self.h(torch.tanh(self.f(x.flatten(1))) @ noise * random.Random(3).random())  # type: ignore[no-any-return]
+
+
+def pruned(outputs: int) -> nn.Module:
+    """The pruned weight is an attribute that was computed before the first call."""
+    layer = prune.ln_structured(nn.Linear(8, 8), "weight", 0.3, n=2, dim=0)
+    return flat(outputs, prune.l1_unstructured(layer, "weight", 0.3))
+
+
+class InnerStep(nn.Module):
+    """A gradient step of its own on one of its weights in every call, as in test-time training."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.f, self.h, self.layer = nn.Linear(784, 8), nn.Linear(8, outputs), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = torch.tanh(self.f(x.flatten(1))), self.layer.weight
+        with torch.enable_grad():
+            loss = (F.linear(x, weight) - x).square().mean()
+            (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+        return self.h(torch.tanh(F.linear(x, weight - 0.5 * gradient)))  # type: ignore[no-any-return]
+
+
+def traced(outputs: int) -> nn.Module:
+    """A part of it is TorchScript."""
+    part = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+    return flat(outputs, torch.jit.trace(part, torch.zeros(2, 8)))

@@ -113,7 +113,8 @@ class Case:
         assert steps is not None
         meta = {name: value.clone().requires_grad_() for name, value in self.initial.items()}
         adapted = self._adapt(meta, task, steps, None, second_order=False)[-1]
-        return {name: value.detach() for name, value in adapted.items()}
+        # Some modules differentiate by their parameters in forward.
+        return {name: value.detach().requires_grad_() for name, value in adapted.items()}
 
     def _adapt(
         self, meta: Parameters, task: _Task, steps: int, key: Tensor | None, *, second_order: bool

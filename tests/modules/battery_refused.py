@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import os
 import random
 import time
 from collections.abc import Callable
@@ -213,6 +216,332 @@ class RunningMean(nn.Module):
         x = torch.tanh(self.inputs(x.flatten(1)))
         self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
         return self.head(x - self.mean)  # type: ignore[no-any-return]
+
+
+class _Keeps(nn.Module):
+    """Its features are scaled by what a function gives, which may keep something from call to call."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.inputs, self.head = nn.Linear(784, 8), nn.Linear(8, outputs)
+        self.kept = self.start()
+
+    def start(self) -> Any:
+        return None
+
+    def scale(self) -> Any:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.inputs(x.flatten(1))) * self.scale())  # type: ignore[no-any-return]
+
+
+def _late(calls: Any) -> float:
+    return 1.0 if calls < 1000 else 0.1
+
+
+class TensorCounter(_Keeps):
+    def start(self) -> Tensor:
+        return torch.zeros(())
+
+    def scale(self) -> Tensor:
+        self.kept += 1
+        return torch.where(self.kept < 1000, 1.0, 0.1)
+
+
+class ArrayCounter(_Keeps):
+    def start(self) -> Any:
+        return np.zeros(2, dtype=np.int32)
+
+    def scale(self) -> float:
+        self.kept = self.kept + 1
+        return _late(self.kept[1])
+
+
+class TupleCounter(_Keeps):
+    def start(self) -> Any:
+        return (0, "calls")
+
+    def scale(self) -> float:
+        self.kept = (self.kept[0] + 1, "calls")
+        return _late(self.kept[0])
+
+
+class TextCounter(_Keeps):
+    def start(self) -> str:
+        return ""
+
+    def scale(self) -> float:
+        self.kept += "."
+        return _late(len(self.kept))
+
+
+class SetCounter(_Keeps):
+    def start(self) -> set[int]:
+        return set()
+
+    def scale(self) -> float:
+        self.kept.add(len(self.kept))
+        return _late(len(self.kept))
+
+
+class _Slots:
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+class SlotCounter(_Keeps):
+    def start(self) -> _Slots:
+        return _Slots()
+
+    def scale(self) -> float:
+        self.kept.calls += 1
+        return _late(self.kept.calls)
+
+
+class Iterates(_Keeps):
+    def start(self) -> Any:
+        return itertools.count()
+
+    def scale(self) -> float:
+        return _late(next(self.kept))
+
+
+def _ticks() -> Callable[[], int]:
+    calls = 0
+
+    def tick() -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    return tick
+
+
+class ClosureInList(_Keeps):
+    def start(self) -> Any:
+        return [_ticks()]
+
+    def scale(self) -> float:
+        return _late(self.kept[0]())
+
+
+_CALLS = {"calls": 0}
+
+
+def _count() -> int:
+    _CALLS["calls"] += 1
+    _count.calls = getattr(_count, "calls", 0) + 1  # type: ignore[attr-defined]
+    return _CALLS["calls"]
+
+
+class CalledFunctionCounts(_Keeps):
+    """Not forward itself, but a function that it calls, reads and writes the global."""
+
+    def scale(self) -> float:
+        return _late(_count())
+
+
+class UnregisteredCounter(_Keeps):
+    """A layer that is no submodule counts."""
+
+    def start(self) -> Any:
+        layer = nn.Identity()
+        layer.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        return [layer]
+
+    def scale(self) -> float:
+        self.kept[0].calls += 1
+        return _late(int(self.kept[0].calls))
+
+
+class SwitchesMode(_Keeps):
+    """Trains in every second call."""
+
+    def scale(self) -> float:
+        self.train(not self.training)
+        return 2.0 if self.training else 1.0
+
+
+# Parameters that are read by another way, or are more than values ----------------------------------------------------
+
+
+def local_class(outputs: int) -> nn.Module:
+    """The layers are variables of the factory, and the class reads those."""
+    body, head = nn.Linear(784, 8), nn.Linear(8, outputs)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = body, head
+
+        def forward(self, x: Tensor) -> Tensor:
+            return head(torch.tanh(body(x.flatten(1))))  # type: ignore[no-any-return]
+
+    return Net()
+
+
+class _Scaled(_Keeps):
+    def start(self) -> Any:
+        self.gain = nn.Parameter(torch.linspace(0.5, 1.5, 8))
+        return None
+
+
+_REGISTRY: dict[str, Any] = {}
+
+
+class GlobalRegistry(_Scaled):
+    """Finds itself in a global."""
+
+    def start(self) -> Any:
+        _REGISTRY["net"] = self
+        return super().start()
+
+    def scale(self) -> Any:
+        return _REGISTRY["net"].gain
+
+
+_ALL: list[Any] = []
+
+
+class FirstOfAll(_Scaled):
+    """Finds itself in a global only because it is the first that was built."""
+
+    def start(self) -> Any:
+        _ALL.append(self)
+        return super().start()
+
+    def scale(self) -> Any:
+        return _ALL[0].gain
+
+
+class ClassFunction(_Scaled):
+    """A function in its class leads to the last module that was made."""
+
+    read: Callable[[], Tensor]
+
+    def start(self) -> Any:
+        type(self).read = staticmethod(lambda: self.gain)
+        return super().start()
+
+    def scale(self) -> Any:
+        return type(self).read()
+
+
+class CachedMethod(_Scaled):
+    def start(self) -> Any:
+        super().start()
+        return functools.lru_cache(self._own)
+
+    def _own(self) -> nn.Module:
+        return self
+
+    def scale(self) -> Any:
+        return self.kept().gain
+
+
+class HookedParameter(_Scaled):
+    def start(self) -> Any:
+        super().start()
+        self.gain.register_hook(lambda gradient: gradient * 0.5)
+
+    def scale(self) -> Any:
+        return self.gain
+
+
+class ParameterWithAttribute(_Scaled):
+    def start(self) -> Any:
+        super().start()
+        self.gain.factor = 2.0  # type: ignore[attr-defined]
+
+    def scale(self) -> Any:
+        return self.gain * getattr(self.gain, "factor", 1.0)
+
+
+class HidesParameters(_Scaled):
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+        return (pair for pair in super().named_parameters(*args, **kwargs) if pair[0] != "gain")
+
+    def scale(self) -> Any:
+        return self.gain
+
+
+class SavesLess(_Scaled):
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name != "gain"}
+
+    def scale(self) -> Any:
+        return self.gain
+
+
+class FreezesInForward(_Scaled):
+    def scale(self) -> Any:
+        return self.gain.requires_grad_(False)
+
+
+class StaleResult(_Scaled):
+    def start(self) -> Any:
+        super().start()
+        return [self.gain * 2]
+
+    def scale(self) -> Any:
+        return self.kept[0]
+
+
+class DetachedOutputs(_Scaled):
+    def scale(self) -> Any:
+        return self.gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+# What cannot be copied, built again or taken apart --------------------------------------------------------------------
+
+
+class OpenFile(_Keeps):
+    def start(self) -> Any:
+        return [open(os.devnull, "w")]
+
+
+class PythonGenerator(_Keeps):
+    def start(self) -> Any:
+        return (number for number in range(10))
+
+
+class _Itself(nn.Linear):
+    def __deepcopy__(self, memo: Any) -> nn.Module:
+        return self
+
+
+def copies_itself(outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), _Itself(784, outputs))
+
+
+def unseeded(outputs: int) -> nn.Module:
+    module = flat(outputs)
+    module.register_buffer("constant", torch.from_numpy(np.random.default_rng().random(3)))
+    return module
+
+
+_BACKBONE: list[nn.Module] = []
+
+
+def same_backbone(outputs: int) -> nn.Module:
+    """Loaded once, and put into every module."""
+    if not _BACKBONE:
+        _BACKBONE.append(nn.Linear(784, 8).requires_grad_(False))
+    return nn.Sequential(nn.Flatten(), _BACKBONE[0], nn.Tanh(), nn.Linear(8, outputs))
+
+
+def data_parallel(outputs: int) -> nn.Module:
+    return nn.DataParallel(flat(outputs))
+
+
+def scripted(outputs: int) -> nn.Module:
+    return torch.jit.script(flat(outputs))  # type: ignore[no-any-return]
 
 
 # Types and operators ------------------------------------------------------------------------------------------------

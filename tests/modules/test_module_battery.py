@@ -31,7 +31,7 @@ BASE: dict[str, Any] = {
     "cluster": {"workers": 0},
 }
 TASKS = range(4)
-HELPERS = {"flat", "maps", "tokens_of", "rows", "doubled"}
+HELPERS = {"flat", "maps", "tokens_of", "rows", "doubled", "Child", "Holder"}
 NETWORKS = sorted(
     name
     for name, value in vars(battery_networks).items()

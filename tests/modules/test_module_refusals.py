@@ -44,6 +44,40 @@ STATE = {
     "after_many_calls": "calls",
     "Remembers": "seen",
     "RunningMean": "mean",
+    "TensorCounter": "keeps in kept",
+    "ArrayCounter": "keeps in kept",
+    "TupleCounter": "keeps in kept",
+    "TextCounter": "keeps in kept",
+    "SetCounter": "keeps in kept",
+    "SlotCounter": r"kept\.calls",
+    "Iterates": "keeps in kept",
+    "ClosureInList": "calls of tick",
+    "CalledFunctionCounts": r"the global _CALLS\.calls",
+    "UnregisteredCounter": r"kept\.calls",
+    "SwitchesMode": "training",
+}
+PARAMETERS = {
+    "local_class": r"do not follow 'body\.weight'.*closure",
+    "GlobalRegistry": "do not follow 'gain'.*global",
+    "FirstOfAll": "do not follow 'gain'.*global",
+    "ClassFunction": "do not follow 'gain'.*class",
+    "CachedMethod": "do not follow 'gain'.*cache",
+    "HookedParameter": "'gain' has a hook",
+    "ParameterWithAttribute": r"without gain\.factor",
+    "HidesParameters": "named_parameters leaves out 'gain'",
+    "SavesLess": "'gain' is not in its state_dict",
+    "FreezesInForward": "requires_grad when the network is made",
+    "StaleResult": "reads kept, which was computed",
+    "DetachedOutputs": "no derivative",
+}
+BUILDING = {
+    "OpenFile": "its kept is, or holds, an open file",
+    "PythonGenerator": "its kept is, or holds, a Python generator",
+    "copies_itself": "1 gives itself",
+    "unseeded": "another module each time.*constant differs",
+    "same_backbone": r"the same 1\.weight each time",
+    "data_parallel": r"DataParallel.*\.module",
+    "scripted": "TorchScript",
 }
 OTHER = {
     "sparse": "sparse=True",
@@ -58,7 +92,7 @@ OTHER = {
     "Pair": "tuple",
     "once": "second derivative.*fomaml",
 }
-REFUSED = {**WRITES, **RANDOM, **STATE, **OTHER}
+REFUSED = {**WRITES, **RANDOM, **STATE, **PARAMETERS, **BUILDING, **OTHER}
 
 
 @pytest.mark.parametrize("name", REFUSED)
