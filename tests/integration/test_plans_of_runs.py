@@ -10,10 +10,11 @@ import torch
 from integration_helpers import EVALUATION, GLYPHS, SINUSOID, assert_same, parameters, snapshot, train
 
 import distmeta
-from distmeta.config import load_config
+from distmeta.config import Config, load_config
 from distmeta.errors import ConfigError
 from distmeta.models import FunctionalModule
 from distmeta.planning import measure_plans
+from distmeta.programs import supervised
 from distmeta.programs.supervised import SupervisedProgram
 
 FORCE = {**SINUSOID, "model": {"kind": "module:integration_models.Force"}, "run": {**SINUSOID["run"], "steps": 4}}
@@ -56,10 +57,15 @@ def _wrong(self: FunctionalModule, *args: Any, **kwargs: Any) -> torch.Tensor:
 _right = FunctionalModule.__call__
 
 
+def _unknown(config: Config) -> None:
+    """The origin of what is broken here, so that nothing of it is kept in the cache, or taken from there."""
+
+
 def test_a_wrong_conversion_is_found_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference shares nothing with the converted module: what it computes wrongly is seen."""
     config = load_config(SMALL, [f"run.dir={tmp_path}"])
     monkeypatch.setattr(FunctionalModule, "__call__", _wrong)
+    monkeypatch.setattr(supervised, "origin", _unknown)
     for probe in (
         lambda: next(distmeta.train(config, tmp_path / "run")),
         lambda: measure_plans(config, 0.01),
@@ -74,6 +80,7 @@ def test_a_wrong_conversion_of_one_layers_form_is_left_out(monkeypatch: pytest.M
         return (1.0 if self._form is None else 1.1) * _right(self, *args, **kwargs)
 
     monkeypatch.setattr(FunctionalModule, "__call__", wrong)
+    monkeypatch.setattr(supervised, "origin", _unknown)
     program = SupervisedProgram(load_config(SMALL), torch.device("cpu"))
     plan = program.probe()
     assert plan.layers == "general"
