@@ -6,15 +6,22 @@ import json
 import os
 import re
 import socket
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from distmeta.errors import StorageError
+from distmeta.json_files import JsonValues
 from distmeta.storage import Storage
+from distmeta.text import parse_json, shown
 
 DEFAULT_SECONDS = 30.0
 """Without a heartbeat after which a process of another host counts as dead."""
+
+SHORTEST, LONGEST = 0.5, 86400.0
+"""Limits of such a time."""
 
 _NAME = re.compile(r"lease-(\d{8,})-([0-9a-f]+)\.json")
 
@@ -65,7 +72,17 @@ class Process:
         return seen is None or (seen[0] not in "ZX" and seen[1] == self.started)
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        # Others wrote the host's name: it must not change a terminal.
+        return (
+            f"process {self.pid} on {shown(self.host)[1:-1]}"
+            if self.known
+            else "a process that its damaged lease hides"
+        )
+
+    @property
+    def known(self) -> bool:
+        """Whether its claim could be read."""
+        return self.pid > 0
 
 
 def _look_up(pid: int) -> tuple[str, int] | None:
@@ -75,6 +92,28 @@ def _look_up(pid: int) -> tuple[str, int] | None:
     except OSError:
         return None
     return fields[0], int(fields[19])
+
+
+_UNKNOWN = Process("", "", "", 0, None)
+_Time = Annotated[float, Field(ge=0, lt=1e11)]  # seconds since 1970, for some thousand years
+
+
+class _Owner(JsonValues):
+    host: str
+    machine: str
+    namespace: str
+    pid: int = Field(gt=0, lt=2**31)  # what the kernel takes; 0 and less would be groups of processes
+    started: int | None
+
+
+class _Content(JsonValues):
+    """What a claim's file holds."""
+
+    held: bool
+    owner: _Owner
+    since: _Time
+    heartbeat: _Time
+    seconds: float = Field(ge=SHORTEST, lt=LONGEST)
 
 
 @dataclass(frozen=True)
@@ -116,16 +155,14 @@ class Claim:
     @classmethod
     def from_json(cls, data: bytes, name: str) -> Claim:
         """What :meth:`to_json` gave; where it is damaged, somebody unknown holds it."""
-        try:
-            values: dict[str, Any] = json.loads(data)
-            owner = Process(**values["owner"])
-            held, times = bool(values["held"]), [float(values[key]) for key in ("since", "heartbeat", "seconds")]
-            owner = replace(owner, pid=int(owner.pid))
-        except (ValueError, TypeError, KeyError):
-            owner = Process("a host that its damaged lease does not tell", "", "", 0, None)
-            held, times = True, [0.0, 0.0, DEFAULT_SECONDS]
         generation, token = rank_of(name)
-        return cls(-generation, token, held, owner, *times)
+        try:
+            values = _Content.model_validate(parse_json(data))
+        except ValueError:
+            return cls(-generation, token, True, _UNKNOWN, 0.0, 0.0, DEFAULT_SECONDS)
+        its = values.owner
+        owner = Process(its.host, its.machine, its.namespace, its.pid, its.started)
+        return cls(-generation, token, values.held, owner, values.since, values.heartbeat, values.seconds)
 
 
 def rank_of(name: str) -> tuple[int, str]:

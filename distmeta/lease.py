@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from distmeta import claims
-from distmeta.claims import DEFAULT_SECONDS, Claim, Process
+from distmeta.claims import DEFAULT_SECONDS, LONGEST, SHORTEST, Claim, Process
 from distmeta.errors import LeaseError, StorageError
 from distmeta.storage import Storage, explained
 
@@ -48,7 +48,7 @@ def _limit() -> float:
         seconds = float(said or DEFAULT_SECONDS)
     except ValueError:
         seconds = 0.0
-    if not 0.5 <= seconds < 86400:
+    if not SHORTEST <= seconds < LONGEST:
         raise LeaseError(f"{VARIABLE} = {said}: expected seconds, from 0.5 to a day")
     return seconds
 
@@ -159,6 +159,12 @@ def _remove_dead(storage: Storage, claim: Claim) -> None:
 
 def _refusal(storage: Storage, claim: Claim, mine: Claim, silence: float) -> str:
     owner, here = claim.owner, mine.owner.sees(claim.owner)
+    if not owner.known:
+        file = storage.child(claim.name).location
+        return (
+            f"{storage.location} is in use: its lease {file} is damaged and does not tell by whom; delete that file if "
+            f"nothing runs there, or wait: --resume goes on in {_told(claim.seconds - silence + 1)}"
+        )
     who = "this very process" if owner == mine.owner else str(owner)
     begun = f"{storage.location} is in use: {who} has driven it for {_told(time.time() - claim.since)}"
     if owner == mine.owner:

@@ -134,8 +134,10 @@ class MetaLearner:
                 "steps; leave steps out"
             )
         try:
-            count = -1 if isinstance(steps, bool) else operator.index(steps)
-        except TypeError:
+            # Torch takes True and [2] for whole numbers, too.
+            number = steps.tolist() if isinstance(steps, Tensor) else steps
+            count = -1 if isinstance(number, bool) else operator.index(number)
+        except (TypeError, RuntimeError):  # the latter of tensors without values
             count = -1
         if count < 0:
             raise ConfigError(f"steps = {steps!r}: expected a whole number of inner steps, 0 or more")

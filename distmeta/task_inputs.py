@@ -76,7 +76,7 @@ class TaskInputs:
 
     def _finite(self, values: Tensor, name: str) -> Tensor:
         """A float32 copy of finite numbers on the device."""
-        numbers = values.to(self._device, torch.float32, copy=True)
+        numbers = _copied(values, self._device, torch.float32, name)
         finite = torch.isfinite(numbers).flatten(1).all(1)
         if not finite.all():
             raise ConfigError(
@@ -105,21 +105,46 @@ class TaskInputs:
 def _tensor(values: Any, name: str) -> Tensor:
     try:
         tensor = torch.as_tensor(values).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ConfigError(
             f"{name} cannot be read as a tensor ({' '.join(str(error).split())}); give a tensor, a NumPy array or "
             "lists of numbers"
         ) from None
-    if tensor.layout is not torch.strided or tensor.is_complex():
-        kind = "complex numbers" if tensor.is_complex() else f"a tensor of layout {tensor.layout}"
+    if kind := _unusual(tensor):
         raise ConfigError(f"{name} is {kind}; give a dense tensor of real numbers")
     return tensor
+
+
+def _unusual(tensor: Tensor) -> str | None:
+    """What a tensor is, if it is none of plain numbers."""
+    if tensor.is_complex():
+        return "complex numbers"
+    if tensor.is_meta:
+        return "a tensor of the device meta, which has no values"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.is_quantized:
+        return "a quantized tensor"
+    return None if tensor.layout is torch.strided else f"a tensor of layout {tensor.layout}"
+
+
+def _copied(values: Tensor, device: str | torch.device, dtype: torch.dtype, name: str) -> Tensor:
+    """A copy as plain numbers."""
+    try:
+        return values.to(device, dtype, copy=True)
+    except NotImplementedError:  # types that torch only stores, such as bits8
+        raise ConfigError(
+            f"{name} holds {values.dtype} values, which torch cannot convert to {dtype}; convert them yourself"
+        ) from None
 
 
 def _labels(y: Tensor) -> Tensor:
     """(S,) int64 class indices on the CPU."""
     whole = not (y.is_floating_point() or y.dtype == torch.bool)
-    labels = y.to("cpu", torch.int64, copy=True) if whole else y
+    labels = _copied(y, "cpu", torch.int64, "y_support") if whole else y
+    if y.dtype == torch.uint64 and (labels < 0).any():  # these are beyond int64
+        largest = int(labels[labels < 0].max()) + 2**64
+        raise ConfigError(f"y_support names class {largest}; number the classes 0, 1, ... without gaps")
     if y.dim() != 1 or not whole or labels.min() < 0:
         raise ConfigError(
             f"y_support holds class indices: expected (S,) integers 0, 1, ..., got {y.dtype} of shape {tuple(y.shape)}"

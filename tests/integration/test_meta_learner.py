@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -303,6 +304,12 @@ def test_copies_of_a_learner(how: Any) -> None:
 # Refused ----------------------------------------------------------------------------------------------------------
 
 X, Y = torch.zeros(3, 1, 28, 28), torch.arange(3)
+with warnings.catch_warnings():  # torch calls some of these kinds new, others old
+    warnings.simplefilter("ignore")
+    CSR = X[0, 0].to_sparse_csr()
+    NESTED, NESTED_LABELS = torch.nested.nested_tensor([X[0], X[1]]), torch.nested.nested_tensor([Y, Y, Y])
+    QUANTIZED = torch.quantize_per_tensor(X, 0.1, 0, torch.quint8)
+    QUANTIZED_LABELS = torch.quantize_per_tensor(Y.float(), 1.0, 0, torch.qint32)
 NAN = X.clone()
 NAN[1, 0, 3, 3] = torch.nan
 
@@ -312,14 +319,20 @@ def classifier() -> MetaLearner:
     return untrained(GLYPHS, CONV, MAML)
 
 
-@pytest.mark.parametrize("steps", [-1, True, 1.0, "2", 2.5, np.float32(1), [1]])
+TENSORS = [torch.tensor(True), torch.tensor([2]), torch.tensor(2.0), torch.tensor(2, device="meta")]
+
+
+@pytest.mark.parametrize(
+    "steps", [-1, True, 1.0, "2", 2.5, np.float32(1), [1], np.array(True), np.array([2]), *TENSORS]
+)
 def test_wrong_numbers_of_steps(steps: Any, classifier: MetaLearner) -> None:
     with pytest.raises(ConfigError, match=r"steps = .*whole number of inner steps, 0 or more"):
         classifier.adapt(X, Y, steps)
 
 
 def test_numbers_of_steps_of_other_types(classifier: MetaLearner) -> None:
-    assert classifier.adapt(X, Y, np.int64(2)).predict(X).shape == (3, 3)  # type: ignore[arg-type]
+    for steps in (np.int64(2), torch.tensor(2)):
+        assert classifier.adapt(X, Y, steps).predict(X).shape == (3, 3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("steps", [0, 1, -1])
@@ -342,6 +355,14 @@ WRONG_INPUTS = [
     pytest.param(X > 0, "torch.bool", id="booleans"),
     pytest.param(X + 0j, "complex", id="complex"),
     pytest.param(X.to_sparse(), "sparse", id="sparse"),
+    pytest.param(CSR, "sparse_csr", id="csr"),
+    pytest.param(X.to_mkldnn(), "_mkldnn", id="mkldnn"),
+    pytest.param(X.to("meta"), "has no values", id="meta"),
+    pytest.param(NESTED, "nested", id="nested"),
+    pytest.param(torch.nested.nested_tensor([X[0], X[1]], layout=torch.jagged), "nested", id="jagged"),
+    pytest.param(QUANTIZED, "quantized", id="quantized"),
+    pytest.param(torch.zeros(X.shape, dtype=torch.bits8), "torch.bits8", id="bits"),
+    pytest.param(torch.zeros(X.shape, dtype=torch.float4_e2m1fn_x2), "torch.float4_e2m1fn_x2", id="float4"),
     pytest.param(NAN, "1 of 3 examples.*the first is example 1", id="nan"),
     pytest.param(X.double() + 1e300, "not finite in float32", id="beyond-float32"),
     pytest.param(X[:0], "0 inputs", id="empty"),
@@ -372,11 +393,29 @@ def test_wrong_inputs(x: Any, words: str, classifier: MetaLearner) -> None:
         pytest.param([[0], [1], [2]], r"shape \(3, 1\)", id="a-column"),
         pytest.param(2, "3 inputs and 0 targets", id="a-number"),
         pytest.param(["a", "b", "c"], "cannot be read", id="names"),
+        pytest.param([0, 1, 2**70], "cannot be read", id="beyond-any-type"),
+        pytest.param(np.array([0, 2**63, 1], np.uint64), "names class 9223372036854775808", id="beyond-int64"),
+        pytest.param(torch.zeros(3, dtype=torch.bits8), "torch.bits8", id="bits"),
     ],
 )
 def test_wrong_labels(y: Any, words: str, classifier: MetaLearner) -> None:
     with pytest.raises(ConfigError, match=words):
         classifier.adapt(X, y)
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        pytest.param(Y.to("meta"), "has no values", id="meta"),
+        pytest.param(NESTED_LABELS, "nested", id="nested"),
+        pytest.param(QUANTIZED_LABELS, "quantized", id="quantized"),
+        pytest.param(Y.to_sparse(), "sparse", id="sparse"),
+    ],
+)
+def test_targets_without_plain_numbers(y: torch.Tensor, words: str, classifier: MetaLearner) -> None:
+    for learner, x in ((classifier, X), (untrained(SINUSOID, MLP, MAML), torch.zeros(3, 1))):
+        with pytest.raises(ConfigError, match=f"y_support is .*{words}.*give a dense tensor of real numbers"):
+            learner.adapt(x, y)
 
 
 @pytest.mark.parametrize("y", [[0, 1, 3], [1, 1, 2], [0, 1, 10**15]])

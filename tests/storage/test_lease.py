@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -209,16 +210,62 @@ def test_waiting_for_the_one_before(tmp_path: Path) -> None:
     acquire(storage, patience=10).release()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"owner": 3}', b'{"owner": {}, "held": 1}'])
+def with_values(owner: dict[str, object] | None = None, **values: object) -> bytes:
+    """A claim's content, with some values that no process of ours writes."""
+    sound = json.loads(Claim(7, "abc", True, ELSEWHERE, 1e9, 1e9, 60.0).to_json())
+    return json.dumps(sound | values | {"owner": sound["owner"] | (owner or {})}).encode()
+
+
+def of_this_host(pid: object) -> bytes:
+    here = Process.current()
+    return with_values({"machine": here.machine, "namespace": here.namespace, "pid": pid})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"\xff",
+        b"[" * 200_000,
+        b'{"owner": 3}',
+        b'{"owner": {}, "held": 1}',
+        *(of_this_host(pid) for pid in (0, -1, 2**31, 2**40, 10**30, math.inf, math.nan, "7", None, [7])),
+        *(with_values(seconds=seconds) for seconds in (math.inf, math.nan, 10**400, 1e9, 0, -5, "60")),
+        *(with_values(since=since) for since in (math.inf, -math.inf, math.nan, 10**400, 1e300, None)),
+        *(with_values(heartbeat=heartbeat) for heartbeat in (math.inf, 10**400)),
+        *(with_values({"started": started}) for started in (math.inf, "7")),
+        with_values({"host": 7}),
+        with_values({"machine": []}),
+        with_values(held="yes"),
+    ],
+)
 def test_a_damaged_claim_counts_until_it_is_old(content: bytes, tmp_path: Path) -> None:
+    """Nothing is known of its owner: no process to end, and no time since when."""
     storage = Storage.at(tmp_path)
     name = "lease-00000007-abc.json"
     storage.write_bytes(name, content)
-    with pytest.raises(LeaseError, match="damaged lease"):
+    with pytest.raises(LeaseError, match=rf"{name} is damaged.*; delete that file .* goes on in (3\d|29) s") as caught:
         acquire(storage)
+    assert "kill" not in str(caught.value)
+    assert "has driven" not in str(caught.value)
     os.utime(tmp_path / name, (0, 0))
     acquire(storage).release()
     assert storage.list() == []
+
+
+def test_the_name_of_a_host_changes_no_terminal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage = Storage.at(tmp_path)
+    owner = replace(ELSEWHERE, host="far\x1b[2J\nerror: \u202eaway" + 10_000 * "!")
+    leave(storage, owner)
+    with pytest.raises(LeaseError, match="in use: process 17 on far") as caught:
+        acquire(storage)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+    leave(storage, owner, silence=61.0)
+    acquire(storage).release()
+    assert all(record.getMessage().isprintable() for record in caplog.records)
 
 
 def test_files_with_other_names_are_none_of_its_business(tmp_path: Path) -> None:
