@@ -15,14 +15,14 @@ from rich.table import Table
 
 import distmeta
 from distmeta import cli_jobs, cli_tune
-from distmeta.cli_common import AcceptChanges, Overrides, TrustCode
+from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, output
 from distmeta.cli_common import errors as _errors
 from distmeta.config import Section, dump_config, load_config
 from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
 from distmeta.errors import ConfigError
 from distmeta.interrupts import interruptible
 from distmeta.plan import Plan
-from distmeta.plan_file import with_engine, write_engine
+from distmeta.plan_file import check_target, with_engine, write_engine
 from distmeta.text import read_text
 
 app = typer.Typer(
@@ -143,8 +143,10 @@ def plan(
             raise ConfigError(f"--seconds = {seconds}: expected the time to measure each plan for, more than 0")
         text = read_text(config, "configuration")  # now: measuring takes minutes
         loaded = load_config(config, overrides or (), trust_code=trust_code)
+        if write:  # what cannot be written is said before anything is measured
+            check_target(write)
         if write and not overrides:
-            with_engine(text, Plan(), str(write))  # what cannot be written is said before anything is measured
+            with_engine(text, Plan(), str(write))
         from distmeta.planning import fastest, measure_plans  # now: it brings torch, which takes seconds
 
         measured = measure_plans(loaded, seconds, display.measured)
@@ -211,4 +213,5 @@ def _rows(room: Room) -> Iterator[tuple[str, ...]]:
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    with output():
+        app()
