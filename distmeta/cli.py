@@ -16,14 +16,14 @@ from rich.table import Table
 
 import distmeta
 from distmeta import cli_jobs, cli_tune
-from distmeta.cli_common import AcceptChanges, Overrides, TrustCode
+from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, output
 from distmeta.cli_common import errors as _errors
 from distmeta.config import Section, dump_config, load_config
 from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
 from distmeta.errors import ConfigError
 from distmeta.interrupts import interruptible
 from distmeta.plan import Plan
-from distmeta.plan_file import with_engine, write_engine
+from distmeta.plan_file import check_target, with_engine, write_engine
 from distmeta.secrets import mask
 from distmeta.text import check_local, read_text
 
@@ -147,8 +147,10 @@ def plan(
         if write:
             check_local(write, "file of --write")
         loaded = load_config(config, overrides or (), trust_code=trust_code)
+        if write:  # what cannot be written is said before anything is measured
+            check_target(write)
         if write and not overrides:
-            with_engine(text, Plan(), str(write))  # what cannot be written is said before anything is measured
+            with_engine(text, Plan(), str(write))
         from distmeta.planning import fastest, measure_plans  # now: it brings torch, which takes seconds
 
         measured = measure_plans(loaded, seconds, display.measured)
@@ -216,7 +218,8 @@ def _rows(room: Room) -> Iterator[tuple[str, ...]]:
 def main() -> None:
     """Entry point of the console script."""
     try:
-        sys.exit(app(standalone_mode=False))
+        with output():
+            sys.exit(app(standalone_mode=False))
     except typer.Abort:
         sys.exit(1)
     except Exception as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from distmeta.display import printable
 from distmeta.errors import DistmetaError, Interrupted
 
 Overrides = Annotated[
@@ -38,7 +41,7 @@ def errors() -> Iterator[None]:
         yield
     except DistmetaError as error:
         word = "" if isinstance(error, Interrupted) else "error: "
-        print(f"{word}{error}", file=sys.stderr)
+        print(f"{word}{printable(str(error))}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
@@ -49,6 +52,27 @@ def errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
+
+
+@contextmanager
+def output() -> Iterator[None]:
+    """Around a whole command: one clear message where standard output, such as a file on a full disk, takes no more."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # not when Python ends, where nobody could catch what it raises
+    except OSError as error:
+        if error.errno not in _NO_MORE or error.filename is not None:  # of a named file
+            raise
+        if error.errno != errno.EPIPE:  # whoever read it has seen enough
+            print(f"error: cannot write the output: {error.strerror}; send it elsewhere", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be flushed
+        raise SystemExit(1) from None
 
 
 _LESS = "a smaller model, smaller tasks (ways, shots, queries), run.tasks_per_shard, engine.chunk"

@@ -35,6 +35,15 @@ SMOOTHING = 0.95
 """Weight of the past in the shown loss and metric: about the last 20 steps."""
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: names and values of files that it quotes cannot change colours, or what is there already.
+
+    >>> printable("there is no \\x1b[2J")
+    'there is no \\\\x1b[2J'
+    """
+    return "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
+
+
 class _Lines(logging.Handler):
     """Log messages as plain lines that do not break a progress bar."""
 
@@ -44,7 +53,8 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        self._console.print(f"{prefix}{mask(record.getMessage())}", markup=False, highlight=False, soft_wrap=True)
+        message = printable(mask(record.getMessage()))
+        self._console.print(f"{prefix}{message}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

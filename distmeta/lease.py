@@ -91,7 +91,8 @@ def acquire(storage: Storage, patience: float = 0.0, check: Callable[[], None] =
 
 
 def _contend(storage: Storage) -> Lease:
-    new = storage.local is not None and not storage.local.exists()
+    with explained("look for", storage.location):
+        new = storage.local is not None and not storage.local.exists()
     now, generation = time.time(), 1 + max((-claims.rank_of(name)[0] for name in claims.names(storage)), default=0)
     mine = Claim(generation, uuid.uuid4().hex[:12], False, Process.current(), now, now, _limit())
     try:

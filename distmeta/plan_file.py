@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -69,15 +72,13 @@ def write_engine(path: Path, text: str, plan: Plan) -> None:
         ConfigError: the plan cannot be put into the text, or the file cannot be written.
     """
     content = with_engine(text, plan, str(path)).encode()
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _explained(path):
+        target = _target(path)
         if target.exists() and not target.is_file():  # a device or a pipe, which cannot be replaced
             target.write_bytes(content)
             return
-        if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError(13, "the file is read-only")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(target)
         try:
             with temporary.open("xb") as file:
                 file.write(content)
@@ -88,6 +89,52 @@ def write_engine(path: Path, text: str, plan: Plan) -> None:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_target(path: Path) -> None:
+    """See that :func:`write_engine` will be able to write a file; nothing is left there.
+
+    Raises:
+        ConfigError: it will not, and why.
+    """
+    with _explained(path):
+        target = _target(path)
+        if target.exists() and not target.is_file():
+            return
+        folder = target.parent
+        while not folder.exists():
+            folder = folder.parent
+        # Each part by itself: below a missing folder, nobody says that a name is too long.
+        for name in target.relative_to(folder).parts:
+            (folder / name).exists()
+        temporary = _beside(folder / "any")
+        try:
+            temporary.open("xb").close()
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _target(path: Path) -> Path:
+    """The file behind symbolic links, which may be missing; raises ``OSError`` where none can be written."""
+    target = Path(os.path.realpath(path))
+    if any(part.is_symlink() for part in (target, *target.parents)):  # a loop: all others are followed
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "the file is read-only")
+    return target
+
+
+def _beside(target: Path) -> Path:
+    """A name for a temporary file; it is short, however long that of the target is."""
+    return target.with_name(f".distmeta-{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigError(f"cannot write the configuration {path}: {error.strerror or error}") from None
 

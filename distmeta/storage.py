@@ -107,17 +107,7 @@ class Storage:
         if isinstance(location, Path) or "://" not in location:
             path = str(Path(os.path.expanduser(location)).absolute())
             return cls(pyarrow.fs.LocalFileSystem(), path, path)
-        if is_masked(location):
-            if (problem := missing_from_environment(location)) is not None:
-                raise StorageError(problem)
-            location = strip(location)
-        try:
-            filesystem, path = pyarrow.fs.FileSystem.from_uri(location)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise StorageError(
-                f"cannot open {location}: {error}; expected a folder or a URI that pyarrow.fs opens, such as s3://, "
-                "gs://, abfs://, hdfs:// or file://"
-            ) from None  # its own text may hold a secret
+        filesystem, path, location = open_uri(location)
         return cls(filesystem, path, location)
 
     @property
@@ -245,6 +235,25 @@ class Storage:
 
     def _join(self, *parts: str) -> str:
         return "/".join([self._path.rstrip("/"), *parts])
+
+
+def open_uri(location: str) -> tuple[pyarrow.fs.FileSystem, str, str]:
+    """A URI's file system and path, and the URI that was opened; a masked one is by what the environment holds.
+
+    Raises:
+        StorageError: it cannot be opened, or the environment does not hold what was left out.
+    """
+    if is_masked(location):
+        if (problem := missing_from_environment(location)) is not None:
+            raise StorageError(problem)
+        location = strip(location)
+    try:
+        return *pyarrow.fs.FileSystem.from_uri(location), location
+    except (OSError, pyarrow.ArrowException) as error:
+        raise StorageError(
+            f"cannot open {location}: {error}; expected a folder or a URI that pyarrow.fs opens, such as s3://, "
+            "gs://, abfs://, hdfs:// or file://"
+        ) from None  # its own text may hold a secret
 
 
 def below(location: str, *parts: str) -> str:

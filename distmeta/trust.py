@@ -87,11 +87,13 @@ class Allowed:
             yield
             return
         with _imports_watched(self) as watch:
-            for code in self.recorded:
-                _import(code, self.origin)
-            yield
-            if watch.refused:  # the code itself may have gone on without it
-                raise watch.refused[0]
+            try:
+                for code in self.recorded:
+                    _import(code, self.origin)
+                yield
+            finally:
+                if watch.refused:  # the code itself may have gone on without it, or said something else
+                    raise watch.refused[0]
 
 
 def check(values: Mapping[str, Any], named: Iterable[str], origin: Origin, trust_code: bool) -> Allowed:

@@ -10,8 +10,10 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
+from importlib.abc import MetaPathFinder
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any
 
 PREFIX = "module:"
@@ -145,10 +147,12 @@ def code_of(values: Any, also: Iterable[str] = ()) -> dict[str, str]:
 
 
 def noted(kind: str) -> list[str]:
-    """Files that a kind's import and call have loaded in this process, beside those that its sources show."""
+    """Files that a kind's import, call and use have loaded in this process, beside those that its sources show."""
     folder = folder_of(split(kind)[0])
-    files = sorted(_noted.get(kind, ()))
-    return [path.relative_to(folder).as_posix() for path in files if folder is not None and is_own(path, folder)]
+    if folder is None:
+        return []
+    files = _noted.get(kind, set()) | _files(_own_imports.names.get(folder, ()))
+    return [path.relative_to(folder).as_posix() for path in sorted(files) if is_own(path, folder)]
 
 
 @contextmanager
@@ -158,8 +162,70 @@ def noting(kind: str) -> Iterator[None]:
     try:
         yield
     finally:
-        files = (getattr(sys.modules[name], "__file__", None) for name in set(sys.modules) - before)
-        _noted.setdefault(kind, set()).update(lexical(file) for file in files if isinstance(file, str))
+        _noted.setdefault(kind, set()).update(_files(set(sys.modules) - before))
+
+
+def _files(modules: Iterable[str]) -> set[Path]:
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in modules)
+    return {lexical(file) for file in files if isinstance(file, str)}
+
+
+class _OwnImports(MetaPathFinder):
+    """Notes what the user's code imports while distmeta calls it, and finds it in the folder where that code lies.
+
+    A network may import inside ``forward``, when its folder is no longer on ``sys.path``. What anybody else imports is
+    none of its business.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[Path, set[str]] = {}
+
+    def serve(self, folder: Path) -> None:
+        """From now on, for the code in this folder."""
+        self.names.setdefault(folder, set())
+        if self not in sys.meta_path:  # before sys.path, but after finders that watch over all imports
+            place = sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else len(sys.meta_path)
+            sys.meta_path.insert(place, self)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """A module of the folder, where code in it asks; packages find their own parts."""
+        callers = _callers()
+        folders = [folder for folder in self.names if any(name.startswith(f"{folder}{os.sep}") for name in callers)]
+        for folder in folders:
+            self.names[folder].add(fullname)
+        return PathFinder.find_spec(fullname, list(map(str, folders)), target) if folders and path is None else None
+
+
+def _callers() -> list[str]:
+    """Source files of the code that is importing something and was called by distmeta; none where it was not."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_machinery(frame.f_code.co_filename):
+        frame = frame.f_back
+    callers: list[str] = []
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(f"{_OURS}{os.sep}"):
+            return callers
+        callers.append(name)
+        frame = frame.f_back
+    return []
+
+
+def _is_machinery(file: str) -> bool:
+    """Whether a frame at the end of the stack only carries out an import: Python's frames, and those of finders."""
+    return file.startswith(("<frozen importlib", f"{_OURS}{os.sep}")) or file == importlib.__file__
+
+
+_own_imports = _OwnImports()
+
+
+def keep_importable(kind: str) -> None:
+    """Let the code of a kind import from its folder whenever distmeta calls it, and note what it does."""
+    folder = folder_of(split(kind)[0])
+    if folder is not None:
+        _own_imports.serve(folder)
 
 
 def lexical(path: str | Path) -> Path:

@@ -15,7 +15,7 @@ from torch import nn
 
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.models.options import UserOptions
-from distmeta.user_code import folder_of, importable, is_own, lexical, noting, split
+from distmeta.user_code import folder_of, importable, is_own, keep_importable, lexical, noting, split
 
 
 def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs: int | None) -> nn.Module:
@@ -30,6 +30,7 @@ def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs
     """
     with importable(os.getcwd()), noting(options.kind):
         factory = find_factory(options.kind)
+        keep_importable(options.kind)
         arguments = _arguments(factory, options, {"input_shape": input_shape, "outputs": outputs})
         try:
             module = factory(**arguments)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.cache import build_once, cache_for, written_whole
-from distmeta.errors import DataError
+from distmeta.errors import DataError, StorageError
 
 STORE = "omniglot-28.arrow"
 OFFICIAL = "https://github.com/brendenlake/omniglot/raw/master/python/"
@@ -99,11 +99,13 @@ def find(place: str) -> Folder | None:
         DataError: the place cannot be read.
     """
     import pyarrow as pa
-    from pyarrow.fs import FileSystem, FileType, LocalFileSystem
+    from pyarrow.fs import FileType, LocalFileSystem
+
+    from distmeta.storage import open_uri
 
     try:
         if "://" in place:
-            filesystem, base = FileSystem.from_uri(place)
+            filesystem, base, place = open_uri(place)
         else:
             filesystem, base = LocalFileSystem(), str(Path(os.path.expanduser(place)).absolute())
         for folder, name in ((base, place), (f"{base}/omniglot", f"{place.rstrip('/')}/omniglot")):
@@ -111,6 +113,8 @@ def find(place: str) -> Folder | None:
             files = frozenset(info.base_name for info in infos if info.type == FileType.File)
             if files:
                 return Folder(name.rstrip("/"), filesystem, folder, files)
+    except StorageError as error:  # with its own advice
+        raise DataError(str(error)) from None
     except (OSError, pa.ArrowException, ValueError) as error:
         raise _unreadable(place, error) from None
     return None

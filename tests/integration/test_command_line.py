@@ -103,3 +103,23 @@ def in_a_terminal(*arguments: str) -> str:
         os.close(ours)
     assert process.wait(timeout=60) == 0, written.decode()
     return written.decode()
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("list", "tasks")])
+def test_output_that_a_full_disk_does_not_take(arguments: tuple[str, ...], buffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": buffered}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [CLI, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write the output: No space left on device; send it elsewhere\n"
+
+
+def test_names_of_settings_change_no_terminal(tmp_path: Path) -> None:
+    config = write_config(tmp_path, SINUSOID)
+    config.write_text(config.read_text() + '"ru\\e[2Jn": 1\n')
+    for overrides in ((), ("run.st\x1b[2Jeps=1",), ("tasks.\u202ex=1",)):
+        told = invoke("train", config, *overrides).refused("there is no such setting", code=2)
+        assert told.replace("\n", "").isprintable()

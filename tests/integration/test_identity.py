@@ -117,6 +117,26 @@ def test_what_is_no_change(work: Path) -> None:
     assert_same(parameters(moved / "run", 4), parameters(work / "whole", 4))
 
 
+def test_imports_within_forward(work: Path) -> None:
+    """Of a file beside the network's, which is not on the path of an installed command; a script's own do not count."""
+    (work / "own_late.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, outputs):\n"
+        "        super().__init__(1, outputs)\n"
+        "    def forward(self, x):\n"
+        "        from own_act import act\n"
+        "        return act(super().forward(x))\n"
+    )
+    (work / "own_act.py").write_text("from torch import tanh as act\n")
+    (work / "own_other.py").write_text("")
+    train(work / "run", {**SMALL, "model": {"kind": "module:own_late.Net"}})
+    assert str(work) not in sys.path
+    assert sorted(manifest(work / "run")["identity"]["code"]) == ["own_act.py", "own_late.py"]
+    with pytest.raises(ModuleNotFoundError):
+        __import__("own_other")
+
+
 def test_frozen_weights(work: Path) -> None:
     (work / "own_frozen.py").write_text(FROZEN)
     (work / "weights.txt").write_text("1.0")

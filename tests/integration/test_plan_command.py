@@ -79,3 +79,12 @@ def test_tasks_that_cannot_be_mapped_have_no_plan(tmp_path: Path, monkeypatch: p
     asked = invoke("plan", config, "engine.compile=graph")
     assert asked.code == 2
     assert "engine.compile = graph needs tasks that can be mapped together, and these cannot" in asked.err
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path) -> None:
+    config = write_config(tmp_path, SINUSOID)
+    for target in (tmp_path, config / "x", tmp_path / ("a" * 300)):
+        told = invoke("plan", config, "--write", target, "run.steps=20").refused(
+            "cannot write the configuration", code=2
+        )
+        assert "measured" not in told

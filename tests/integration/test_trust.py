@@ -20,11 +20,11 @@ import pytest
 import torch
 import yaml
 from integration_helpers import configure, drain, invoke, parameters, train, write_config
-from trust_helpers import HELPER, NET, OWN, OWN_SMALL, SMALL, forge, new_process, write_own
+from trust_helpers import HELPER, NET, OWN, OWN_SMALL, SMALL, forge, manifest, new_process, write_own
 
 import distmeta
 from distmeta import checkpoint
-from distmeta.errors import ConfigError, StorageError, TrustError
+from distmeta.errors import ChangedError, ConfigError, StorageError, TrustError
 from distmeta.evaluate import load_snapshot
 from distmeta.packing import Request, pack, prepare
 from distmeta.storage import Storage
@@ -349,6 +349,39 @@ def test_computed_imports(work: Path, tmp_path: Path) -> None:
         with pytest.raises(TrustError, match=r"it would import own_plugin, but .*own_plugin.py has changed"):
             distmeta.load(run)
         assert "own_plugin" not in sys.modules
+
+
+COMPUTED = """
+import importlib
+from torch import nn
+
+class Net(nn.Linear):
+    def forward(self, x):
+        act = importlib.import_module("own_" + "act")
+        return act.act(super().forward(x))
+
+def make(input_shape, outputs):
+    return Net(*input_shape, outputs)
+"""
+
+
+def test_computed_imports_of_a_network_at_work(work: Path, tmp_path: Path) -> None:
+    """Within ``forward``: recorded too, with all that they import, so that an unchanged run may be loaded."""
+    (work / "own_net.py").write_text(COMPUTED)
+    (work / "own_act.py").write_text("from own_deep import act\n")
+    (work / "own_deep.py").write_text("from torch import tanh as act\n")
+    run = tmp_path / "run"
+    train(run, OWN_SMALL)
+    assert sorted(manifest(run)["identity"]["code"]) == ["own_act.py", "own_deep.py", "own_net.py"]
+    with new_process():
+        distmeta.evaluate(run)
+    with new_process():
+        train(run, OWN_SMALL, "run.steps=5", resume=True)
+    (work / "own_deep.py").write_text("from torch import relu as act\n")
+    with new_process(), pytest.raises(TrustError, match=r"it would import own_deep, but .*own_deep.py has changed"):
+        distmeta.evaluate(run)
+    with new_process(), pytest.raises(ChangedError, match=r"code: own_deep.py has changed"):
+        train(run, OWN_SMALL, "run.steps=6", resume=True)
 
 
 def test_packages_and_folders_of_modules(work: Path, tmp_path: Path) -> None:

@@ -384,6 +384,12 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         acquire(Storage.at(tmp_path / "file" / "run"))
 
 
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    for name in ("a" * 300, "a" * 6000):
+        with pytest.raises(StorageError, match="too long"):
+            acquire(Storage.at(tmp_path / name))
+
+
 def test_what_the_file_says(tmp_path: Path) -> None:
     lease = acquire(Storage.at(tmp_path))
     (file,) = tmp_path.glob("lease-*.json")

@@ -18,10 +18,12 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from task_helpers import ARCHIVES, episodes, flat
 
 from distmeta.errors import DataError
+from distmeta.secrets import mask
+from distmeta.storage import Storage
 from distmeta.tasks import omniglot_source
 from distmeta.tasks.omniglot import Omniglot, by_alphabets, by_characters
 from distmeta.tasks.omniglot_build import _store_of, build_omniglot, open_omniglot
-from distmeta.tasks.omniglot_source import Folder, fingerprint
+from distmeta.tasks.omniglot_source import STORE, Folder, fingerprint
 from distmeta.tasks.store import EpisodeStore
 
 CPU = torch.device("cpu")
@@ -189,7 +191,7 @@ def test_a_root_without_data_is_an_error_and_no_fallback(tmp_path, own_cache, om
     for root in (tmp_path, tmp_path / "none"):
         with pytest.raises(DataError, match=r"holds no Omniglot: expected images_background\.zip and"):
             _open(root)
-    with pytest.raises(DataError, match="cannot read nosuch://bucket/data"):
+    with pytest.raises(DataError, match=r"cannot open nosuch://bucket/data.*expected a folder or a URI"):
         _open("nosuch://bucket/data")
     assert not own_cache.exists()
 
@@ -325,3 +327,20 @@ def test_a_failed_download_says_what_was_tried(site, own_cache, tmp_path, monkey
     with pytest.raises(DataError, match=r"tmp.* holds no Omniglot\).*refused.*set tasks\.root or DISTMETA_DATA"):
         _open()
     assert _built(own_cache) == []
+
+
+def test_a_masked_uri_is_opened_by_the_environment(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a run's configuration names its data after the run, and with the same advice as for a run's directory."""
+    Storage.at(bucket.format("/data")).write_bytes(STORE, b"")
+    masked = mask(bucket.format("/data"))
+    assert "secret" not in masked
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"its secret was left out .*set AWS_ACCESS_KEY_ID .*tasks\.root=URI"):
+        omniglot_source.find_given(masked)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    assert omniglot_source.find_given(masked).files == {STORE}

@@ -11,7 +11,7 @@ import yaml
 from distmeta.config import load_config
 from distmeta.errors import ConfigError
 from distmeta.plan import Plan
-from distmeta.plan_file import with_engine, write_engine
+from distmeta.plan_file import check_target, with_engine, write_engine
 from distmeta.text import parse_yaml
 
 PLAN = Plan(chunk=4, layers="native", compile="graph")
@@ -99,3 +99,29 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot write the configuration .*c\.yaml"):
         write_engine(tmp_path / "file" / "c.yaml", REST, PLAN)
+
+
+def test_a_target_that_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    """By either function, in the same words; nothing is made or replaced."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("pool")
+    (tmp_path / "pool").symlink_to("loop")
+    long = "a" * 300
+    before = sorted(os.listdir(tmp_path))
+    for name in (".", "file/x", "loop", "loop/x", long, f"new/{long}", f"{long}/x", "a/" * 3000 + "x", "/proc/x.yaml"):
+        for write in (check_target, lambda path: write_engine(path, REST, PLAN)):
+            with pytest.raises(ConfigError, match="cannot write the configuration"):
+                write(tmp_path / name)
+    assert [name for name in sorted(os.listdir(tmp_path)) if name != "new"] == before
+
+
+def test_any_target_that_can_be_written(tmp_path: Path) -> None:
+    """Also one whose name is as long as names may be; looking leaves nothing behind."""
+    (tmp_path / "link").symlink_to("missing.yaml")
+    for name in ("c.yaml", "new/folder/c.yaml", "a" * 255, "link"):
+        before = sorted(tmp_path.rglob("*"))
+        check_target(tmp_path / name)
+        assert sorted(tmp_path.rglob("*")) == before
+        write_engine(tmp_path / name, REST, PLAN)
+        assert load_config(tmp_path / name).engine.chunk == 4
+    check_target(Path("/dev/null"))
