@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -12,11 +15,12 @@ from distmeta.models import MODELS
 from distmeta.models.checks import check_types, materialise
 from distmeta.models.options import UserOptions
 from distmeta.models.user import build_user_model
+from distmeta.models.watching import kept_generators
 from distmeta.text import shown
 
 
 def build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None, seed: int = 0) -> nn.Module:
-    """A new network on the CPU, the same in every process; torch's global random state stays as it was.
+    """A new network on the CPU, the same in every process; global random states stay as they were.
 
     Args:
         options: validated settings, of the class that :func:`model_options` gives.
@@ -32,9 +36,11 @@ def build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | No
     >>> [name for name, _ in network.named_parameters()]
     ['body.0.weight', 'body.0.bias', 'head.weight', 'head.bias']
     """
-    with torch.random.fork_rng(devices=[]):
+    with kept_generators(), torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the accelerators as well.
         torch.default_generator.manual_seed(seed)
+        random.seed(seed)  # factories draw from these as well
+        np.random.seed(seed % 2**32)
         if isinstance(options, UserOptions):
             module = build_user_model(options, input_shape, outputs)
         else:

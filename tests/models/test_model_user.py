@@ -1,7 +1,9 @@
 """Networks of the user's own: good factories, and one clear message for each bad one."""
 
+import random
 import sys
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -11,6 +13,9 @@ from distmeta.errors import ConfigError
 from distmeta.models import FunctionalModule, UserOptions, build, check_outputs, model_options
 
 SOURCE = """
+import random
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -45,6 +50,13 @@ def empty():
 
 def maps():
     return nn.Identity() if False else nn.Conv1d(2, 4, 1)
+
+def drawn(outputs):
+    layer = nn.Linear(6, outputs)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(np.random.randn(outputs, 6)))
+        layer.bias.fill_(random.random())
+    return nn.Sequential(nn.Flatten(), layer)
 
 class Net(nn.Linear):
     def __init__(self, outputs):
@@ -99,11 +111,21 @@ def test_good_factories(folder, factory, settings):
     path, random = list(sys.path), torch.get_rng_state()
     first, again = (build(chosen, SHAPE, 5, seed=1) for _ in range(2))
     assert sys.path == path
-    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(torch.get_rng_state(), before)
     check_outputs(first, chosen, SHAPE, 5)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
     assert FunctionalModule(first).parameters
     assert first.training
+
+
+def test_initial_values_from_any_generator(folder):
+    """They follow from the seed, and nobody else's numbers change."""
+    states = np.random.get_state()[1].tolist(), random.getstate()
+    first, again, other = (build(options("user_nets.drawn"), SHAPE, 5, seed) for seed in (1, 1, 2**40))
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == states
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+        assert not torch.equal(value, other.state_dict()[name])
 
 
 def test_settings_reach_the_factory_and_survive_a_dump(folder):
@@ -172,7 +194,7 @@ def test_outputs_that_do_not_fit(folder, factory, shape, outputs, messages):
 def test_checking_changes_nothing(folder):
     module = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5))
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    random = torch.get_rng_state()
+    before = torch.get_rng_state()
     check_outputs(module, options("user_nets.fixed"), SHAPE, 5)
-    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
