@@ -108,7 +108,7 @@ def options(factory, **settings):
 )
 def test_good_factories(folder, factory, settings):
     chosen = options(factory, **settings)
-    path, random = list(sys.path), torch.get_rng_state()
+    path, before = list(sys.path), torch.get_rng_state()
     first, again = (build(chosen, SHAPE, 5, seed=1) for _ in range(2))
     assert sys.path == path
     assert torch.equal(torch.get_rng_state(), before)
@@ -194,7 +194,7 @@ def test_outputs_that_do_not_fit(folder, factory, shape, outputs, messages):
 def test_checking_changes_nothing(folder):
     module = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5))
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    before = torch.get_rng_state()
+    generator = torch.get_rng_state()
     check_outputs(module, options("user_nets.fixed"), SHAPE, 5)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
