@@ -44,7 +44,8 @@ class Origin:
     Attributes:
         location: for people.
         records: what the runs there have recorded of their code, each ``{path: sha256}``.
-        folder: where it is on this host, if it is; code that lies in it came with it.
+        folder: where it is on this host, if it is; code that lies in it, or beside it in a folder below the working
+            directory, came with it.
     """
 
     location: str
@@ -151,11 +152,10 @@ def _compare(kind: str, origin: Origin) -> tuple[str, _Code | None]:
     if not root.is_relative_to(here) or module not in files:
         elsewhere = "" if root == here else f" (Python finds it in {root})"
         return f"{_plain(module)} is no file of the working directory, {here}{elsewhere}", None
-    came_with = _came_with(origin, here)
-    if came_with is not None and any(path.resolve().is_relative_to(came_with) for path in files.values()):
+    if came_with := next(filter(None, (_came_with(path, origin) for path in files.values())), None):
         return f"{files[module]} may have come with it, in {came_with}", None
     if not origin.records:
-        return "the run has no record of its code to compare yours with (older versions of distmeta kept none)", None
+        return "it has no record of its code to compare yours with (older versions of distmeta kept none)", None
     problems = []
     for record in origin.records:
         wrong = [why for path in files.values() if (why := _differs(path, root, record, origin))]
@@ -165,16 +165,22 @@ def _compare(kind: str, origin: Origin) -> tuple[str, _Code | None]:
     return problems[0], None
 
 
-def _came_with(origin: Origin, here: Path) -> Path | None:
-    """The folder all of which may have come with an artefact, as an unpacked archive does.
+def _came_with(path: Path, origin: Origin) -> Path | None:
+    """The folder with which a file may have come: that of the origin, or one that is not on the way to the user's own.
 
-    Below the working directory that is the topmost folder on the way to it: whoever has put the artefact there may have
-    put code beside it.
+    Whoever unpacks an archive in the working directory has all of it in a folder there, the code beside the run too.
+    Links are followed, and not: either way leads there.
     """
-    folder, here = origin.folder, here.resolve()
-    if folder is None or folder == here or not folder.is_relative_to(here):
-        return folder
-    return here / folder.relative_to(here).parts[0]
+    if origin.folder is None:
+        return None
+    here, homes = Path.cwd(), {_run_of(lexical(origin.folder)), _run_of(origin.folder.resolve())}
+    shared = (Path(os.path.commonpath([file, home])) for file in (lexical(path), path.resolve()) for home in homes)
+    return next((folder for folder in shared if folder in homes or not here.is_relative_to(folder)), None)
+
+
+def _run_of(folder: Path) -> Path:
+    """The run of a checkpoint; any other folder itself."""
+    return folder.parent.parent if folder.parent.name == "checkpoints" else folder
 
 
 def _unrecorded(path: Path, allowed: Allowed, data: bytes) -> str:
@@ -187,6 +193,8 @@ def _unrecorded(path: Path, allowed: Allowed, data: bytes) -> str:
 def _differs(path: Path, root: Path, record: Mapping[str, str], origin: Origin, data: bytes | None = None) -> str:
     """Why a file is not as a record has it; empty where it is."""
     name = path.relative_to(root).as_posix()
+    if came_with := _came_with(path, origin):
+        return f"{path} may have come with it, in {came_with}"
     if name not in record:
         return f"{path} is not among the files that the run in {origin.location} recorded"
     if sha256(path.read_bytes() if data is None else data) != record[name]:
@@ -334,10 +342,6 @@ def origin_of(file: str | Path) -> Origin | None:
 
 
 def _origin(location: str, records: Iterable[Mapping[str, str]], folder: Path | None) -> Origin:
-    if folder is not None:
-        folder = folder.resolve()
-        if folder.parent.name == "checkpoints":
-            folder = folder.parent.parent  # what lies in the run came with its checkpoint
     return Origin(location, [record for record in records if record], folder)
 
 
