@@ -81,16 +81,6 @@ def looks_like_uri(location: str) -> bool:
     return re.match(r"([a-z][a-z0-9+.-]+)?:/", location, re.IGNORECASE) is not None
 
 
-def names_host(location: str) -> bool:
-    """Whether a URI of a cloud's storage names the host that it is asked for, or how that is reached.
-
-    >>> names_host("s3://bucket/a?endpoint_override=HOST"), names_host("s3://bucket/a?region=x")
-    (True, False)
-    """
-    names = {unquote(found[2]).lower() for found in _PARAMETER.finditer(location)}
-    return bool(names & {"endpoint_override", "scheme", "proxy_options", "tls_ca_file_path"})
-
-
 def masked(value: _T) -> _T:
     """JSON values with every text in them masked.
 

@@ -22,18 +22,20 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from distmeta.errors import TrustError
+from distmeta.hosts import hosts_in
 from distmeta.secrets import mask
 from distmeta.user_code import folder_of, importable, is_name, is_own, kinds, lexical, reached, sha256, split
 
 _WRITTEN = ("config.yaml", "sweep.yaml", "best.yaml", "schedule.yaml")
 _BESIDE = {
-    "config.yaml": ("metrics.jsonl", "checkpoints", "result.json"),
+    "config.yaml": ("metrics.jsonl", "checkpoints", "result.json", "tensorboard"),
     "sweep.yaml": ("trials", "tune", "results.json", "best.yaml", "schedule.yaml"),
     "best.yaml": ("",),
     "schedule.yaml": ("",),
 }
 """What tells that distmeta wrote a file of this name: one of these lies beside it, or nothing is needed."""
 
+_OURS = ("params.safetensors", "metrics.jsonl")  # names that nothing but a checkpoint or a run has
 _LONGEST = 200  # characters of a call's arguments that are shown
 
 
@@ -123,10 +125,30 @@ def check(values: Mapping[str, Any], named: Iterable[str], origin: Origin, trust
                 f"{origin.location} asks to run code, which was refused: {_told(values, key, kind)}. Nothing of it was "
                 f"run: {problem}. If you trust whoever made it, allow its code with --trust-code (trust_code=True in "
                 "Python), or name it in settings of your own, for example the override "
-                f"{quote(_plain(f'{key}={kind}'))}"
+                f"{_quoted(f'{key}={kind}')}"
             )
         recorded[kind] = code
     return Allowed(origin, list(recorded.values()))
+
+
+def check_hosts(values: Mapping[str, Any], own: Iterable[str], location: str) -> None:
+    """Refuse hosts that loaded settings name: to connect there is to send them the user's credentials.
+
+    Args:
+        values: the settings.
+        own: dotted keys of the caller's own settings.
+        location: where ``values`` come from, for people.
+
+    Raises:
+        TrustError: naming the setting, and how to allow it.
+    """
+    for key, text in hosts_in(values, own).items():
+        again = key.removeprefix("base.").removeprefix("settings.")
+        raise TrustError(
+            f"{location} names a host, which was refused: {_plain(f'{key} = {mask(text)}')}. Nothing was sent "
+            "there, but your credentials would be sent to the host that it names. If that is yours, say so with the "
+            f"override {_quoted(f'{again}={mask(text)}')}, or with --trust-code (trust_code=True in Python)"
+        )
 
 
 def _told(values: Mapping[str, Any], key: str, kind: str) -> str:
@@ -141,6 +163,11 @@ def _told(values: Mapping[str, Any], key: str, kind: str) -> str:
 def _plain(text: str) -> str:
     """Text of a file, without what would change a terminal."""
     return text if text.isprintable() else repr(text)
+
+
+def _quoted(override: str) -> str:
+    """An override as a shell takes it, whatever a file has put into it."""
+    return quote(_plain(override))
 
 
 def _compare(kind: str, origin: Origin) -> tuple[str, _Code | None]:
@@ -328,17 +355,27 @@ def of_run(location: str | Path, identity: Mapping[str, Any]) -> Origin:
 
 
 def origin_of(file: str | Path) -> Origin | None:
-    """The run, checkpoint or sweep in whose folder a settings file lies; ``None`` for one that the user has elsewhere.
+    """The run, checkpoint or sweep in whose folder a settings file lies; ``None`` where it lies in none."""
+    folder = home_of(file)
+    return None if folder is None else _origin(str(folder), _records(folder), folder)
+
+
+def home_of(file: str | Path) -> Path | None:
+    """The folder of a run, a checkpoint or a sweep in which a settings file lies.
 
     The working directory is the user's own, and so is what lies above it: there it takes a name that distmeta writes.
     """
-    place, here = Path(file).expanduser().resolve(), Path.cwd().resolve()
+    place, here = _place(file), Path.cwd().resolve()
     for folder in place.parents:
         if here.is_relative_to(folder) and not (folder == place.parent and place.name in _WRITTEN):
             return None
         if _is_artefact(folder) or (folder == place.parent and _is_written(place)):
-            return _origin(str(folder), _records(folder), folder)
+            return folder
     return None
+
+
+def _place(file: str | Path) -> Path:
+    return Path(file).expanduser().resolve()
 
 
 def _origin(location: str, records: Iterable[Mapping[str, str]], folder: Path | None) -> Origin:
@@ -352,14 +389,14 @@ def _is_written(file: Path) -> bool:
 
 def _is_artefact(folder: Path) -> bool:
     """Whether distmeta wrote this folder, or it looks as if: a run's, a checkpoint's, a sweep's."""
-    if (folder / "manifest.json").is_file() and (folder / "params.safetensors").is_file():
+    if any((folder / name).is_file() for name in _OURS):
         return True
     if (folder / "sweep.yaml").is_file() and (folder / "trials").is_dir():
         return True
-    if (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file():
-        return True
     checkpoints = folder / "checkpoints"
-    return checkpoints.is_dir() and any(re.fullmatch(r"step-\d{8,}", path.name) for path in checkpoints.iterdir())
+    if checkpoints.is_dir() and any(re.fullmatch(r"step-\d{8,}", path.name) for path in checkpoints.iterdir()):
+        return True
+    return any(folder.glob("trials/*/seed-*"))
 
 
 def _records(folder: Path) -> Iterator[Mapping[str, str]]:
