@@ -125,7 +125,8 @@ def load_snapshot(
 ) -> tuple[checkpoint.Snapshot, Config]:
     """A run's best checkpoint, or one checkpoint, and its configuration with changes that leave the layout alone.
 
-    With data, which will be read, hosts of it that the run names are refused. Raises what :func:`evaluate` does, before code that the checkpoint names can run.
+    With data, which will be read, hosts of it that the run names are refused. Raises what :func:`evaluate` does, before
+    code that the checkpoint names can run.
     """
     snapshot, damaged = checkpoint.resolve(location)
     for message in damaged:
