@@ -61,6 +61,7 @@ __all__ = [
     "dump_config",
     "listed",
     "load_config",
+    "named_keys",
     "named_kinds",
     "parse_override",
     "parse_yaml",
@@ -162,7 +163,7 @@ def load_config(
         put(values, *parse_override(override))
     values = plain(values)  # with the overrides' values, which were read one by one
     if isinstance(source, str | Path):
-        check_origin(source, values, named_kinds(overrides), trust_code)
+        check_origin(source, values, named_kinds(overrides), named_keys(overrides), trust_code)
     problems: list[str] = []
     resolved: dict[str, Any] = {}
     for key, value in values.items():
@@ -184,28 +185,43 @@ def load_config(
     raise ConfigError("the configuration is not valid:" + listed(problems))
 
 
-def check_origin(source: str | Path, values: Mapping[str, Any], named: Iterable[str], trust_code: bool) -> None:
-    """Refuse code that a settings file names which came with a run; its own code, unchanged, is imported.
+def check_origin(
+    source: str | Path, values: Mapping[str, Any], named: Iterable[str], own: Iterable[str], trust_code: bool
+) -> None:
+    """Refuse code and hosts that a settings file names which came with a run; its own code, unchanged, is imported.
 
     Args:
         source: the file.
         values: its settings, overridden.
         named: kinds that the caller's own settings name.
+        own: dotted keys of the caller's own settings.
         trust_code: whether the caller trusts the file.
 
     Raises:
-        TrustError: naming the code, and how to allow it.
+        TrustError: naming the code or the host, and how to allow it.
     """
+    from distmeta.hosts import hosts_in
     from distmeta.user_code import kinds
 
-    if trust_code or not kinds(values):
+    code, hosts = kinds(values), hosts_in(values, own)
+    if trust_code or not (code or hosts):
         return
     from distmeta import trust
 
-    origin = trust.origin_of(source)
-    if origin is not None:
+    if hosts and (home := trust.home_of(source)) is not None:
+        trust.check_hosts(values, own, str(home))
+    if code and (origin := trust.origin_of(source)) is not None:
         with trust.check(values, named, origin, trust_code).guard():
             pass
+
+
+def named_keys(overrides: Iterable[str]) -> list[str]:
+    """The dotted keys of ``key=value`` pairs.
+
+    >>> named_keys(["tasks.root=data", "seed=1"])
+    ['tasks.root', 'seed']
+    """
+    return [parse_override(override)[0] for override in overrides]
 
 
 def named_kinds(overrides: Iterable[str]) -> list[str]:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
-import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from distmeta import checkpoint, trust
-from distmeta.config import Config, EngineOptions, load_config, named_kinds, parse_override, put, read_mapping
-from distmeta.errors import ConfigError, TrustError
+from distmeta.config import (
+    Config,
+    EngineOptions,
+    load_config,
+    named_keys,
+    named_kinds,
+    parse_override,
+    put,
+    read_mapping,
+)
+from distmeta.errors import ConfigError
+from distmeta.hosts import hosts_in
 from distmeta.identity import differing
 from distmeta.layout import Layout, Meta
 from distmeta.learner import check_layout
@@ -20,8 +29,9 @@ from distmeta.metrics import mean_ci
 from distmeta.plan import Plan, RunPlan
 from distmeta.programs import blueprint
 from distmeta.records import MetaState, Shard, Split, TaskMetrics
-from distmeta.secrets import names_host
+from distmeta.secrets import mask
 from distmeta.tasks import prepare_family
+from distmeta.text import shown
 from distmeta.transports import Check, Kind, Transport, start_transport
 
 log = logging.getLogger(__name__)
@@ -78,8 +88,10 @@ def evaluate(
     Args:
         location: a run directory or a checkpoint folder, a path or a URI.
         overrides: ``key=value`` changes to the run's configuration, for example ``evaluation.tasks=1000``.
-        trust_code: run the code that the run's configuration names (``module:``). Without it that is refused, unless an
-            override names the same code, or it lies in the working directory as the run recorded it.
+        trust_code: run the code that the run's configuration names (``module:``), and connect to hosts that it names.
+            Without it code is refused, unless an override names the same, or it lies in the working directory as the
+            run recorded it; a host of its data is refused, and its ``cluster.address`` left out, unless an override
+            names them.
         check: raises when the evaluation should end.
         progress: called as tasks are done.
 
@@ -89,9 +101,9 @@ def evaluate(
     Raises:
         StorageError: there is no usable checkpoint.
         ConfigError: an override is wrong, or changes what is meta-learned.
-        TrustError: the run names code that nobody has allowed; none of it was run.
+        TrustError: the run names code, or a host of its data, that nobody has allowed; none of it was run or asked.
     """
-    snapshot, config = load_snapshot(location, overrides, trust_code=trust_code)
+    snapshot, config = load_snapshot(location, overrides, trust_code=trust_code, with_data=True)
     engine = EngineOptions.model_validate(snapshot.config.get("engine", {}))
     given = RunPlan(Plan.from_dict(snapshot.plan), engine, snapshot.fingerprint)
     transport = start_transport(config, check, lambda: prepare_family(config))
@@ -109,11 +121,12 @@ def evaluate(
 
 
 def load_snapshot(
-    location: str | Path, overrides: Iterable[str] = (), *, trust_code: bool = False
+    location: str | Path, overrides: Iterable[str] = (), *, trust_code: bool = False, with_data: bool = False
 ) -> tuple[checkpoint.Snapshot, Config]:
     """A run's best checkpoint, or one checkpoint, and its configuration with changes that leave the layout alone.
 
-    Raises what :func:`evaluate` does, before code that the checkpoint names can run.
+    With data, which will be read, hosts of it that the run names are refused. Raises what :func:`evaluate` does, before
+    code that the checkpoint names can run.
     """
     snapshot, damaged = checkpoint.resolve(location)
     for message in damaged:
@@ -122,36 +135,26 @@ def load_snapshot(
     values = read_mapping(snapshot.config)
     for override in overrides:
         put(values, *parse_override(override))
-    if not trust_code:
-        _keep_to_own_hosts(values, snapshot.config, location)
+    if with_data and not trust_code:
+        trust.check_hosts({"tasks": values.get("tasks")}, named_keys(overrides), mask(str(location)))
     origin = trust.of_run(location, snapshot.identity)
     with trust.check(values, named_kinds(overrides), origin, trust_code).guard():
         config = load_config(values)
         _check_layout(config, snapshot.meta)
         for change in differing(config, snapshot.identity, ["frozen"]):
             log.warning("since the run was computed: %s", change)
-    return snapshot, config
+    return snapshot, config if trust_code else _without_address(config, named_keys(overrides))
 
 
-def _keep_to_own_hosts(values: dict[str, Any], found: Mapping[str, Any], location: str | Path) -> None:
-    """Send the user's tokens and credentials to no host that only the checkpoint names.
-
-    Raises:
-        TrustError: its data lie on such a host.
-    """
-    address = values.get("cluster", {}).get("address")
-    if address is not None and address == found.get("cluster", {}).get("address"):
-        values["cluster"] = {name: value for name, value in values["cluster"].items() if name != "address"}
-        log.warning(
-            "the run used the cluster at %s, which is not asked now: cluster.address=%s uses it again", address, address
-        )
-    root = values.get("tasks", {}).get("root")
-    if isinstance(root, str) and root == found.get("tasks", {}).get("root") and names_host(root):
-        raise TrustError(
-            f"{location}: its data lie at {root}, and your credentials would be sent to the host that it names. If "
-            f"that is yours, say so with the override {shlex.quote(f'tasks.root={root}')}, or with --trust-code "
-            "(trust_code=True in Python)"
-        )
+def _without_address(config: Config, own: Sequence[str]) -> Config:
+    """A run's configuration without its cluster's address: a token would be sent there."""
+    if not hosts_in({"cluster": config.cluster.model_dump(mode="json")}, own):
+        return config
+    address = shown(config.cluster.address)[1:-1]
+    log.warning(
+        "the run used the cluster at %s, which is not asked now: cluster.address=%s uses it again", address, address
+    )
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": None})})
 
 
 def _check_layout(config: Config, meta: Meta) -> None:

@@ -19,19 +19,23 @@ S3_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 _T = TypeVar("_T")
 
-# What is before the last @ of an authority. A slash may be missing: pathlib takes one.
-_USER = re.compile(r"([a-z0-9+.-]*:/{1,2})([^\s/?#]*)@", re.IGNORECASE)
-# Passwords whose slashes and the like should have been written as %2F: no client takes them, errors show them.
-_MISWRITTEN = re.compile(r"(:/{1,2}([^\s/@:?#]*):)(?!\*\*\*@)([^\s@]*)@")
-_PORT = re.compile(r"\d{1,5}/")
-_COLON = re.compile(":|%3a", re.IGNORECASE)
-_PARAMETER = re.compile(r"([?&;#]([^=&;?\s'\"#]+)=)([^&;#\s]*?)(?=[&;#\s]|$|['\"](?:[\s,)\]}:]|$))")
+_WORD = re.compile(r"\S+")
+# What is before the last @ of an authority; a slash may be missing: pathlib takes one. Where a path with another @
+# follows, a slash of the password should have been written as %2F.
+_USER = re.compile(r"(https?|s3|gs)?(:/+)([^\s/?#]*)@(?![^\s/?#]*@)(?![/?#]\S*?@)", re.IGNORECASE)
+_COLON = re.compile(r":|%(?:25)*3a", re.IGNORECASE)
+# Such passwords: no client takes them, errors show them. A dashboard's own address, http://HOST:PORT/#/..., is none.
+_MISWRITTEN = re.compile(r":/+[^\s/?#@:%]*(?::|%(?:25)*3a)(?!\*\*\*@)(?!\d{1,5}/#/)", re.IGNORECASE)
+_PARAMETER = re.compile(r"[?&;#]([^=&;?#\s]+)=")
+# A quote ends a value where the text goes on as after a quotation.
+_VALUE = re.compile(r"(?:[^&\s'\"]|['\"](?![\s,:;.)\]}>]|$))+")
 _SECRET_NAME = re.compile(
-    r"secret|passw|passphrase|pwd|token|signature|authorization|credential(?!_kind)"
-    r"|(^|[_-])(sig|sas|pass|auth)$|(api|account|access|private|shared)[_-]?key|^key$",
+    r"secret|pass|pwd|token|signature|auth(?!or(?!i[sz]))|credential(?!_kind)|cookie|(^|[^a-z])(sas|sig|jwt|bearer|creds?)"
+    r"($|[^a-z])|(api|account|access|private|shared|customer|encryption|master|session|signing)[^a-z]?key|^key$",
     re.IGNORECASE,
 )
-_LEFT_OUT = re.compile(r"://[^/\s]*\*\*\*@|[?&;#][^=&;]+=\*\*\*(?=[&;#]|$)")
+_LEFT_OUT = re.compile(r":/+[^/\s]*\*\*\*@|[?&;#][^=&;#]+=\*\*\*(?=[&;#]|$)")
+_ENCODED = 8  # times over that a text may be encoded
 # Other ways in which S3's client may have been given its credentials.
 _S3_SOURCES = ("AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 
@@ -42,34 +46,67 @@ def mask(text: str) -> str:
     >>> mask("cannot open s3://key:SECRET@bucket/a?region=x&session_token=T")
     'cannot open s3://key:***@bucket/a?region=x&session_token=***'
     """
+    if ":/" not in text and "%" not in text:
+        return text
+    text = _mask(text)
+    return _WORD.sub(lambda found: _mask_encoded(found[0]), text) if "%" in text else text
+
+
+def _mask(text: str) -> str:
+    """Without what is written as such, and not as ``%3A`` and the like."""
     if ":/" not in text:
         return text
     text = _USER.sub(_without_password, text)
-    text = _MISWRITTEN.sub(_without_miswritten, text)
-    return _PARAMETER.sub(_without_value, text)
+    if "@" in text:
+        text = _USER.sub(_without_password, _WORD.sub(lambda found: _without_miswritten(found[0]), text))
+    return _without_values(text)
 
 
 def _without_password(found: re.Match[str]) -> str:
     """``KEY:***@``; of the web, where a token may stand for a name, ``***@``."""
-    scheme, user = found.groups()
-    if colon := _COLON.search(user):
-        return f"{scheme}{user[: colon.start()]}:{MASK}@"
-    return f"{scheme}{MASK}@" if scheme.lower().startswith("http") else found[0]
+    scheme, slashes, user = found[1] or "", found[2], found[3]
+    colon = _COLON.search(user)
+    if user and scheme.lower().startswith("http"):
+        return f"{scheme}{slashes}{MASK}@"
+    if colon is not None:
+        return f"{scheme}{slashes}{user[: colon.end()]}{MASK}@"
+    return f"{scheme}{slashes}{MASK}@" if user and scheme else found[0]
 
 
-def _without_miswritten(found: re.Match[str]) -> str:
-    """The same; but after what looks like a host it is a port."""
-    start, host, password = found.groups()
-    if ("." in host or host == "localhost") and _PORT.match(password):
-        return found[0]
-    return f"{start}{MASK}@"
+def _without_miswritten(word: str) -> str:
+    end = word.rfind("@")
+    start = _MISWRITTEN.search(word, 0, end) if end > 0 else None
+    return word if start is None else f"{word[: start.end()]}{MASK}{word[end:]}"
 
 
-def _without_value(found: re.Match[str]) -> str:
-    """``name=***`` where the name is that of a secret, or the value a URI that holds one; both may be encoded."""
-    start, name, value = found.groups()
-    plain = unquote(value)
-    return start + (MASK if _SECRET_NAME.search(unquote(name)) or mask(plain) != plain else value)
+def _without_values(text: str) -> str:
+    """Without those of parameters with a secret's name."""
+    parts, done = [], 0
+    for found in _PARAMETER.finditer(text):
+        if found.start() < done or not _SECRET_NAME.search(_decoded(found[1])):
+            continue
+        if value := _VALUE.match(text, found.end()):
+            parts += [text[done : found.end()], MASK]
+            done = value.end()
+    return "".join(parts) + text[done:]
+
+
+def _mask_encoded(word: str) -> str:
+    """A word; decoded, where that shows something to mask."""
+    if "%" not in word:
+        return word
+    plain = _decoded(word)
+    hidden = _mask(plain)
+    return word if hidden == plain else hidden
+
+
+def _decoded(word: str) -> str:
+    """Without percent signs, however often it was encoded; one word still."""
+    for _ in range(_ENCODED):
+        if (plain := unquote(word)) == word:
+            break
+        word = plain
+    return re.sub(r"\s", "+", word)
 
 
 def looks_like_uri(location: str) -> bool:
@@ -79,16 +116,6 @@ def looks_like_uri(location: str) -> bool:
     (True, True, False)
     """
     return re.match(r"([a-z][a-z0-9+.-]+)?:/", location, re.IGNORECASE) is not None
-
-
-def names_host(location: str) -> bool:
-    """Whether a URI of a cloud's storage names the host that it is asked for, or how that is reached.
-
-    >>> names_host("s3://bucket/a?endpoint_override=HOST"), names_host("s3://bucket/a?region=x")
-    (True, False)
-    """
-    names = {unquote(found[2]).lower() for found in _PARAMETER.finditer(location)}
-    return bool(names & {"endpoint_override", "scheme", "proxy_options", "tls_ca_file_path"})
 
 
 def masked(value: _T) -> _T:
@@ -115,11 +142,12 @@ def strip(text: str) -> str:
     """A masked URI without what was masked, and the name that belonged to it."""
     if not is_masked(text):
         return text
-    text = re.sub(r"://[^/\s]*\*\*\*@", "://", text)
-    address, _, rest = text.partition("?")
-    query, mark, fragment = rest.partition("#")
-    kept = "&".join(part for part in re.split("[&;]", query) if part and not part.endswith(f"={MASK}"))
-    return address + (f"?{kept}" if kept else "") + mark + fragment
+    text = re.sub(r"(:/+)[^/\s]*\*\*\*@", r"\1", text)
+    address, *parameters = re.split(r"(?=[?&;#])", text)
+    kept = [part for part in parameters if not part.endswith(f"={MASK}")]
+    if kept and kept[0][0] in "&;":  # the first one was left out
+        kept[0] = f"?{kept[0][1:]}"
+    return address + "".join(kept)
 
 
 def is_masked(location: str) -> bool:
@@ -152,8 +180,10 @@ def credentials(location: str) -> dict[str, str]:
 
     if mask(location) == location:
         return {}
-    user, _, secret = location.removeprefix("s3://").partition("@")[0].partition(":")
-    if not location.startswith("s3://") or is_masked(mask(location.partition("@")[2])):
+    authority, _, rest = location.removeprefix("s3://").partition("/")
+    given, _, bucket = authority.rpartition("@")
+    user, _, secret = given.partition(":")
+    if not location.startswith("s3://") or not secret or is_masked(mask(f"s3://{bucket}/{rest}")):
         raise ConfigError(
             f"{location}: a sweep's files cannot lie at a URI with a secret in it but s3://KEY:SECRET@..."
         )

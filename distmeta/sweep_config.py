@@ -17,6 +17,7 @@ from distmeta.config import (
     choose,
     describe,
     load_config,
+    named_keys,
     named_kinds,
     parse_override,
     put,
@@ -140,7 +141,7 @@ def load_sweep(
     folder, named = Path(), [*kinds(values).values(), *named_kinds(overrides)]
     if not isinstance(source, Mapping):
         folder = Path(source).parent
-        check_origin(source, values, named_kinds(overrides), trust_code)
+        check_origin(source, values, named_kinds(overrides), named_keys(overrides), trust_code)
     base = _base(options, folder, named, trust_code)
     config = load_config(base)
     if (root := getattr(config.tasks, "root", None)) is not None:
@@ -237,5 +238,5 @@ def _base(options: SweepOptions, folder: Path, named: Iterable[str], trust_code:
         return changed(options.base, options.settings)
     file = folder / os.path.expanduser(options.base)
     base = changed(read_mapping(file), options.settings)
-    check_origin(file, base, named, trust_code)
+    check_origin(file, base, named, options.settings, trust_code)
     return base

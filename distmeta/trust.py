@@ -22,18 +22,20 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from distmeta.errors import TrustError
+from distmeta.hosts import hosts_in
 from distmeta.secrets import mask
 from distmeta.user_code import folder_of, importable, is_name, is_own, kinds, lexical, reached, sha256, split
 
 _WRITTEN = ("config.yaml", "sweep.yaml", "best.yaml", "schedule.yaml")
 _BESIDE = {
-    "config.yaml": ("metrics.jsonl", "checkpoints", "result.json"),
+    "config.yaml": ("metrics.jsonl", "checkpoints", "result.json", "tensorboard"),
     "sweep.yaml": ("trials", "tune", "results.json", "best.yaml", "schedule.yaml"),
     "best.yaml": ("",),
     "schedule.yaml": ("",),
 }
 """What tells that distmeta wrote a file of this name: one of these lies beside it, or nothing is needed."""
 
+_OURS = ("params.safetensors", "metrics.jsonl")  # names that nothing but a checkpoint or a run has
 _LONGEST = 200  # characters of a call's arguments that are shown
 
 
@@ -44,7 +46,8 @@ class Origin:
     Attributes:
         location: for people.
         records: what the runs there have recorded of their code, each ``{path: sha256}``.
-        folder: where it is on this host, if it is; code that lies in it came with it.
+        folder: where it is on this host, if it is; code that lies in it, or beside it in a folder below the working
+            directory, came with it.
     """
 
     location: str
@@ -122,10 +125,30 @@ def check(values: Mapping[str, Any], named: Iterable[str], origin: Origin, trust
                 f"{origin.location} asks to run code, which was refused: {_told(values, key, kind)}. Nothing of it was "
                 f"run: {problem}. If you trust whoever made it, allow its code with --trust-code (trust_code=True in "
                 "Python), or name it in settings of your own, for example the override "
-                f"{quote(_plain(f'{key}={kind}'))}"
+                f"{_quoted(f'{key}={kind}')}"
             )
         recorded[kind] = code
     return Allowed(origin, list(recorded.values()))
+
+
+def check_hosts(values: Mapping[str, Any], own: Iterable[str], location: str) -> None:
+    """Refuse hosts that loaded settings name: to connect there is to send them the user's credentials.
+
+    Args:
+        values: the settings.
+        own: dotted keys of the caller's own settings.
+        location: where ``values`` come from, for people.
+
+    Raises:
+        TrustError: naming the setting, and how to allow it.
+    """
+    for key, text in hosts_in(values, own).items():
+        again = key.removeprefix("base.").removeprefix("settings.")
+        raise TrustError(
+            f"{location} names a host, which was refused: {_plain(f'{key} = {mask(text)}')}. Nothing was sent "
+            "there, but your credentials would be sent to the host that it names. If that is yours, say so with the "
+            f"override {_quoted(f'{again}={mask(text)}')}, or with --trust-code (trust_code=True in Python)"
+        )
 
 
 def _told(values: Mapping[str, Any], key: str, kind: str) -> str:
@@ -142,6 +165,11 @@ def _plain(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def _quoted(override: str) -> str:
+    """An override as a shell takes it, whatever a file has put into it."""
+    return quote(_plain(override))
+
+
 def _compare(kind: str, origin: Origin) -> tuple[str, _Code | None]:
     """Why a kind's files are not those of a record, or what was compared."""
     here, (module, _) = _working_directory(), split(kind)
@@ -151,11 +179,10 @@ def _compare(kind: str, origin: Origin) -> tuple[str, _Code | None]:
     if not root.is_relative_to(here) or module not in files:
         elsewhere = "" if root == here else f" (Python finds it in {root})"
         return f"{_plain(module)} is no file of the working directory, {here}{elsewhere}", None
-    came_with = _came_with(origin, here)
-    if came_with is not None and any(path.resolve().is_relative_to(came_with) for path in files.values()):
+    if came_with := next(filter(None, (_came_with(path, origin) for path in files.values())), None):
         return f"{files[module]} may have come with it, in {came_with}", None
     if not origin.records:
-        return "the run has no record of its code to compare yours with (older versions of distmeta kept none)", None
+        return "it has no record of its code to compare yours with (older versions of distmeta kept none)", None
     problems = []
     for record in origin.records:
         wrong = [why for path in files.values() if (why := _differs(path, root, record, origin))]
@@ -165,16 +192,22 @@ def _compare(kind: str, origin: Origin) -> tuple[str, _Code | None]:
     return problems[0], None
 
 
-def _came_with(origin: Origin, here: Path) -> Path | None:
-    """The folder all of which may have come with an artefact, as an unpacked archive does.
+def _came_with(path: Path, origin: Origin) -> Path | None:
+    """The folder with which a file may have come: that of the origin, or one that is not on the way to the user's own.
 
-    Below the working directory that is the topmost folder on the way to it: whoever has put the artefact there may have
-    put code beside it.
+    Whoever unpacks an archive in the working directory has all of it in a folder there, the code beside the run too.
+    Links are followed, and not: either way leads there.
     """
-    folder, here = origin.folder, here.resolve()
-    if folder is None or folder == here or not folder.is_relative_to(here):
-        return folder
-    return here / folder.relative_to(here).parts[0]
+    if origin.folder is None:
+        return None
+    here, homes = Path.cwd(), {_run_of(lexical(origin.folder)), _run_of(origin.folder.resolve())}
+    shared = (Path(os.path.commonpath([file, home])) for file in (lexical(path), path.resolve()) for home in homes)
+    return next((folder for folder in shared if folder in homes or not here.is_relative_to(folder)), None)
+
+
+def _run_of(folder: Path) -> Path:
+    """The run of a checkpoint; any other folder itself."""
+    return folder.parent.parent if folder.parent.name == "checkpoints" else folder
 
 
 def _unrecorded(path: Path, allowed: Allowed, data: bytes) -> str:
@@ -187,6 +220,8 @@ def _unrecorded(path: Path, allowed: Allowed, data: bytes) -> str:
 def _differs(path: Path, root: Path, record: Mapping[str, str], origin: Origin, data: bytes | None = None) -> str:
     """Why a file is not as a record has it; empty where it is."""
     name = path.relative_to(root).as_posix()
+    if came_with := _came_with(path, origin):
+        return f"{path} may have come with it, in {came_with}"
     if name not in record:
         return f"{path} is not among the files that the run in {origin.location} recorded"
     if sha256(path.read_bytes() if data is None else data) != record[name]:
@@ -320,24 +355,30 @@ def of_run(location: str | Path, identity: Mapping[str, Any]) -> Origin:
 
 
 def origin_of(file: str | Path) -> Origin | None:
-    """The run, checkpoint or sweep in whose folder a settings file lies; ``None`` for one that the user has elsewhere.
+    """The run, checkpoint or sweep in whose folder a settings file lies; ``None`` where it lies in none."""
+    folder = home_of(file)
+    return None if folder is None else _origin(str(folder), _records(folder), folder)
+
+
+def home_of(file: str | Path) -> Path | None:
+    """The folder of a run, a checkpoint or a sweep in which a settings file lies.
 
     The working directory is the user's own, and so is what lies above it: there it takes a name that distmeta writes.
     """
-    place, here = Path(file).expanduser().resolve(), Path.cwd().resolve()
+    place, here = _place(file), Path.cwd().resolve()
     for folder in place.parents:
         if here.is_relative_to(folder) and not (folder == place.parent and place.name in _WRITTEN):
             return None
         if _is_artefact(folder) or (folder == place.parent and _is_written(place)):
-            return _origin(str(folder), _records(folder), folder)
+            return folder
     return None
 
 
+def _place(file: str | Path) -> Path:
+    return Path(file).expanduser().resolve()
+
+
 def _origin(location: str, records: Iterable[Mapping[str, str]], folder: Path | None) -> Origin:
-    if folder is not None:
-        folder = folder.resolve()
-        if folder.parent.name == "checkpoints":
-            folder = folder.parent.parent  # what lies in the run came with its checkpoint
     return Origin(location, [record for record in records if record], folder)
 
 
@@ -348,14 +389,14 @@ def _is_written(file: Path) -> bool:
 
 def _is_artefact(folder: Path) -> bool:
     """Whether distmeta wrote this folder, or it looks as if: a run's, a checkpoint's, a sweep's."""
-    if (folder / "manifest.json").is_file() and (folder / "params.safetensors").is_file():
+    if any((folder / name).is_file() for name in _OURS):
         return True
     if (folder / "sweep.yaml").is_file() and (folder / "trials").is_dir():
         return True
-    if (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file():
-        return True
     checkpoints = folder / "checkpoints"
-    return checkpoints.is_dir() and any(re.fullmatch(r"step-\d{8,}", path.name) for path in checkpoints.iterdir())
+    if checkpoints.is_dir() and any(re.fullmatch(r"step-\d{8,}", path.name) for path in checkpoints.iterdir()):
+        return True
+    return any(folder.glob("trials/*/seed-*"))
 
 
 def _records(folder: Path) -> Iterator[Mapping[str, str]]:

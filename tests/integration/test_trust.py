@@ -296,6 +296,38 @@ def test_a_host_for_data_that_the_checkpoint_names(plain: Path, tmp_path: Path) 
     assert shlex.split(advised) == [f"tasks.root={root}"]
 
 
+def test_code_anywhere_in_what_was_unpacked(
+    work: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download that was unpacked in the working directory: nothing in its folder is the user's, whatever it names."""
+    canary = tmp_path / "canary"
+    source = f"open({str(canary)!r}, 'w').close()\ndef make():\n    pass\n"
+    places = ("found/evil.py", "found/nets/evil.py", "found/run/evil.py", "found/a/evil.py")
+    for place in places:
+        (work / place).parent.mkdir(parents=True, exist_ok=True)
+        (work / place).write_text(source)
+    (work / "linked").symlink_to(work / "found")
+    (work / "outside").symlink_to(tmp_path / "outside")
+    shutil.copytree(work / "found", tmp_path / "outside")
+    beside = [*(place.removesuffix(".py").replace("/", ".") for place in places), "linked.evil"]
+    runs = {work / "found" / "run": beside, work / "found" / "a" / "b" / "run": beside, work / "linked" / "c": beside}
+    for run, modules in {**runs, tmp_path / "outside" / "run": ["outside.evil"]}.items():
+        shutil.copytree(own, run, dirs_exist_ok=True)
+        for module in modules:
+            forge(run, {"kind": f"module:{module}.make"}, {f"{module.replace('.', '/')}.py": digest(source)})
+            for place in (run, max((run / "checkpoints").iterdir())):
+                with new_process(), pytest.raises(TrustError, match="come with it"):
+                    distmeta.load(place)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(work / "found")
+        forge(work / "found" / "run", {"kind": "module:evil.make"}, {"evil.py": digest(source)})
+        with pytest.raises(TrustError, match="come with it"):
+            distmeta.load("found/run")
+    shutil.copytree(own, work / "runs" / "mine")
+    assert distmeta.load("runs/mine")
+    assert not canary.exists()
+
+
 def test_what_is_imported_is_what_was_compared(
     work: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
