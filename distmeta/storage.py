@@ -99,7 +99,9 @@ class Storage:
         """
         if BAD_TEXT.search(str(location)):
             raise StorageError(f"cannot open {shown(str(location))}: expected UTF-8 text without null bytes")
-        if looks_like_uri(str(location)) and (isinstance(location, Path) or not re.match(r"[^:/]+://[^/]", location)):
+        if looks_like_uri(str(location)) and (
+            isinstance(location, Path) or not re.match(r"file:///|[^:/]+://[^/]", location)
+        ):
             raise StorageError(
                 f"cannot open {location}: expected a folder, or a URI as text, with two slashes and a name, such as "
                 "s3://bucket/runs"

@@ -209,6 +209,13 @@ def test_a_uri_that_lost_something_is_no_folder(location: Any) -> None:
         read_text(str(location), "configuration")
 
 
+@pytest.mark.parametrize("location", ["file:///{}/a", "{}/a", "{}/a:b"])
+def test_what_is_a_folder(location: str, tmp_path: Path) -> None:
+    storage = Storage.at(location.format(tmp_path).replace("////", "///"))
+    storage.write_bytes("note", b"hello")
+    assert storage.read_bytes("note") == b"hello"
+
+
 def test_settings_show_no_secrets() -> None:
     root = "s3://AKIA:PLANTED@bucket/data"
     tasks = {"kind": "omniglot", "root": root}
