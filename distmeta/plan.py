@@ -25,6 +25,9 @@ Running = Literal["mapped", "looped", "plain"]
 ACTIVATIONS = {"native": 64 * 2**20, "products": 16 * 2**20, "general": 16 * 2**20}
 """Bytes of a chunk's activations in one forward pass on a CPU; beyond, larger chunks gain nothing or lose the cache."""
 
+GRAPH_REPAYS = 8
+"""Chunks of a run from which recording a chunk's operations is repaid."""
+
 INDUCTOR_REPAYS = 30_000
 """Tasks of a run from which compiling them is repaid; compiling takes ten seconds or so."""
 
@@ -157,26 +160,26 @@ def decide(config: Config, facts: Facts, *, training: bool = True) -> Plan:
     - ``layers``: ``native`` on a CPU with a C++ compiler, ``products`` on CUDA, in networks that have such layers.
     - ``differentiation``: ``mixed`` beyond ``MIXED_REPAYS`` inner steps.
     - ``chunk``: the largest divisor of a shard that keeps to ``ACTIVATIONS``; the whole shard on CUDA.
-    - ``compile``: ``graph``, repaid within a few chunks, ``inductor`` from ``INDUCTOR_REPAYS`` tasks in the
-      whole run; ``none`` where a whole adaptation is too long to be recorded.
+    - ``compile``: ``graph`` from ``GRAPH_REPAYS`` chunks in the whole run, ``inductor`` from ``INDUCTOR_REPAYS`` tasks;
+      ``none`` where a whole adaptation is too long to be recorded.
     - ``precision``: ``float32``.
 
-    Without training it is ``graph`` at most, since measurements are never compiled.
+    Without training it counts the tasks of the meta-test, and is ``graph`` at most: measurements are never compiled.
     """
     engine, notes = config.engine, []
     steps = getattr(config.algorithm, "inner_steps", 0)
     precision: Precision = "float32" if engine.precision == "auto" else engine.precision
     layers: Layers = _layers(facts, precision) if engine.layers == "auto" else engine.layers
-    compile_: Compile = _compile(config, facts, steps, training) if engine.compile == "auto" else engine.compile
     if facts.no_compiler and facts.device == "cpu" and (engine.layers == "auto" or engine.compile == "auto"):
         notes.append(f"computing without compiled code, which is slower: {facts.no_compiler}")
     if not facts.task_layers:
         layers = "general"
     chunk = _chunk(config.run.shard, facts, layers) if engine.chunk == "auto" else engine.chunk
+    recorded = _compile(config, facts, steps, chunk or config.run.shard, training)
     return Plan(
         chunk=chunk,
         layers=layers,
-        compile=compile_,
+        compile=recorded if engine.compile == "auto" else engine.compile,
         precision=precision,
         differentiation=_differentiation(config, facts, steps),
         notes=tuple(notes),
@@ -189,10 +192,10 @@ def _layers(facts: Facts, precision: Precision) -> Layers:
     return "general" if facts.no_compiler or precision != "float32" else "native"
 
 
-def _compile(config: Config, facts: Facts, steps: int, training: bool) -> Compile:
-    if steps > LONGEST_GRAPH:
+def _compile(config: Config, facts: Facts, steps: int, chunk: int, training: bool) -> Compile:
+    tasks = config.run.steps * config.run.meta_batch if training else config.evaluation.tasks
+    if tasks < GRAPH_REPAYS * chunk or steps > LONGEST_GRAPH:
         return "none"
-    tasks = config.run.steps * config.run.meta_batch
     if not training or tasks < INDUCTOR_REPAYS or (facts.device == "cpu" and facts.no_compiler):
         return "graph"
     return "inductor"
