@@ -84,7 +84,15 @@ def test_it_computes_what_its_twin_does(model: str, algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize(("algorithm", "way"), [("maml", []), ("maml", MIXED), ("fomaml", []), ("reptile", [])])
+@pytest.mark.parametrize(
+    ("algorithm", "way"),
+    [
+        ("maml", []),
+        pytest.param("maml", MIXED, marks=pytest.mark.slow),
+        ("fomaml", []),
+        pytest.param("reptile", [], marks=pytest.mark.slow),
+    ],
+)
 def test_checkpoints_keep_weights_and_masks(reentrant: bool, algorithm: str, way: list[str]) -> None:
     """A recomputation would see the module's own weights and other dropout masks."""
     program, plan = decided(configure("Checkpointed", algorithm, *way, reentrant=reentrant))

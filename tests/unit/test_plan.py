@@ -24,7 +24,7 @@ LONG = "run.steps=10000"
 RULES = {
     "a long run": ([], CPU, ("native", "inductor", "reverse", 8)),
     "a short run": (["run.steps=100"], CPU, ("native", "graph", "reverse", 8)),
-    "a trial": (["run.steps=10"], CPU, ("native", "none", "reverse", 8)),
+    "a trial": (["run.steps=1"], CPU, ("native", "none", "reverse", 8)),
     "no compiler": ([], replace(CPU, no_compiler="none is found"), ("general", "graph", "reverse", 8)),
     "no such layers": ([], replace(CPU, task_layers=False), ("general", "inductor", "reverse", 8)),
     "CUDA": (["run.device=auto"], replace(CPU, device="cuda"), ("products", "inductor", "reverse", 8)),
@@ -81,7 +81,7 @@ def test_when_an_evaluation_keeps_its_runs_plan() -> None:
 
 
 def test_a_plan_for_an_evaluation_compiles_nothing() -> None:
-    config = load_config(CONV, ["evaluation.tasks=600"])
+    config = load_config(CONV, ["evaluation.tasks=32"])
     assert decide(config, CPU).compile == "inductor"
     assert decide(config, CPU, training=False).compile == "none"
     assert decide(load_config(CONV, ["evaluation.tasks=100000"]), CPU, training=False).compile == "graph"
