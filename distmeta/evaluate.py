@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -152,7 +153,9 @@ def _without_address(config: Config, own: Sequence[str]) -> Config:
         return config
     address = shown(config.cluster.address)[1:-1]
     log.warning(
-        "the run used the cluster at %s, which is not asked now: cluster.address=%s uses it again", address, address
+        "the run used the cluster at %s, which is not asked now: %s uses it again",
+        address,
+        shlex.quote(f"cluster.address={address}"),
     )
     return config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": None})})
 

@@ -26,7 +26,6 @@ from distmeta.hosts import hosts_in
 from distmeta.secrets import mask
 from distmeta.user_code import folder_of, importable, is_name, is_own, kinds, lexical, reached, sha256, split
 
-_WRITTEN = ("config.yaml", "sweep.yaml", "best.yaml", "schedule.yaml")
 _BESIDE = {
     "config.yaml": ("metrics.jsonl", "checkpoints", "result.json", "tensorboard"),
     "sweep.yaml": ("trials", "tune", "results.json", "best.yaml", "schedule.yaml"),
@@ -367,7 +366,7 @@ def home_of(file: str | Path) -> Path | None:
     """
     place, here = _place(file), Path.cwd().resolve()
     for folder in place.parents:
-        if here.is_relative_to(folder) and not (folder == place.parent and place.name in _WRITTEN):
+        if here.is_relative_to(folder) and not (folder == place.parent and place.name in _BESIDE):
             return None
         if _is_artefact(folder) or (folder == place.parent and _is_written(place)):
             return folder

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,9 +80,7 @@ def kept(
         path = build_once(folder / name, build, _whole)
         if not made:
             os.utime(path)  # it was used
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torch unpickles its own classes in an old way
-                return load(path.read_bytes()[:-_HASH])
+            return load(path.read_bytes()[:-_HASH])
         _bound(folder)
     except Exception as error:  # of a disk, of a damaged file: it is only a cache
         if failed:
