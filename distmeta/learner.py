@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from distmeta.config import OuterOptions, StepSchedule
 from distmeta.errors import StorageError
 from distmeta.layout import MODEL, Layout, Meta
+from distmeta.optimizers import MOMENTS, OuterOptimizer
 from distmeta.records import MetaGradient, MetaState
 from distmeta.text import shown
 
@@ -37,11 +37,6 @@ class Outcome:
     norm: float
     rate: float
     nonfinite: tuple[int, ...]
-
-
-def warm_up() -> None:
-    """Import what torch.optim imports when an optimizer is first used, which takes as long as torch itself."""
-    import_module("torch._dynamo")
 
 
 def schedule_factor(options: OuterOptions, step: int, steps: int) -> float:
@@ -76,10 +71,15 @@ class Learner:
         # A copy: the optimizer writes into it.
         self.vector = self.layout.flatten(meta).detach().to("cpu", torch.float32).clone()
         self._groups = self.layout.groups()
-        self._optimizer = _optimizer(options, {name: self.vector[span] for name, span in self._groups.items()})
         self._mean = torch.zeros_like(self.vector)
-        for group in self._optimizer.param_groups:
-            group["params"][0].grad = self._mean[self._groups[group["name"]]]
+        own = MODEL.rstrip("/")  # weight decay is for the module's own parameters
+        self._optimizer = OuterOptimizer(
+            options.optimizer,
+            {name: self.vector[span] for name, span in self._groups.items()},
+            options.lr,
+            options.momentum,
+            {name: options.weight_decay if name == own else 0.0 for name in self._groups},
+        )
 
     def state(self) -> MetaState:
         """What workers compute with; shares the vector's memory."""
@@ -102,9 +102,8 @@ class Learner:
         if gradient.nonfinite or not math.isfinite(norm):
             return outcome
         self._clip(norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate(group["name"]) * factor
-        self._optimizer.step()
+        self._optimizer.rates = {name: self._rate(name) * factor for name in self._groups}
+        self._optimizer.step({name: self._mean[span] for name, span in self._groups.items()})
         self.step += 1
         return outcome
 
@@ -126,13 +125,11 @@ class Learner:
         state = self._checked(optimizer)
         self.step = step
         self.vector.copy_(self.layout.flatten(meta))
-        # The settings are this run's own: rates are set in every step.
-        settings = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": settings})
+        self._optimizer.load_moments(state)
 
     def _checked(self, optimizer: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         """An optimizer's state by group, of the names and shapes that this optimizer has."""
-        names = _MOMENTS[self._options.optimizer]
+        names = MOMENTS[self._options.optimizer]
         spans = list(self._groups.values())
         state = optimizer.get("state")
         fits = isinstance(state, dict) and all(
@@ -164,14 +161,6 @@ class Learner:
             norm = norm if bound is None else euclidean_norm(self._mean)
             if norm > self._options.clip_norm:
                 self._mean.mul_(self._options.clip_norm / norm)
-
-
-_MOMENTS: dict[str, dict[str, bool]] = {
-    "sgd": {"momentum_buffer": True},
-    "adam": {"step": False, "exp_avg": True, "exp_avg_sq": True},
-    "adamw": {"step": False, "exp_avg": True, "exp_avg_sq": True},
-}
-"""What each optimizer's state holds, and whether that has an element for each meta-parameter."""
 
 
 def _is_moment(value: Any, span: slice, each: bool) -> bool:
@@ -217,23 +206,3 @@ def euclidean_norm(vector: Tensor) -> float:
         norms += torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).tolist()
         norms.append(float(torch.linalg.vector_norm(block[whole:], dtype=torch.float64)))
     return math.hypot(*norms)
-
-
-def _optimizer(options: OuterOptions, groups: Mapping[str, Tensor]) -> torch.optim.Optimizer:
-    """One parameter group for each group of the layout; weight decay is for the module's own parameters.
-
-    Fused: one pass over memory, without vectors in between.
-    """
-    own = MODEL.rstrip("/")
-    params = [
-        {
-            "params": [torch.nn.Parameter(vector)],
-            "name": name,
-            "weight_decay": options.weight_decay if name == own else 0.0,
-        }
-        for name, vector in groups.items()
-    ]
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(params, lr=options.lr, momentum=options.momentum, fused=True)
-    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    return kind(params, lr=options.lr, fused=True)

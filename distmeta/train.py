@@ -18,7 +18,7 @@ from distmeta.errors import Interrupted, NonFiniteError, StorageError
 from distmeta.evaluate import Progress, cut, meta_test, validate
 from distmeta.identity import identify, resumed
 from distmeta.layout import Layout, Meta
-from distmeta.learner import Learner, Outcome, warm_up
+from distmeta.learner import Learner, Outcome
 from distmeta.lease import Lease, acquire
 from distmeta.metrics import MetricsLog, flat, shares
 from distmeta.plan import Plan, announce
@@ -153,11 +153,7 @@ class _Session:
             check()
             lease.check()
 
-        def prepare() -> None:
-            prepare_family(config)
-            warm_up()
-
-        self._transport = start_transport(config, checked, prepare)
+        self._transport = start_transport(config, checked, lambda: prepare_family(config))
         try:
             self._open(snapshot, accept_changes)
         except BaseException:

@@ -161,6 +161,7 @@ def test_host_is_cut_off_and_comes_back(hosts: Hosts, reference: Callable[..., R
     assert min(result["workers"]["shards_each"][1:]) > 0  # the first is the lost one's
 
 
+@pytest.mark.slow
 def test_hosts_join_and_one_is_killed(hosts: Hosts, reference: Callable[..., Reference]) -> None:
     keep(hosts, 1)
     run = Run(hosts[1], "elastic", SINUSOID, *on_cluster(), f"run.steps={LONG}", paced=True)

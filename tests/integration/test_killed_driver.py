@@ -89,7 +89,7 @@ def being_written(run: Path, process: BaseProcess) -> bool:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("kills", [4, pytest.param(len(WORKERS), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(len(WORKERS), marks=pytest.mark.slow)])
 def test_killed_drivers(kills: int, tmp_path: Path) -> None:
     chance = random.Random(0)
     run, whole = tmp_path / "run", tmp_path / "whole"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from job_helpers import Head, result_of, running_head, write_config
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOKEN = "0123456789abcdef" * 4
 

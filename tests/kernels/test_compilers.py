@@ -115,6 +115,7 @@ def test_a_compiler_with_arguments(cache: Path, tmp_path: Path, monkeypatch: pyt
     assert said.startswith("g++")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("clang++") is None, reason="there is no clang++ here")
 def test_clang_computes_what_torch_computes_or_says_why_not() -> None:
     program = """

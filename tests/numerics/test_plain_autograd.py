@@ -89,7 +89,7 @@ def test_it_computes_what_its_twin_does(model: str, algorithm: str) -> None:
     [
         ("maml", []),
         pytest.param("maml", MIXED, marks=pytest.mark.slow),
-        ("fomaml", []),
+        pytest.param("fomaml", [], marks=pytest.mark.slow),
         pytest.param("reptile", [], marks=pytest.mark.slow),
     ],
 )

@@ -176,8 +176,9 @@ class Counter:
         self._at_work, self._since = 0, time.monotonic()
 
     def show(self, rows: Sequence[Row]) -> None:
-        at_work = sum(row.status == "RUNNING" and row.step > 0 for row in rows)
-        if at_work != self._at_work:
+        running = [row.step for row in rows if row.status == "RUNNING"]
+        at_work = len(running)
+        if at_work != self._at_work or 0 in running:  # one that begins may have its worker or not
             self._at_work, self._since = at_work, time.monotonic()
         elif at_work and time.monotonic() - self._since > 5:
             self.counts.add((at_work, len(descendants(WORKER))))
@@ -187,8 +188,8 @@ class Counter:
 def test_stopped_trials_give_back_their_workers(tmp_path: Path) -> None:
     """Four trials begin at once; of those that ASHA stops, no worker is left while the others go on."""
     counter = Counter()
-    early = "scheduler={kind: asha, grace: 100, reduction: 4}"
-    overrides = [early, "resources.workers=1", "run.steps=1000", "run.validate_every=100"]
+    early = "scheduler={kind: asha, grace: 500, reduction: 4}"
+    overrides = [early, "resources.workers=1", "run.steps=6000", "run.validate_every=500", "run.log_every=100"]
     results = distmeta.tune(written(), overrides, tmp_path / "sweep", view=counter)
     assert [trial["status"] for trial in results["trials"]].count("stopped") >= 1
     assert any(trials < 4 for trials, _ in counter.counts)
