@@ -82,7 +82,8 @@ def test_killed_workers(tmp_path: Path, reference: Callable[[str], Any]) -> None
     assert result["faults"]["workers_lost"] == killer.kills
     assert 1 <= result["faults"]["shards_redone"] <= 2 * 2 * killer.kills
     assert result["workers"]["count"] == 2
-    assert len(result["workers"]["shards_each"]) == 2 + killer.kills
+    ever = len(result["workers"]["shards_each"])  # one that is killed while it opens has never been at work
+    assert 2 < ever <= 2 + killer.kills
     assert sum(result["workers"]["shards_each"]) == sum(expected.result["workers"]["shards_each"])
     assert logged_steps(tmp_path) == logged_steps(expected.folder)
 

@@ -77,6 +77,8 @@ class Head:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # A shell has what it starts in the background ignore Ctrl-C, and so do these tests then.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def invoke(self, *arguments: str | Path) -> Ended:

@@ -14,6 +14,7 @@ import yaml
 from job_helpers import Head, finish, invoke, result_of, running_head, write_config
 
 from distmeta import checkpoint
+from distmeta.secrets import S3_VARIABLES
 from distmeta.storage import Storage
 
 pytestmark = pytest.mark.timeout(600)
@@ -23,8 +24,9 @@ DEAD = "http://127.0.0.1:9"  # the port of a service that nobody runs
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A head that wants no token."""
-    with running_head(tmp_path_factory.mktemp("head"), {"RAY_AUTH_MODE": "disabled"}) as found:
+    """A head that wants no token, and has the credentials of the tests' bucket."""
+    environment = {"RAY_AUTH_MODE": "disabled", **dict(zip(S3_VARIABLES, ("key", "secret"), strict=True))}
+    with running_head(tmp_path_factory.mktemp("head"), environment) as found:
         yield found
 
 
