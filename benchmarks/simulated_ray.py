@@ -19,7 +19,7 @@ import torch
 
 from distmeta.config import Config
 from distmeta.plan import Plan
-from distmeta.records import MetaGradient, Shard
+from distmeta.records import Shard
 from distmeta.transports import Kind, ray_actors, ray_crew
 from distmeta.transports.board import Board
 from distmeta.transports.ray_actors import RayTransport
@@ -52,7 +52,7 @@ class SimulatedActor:
         self._seconds = seconds
         self._free = 0.0
         self._ones = np.ones(0, np.float32)
-        for name in ("arrive", "prepare", "open", "prefetch", "gradient"):
+        for name in ("arrive", "prepare", "open", "gradient"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
 
     def _arrive(self) -> Ref:
@@ -64,24 +64,22 @@ class SimulatedActor:
     def _open(self, *_: Any) -> Ref:
         return Ref(Opened({"device": "none"}, Plan()))
 
-    def _prefetch(self, shards: Sequence[Shard]) -> None:
-        pass
-
-    def _gradient(self, step: int, vector: Ref, shards: Sequence[Shard]) -> Ref:
+    def _gradient(self, step: int, vector: Ref, shards: Sequence[Shard], ahead: Sequence[Shard]) -> Ref:
         if len(self._ones) != len(vector.value):
             self._ones = np.ones_like(vector.value)
         computing = len(shards) * self._seconds
         self._free = max(self._free, time.perf_counter()) + computing + MESSAGE
         tasks = sum(shard.count for shard in shards)
         metrics, seconds = {"loss": 0.0, "accuracy": 0.0}, {"compute": computing, "data": 0.0}
-        total = MetaGradient(torch.empty(0), tasks, metrics, seconds=seconds)
-        return Ref((total, self._ones), self._free)
+        total = {"vector": self._ones, "tasks": tasks, "metrics": metrics, "seconds": seconds}
+        return Ref(total, self._free)
 
 
 class SimulatedCluster:
     """A cluster that has room for all workers, and of which nothing becomes known later."""
 
     private = True
+    inline = 0
 
     def __init__(self, config: Config) -> None:
         assert isinstance(config.cluster.workers, int)

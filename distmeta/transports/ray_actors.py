@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayTaskError
 
 from distmeta.config import Config
@@ -71,6 +72,7 @@ class RayTransport:
     def __init__(self, config: Config, check: Check) -> None:
         self.faults = dict.fromkeys(FAULTS, 0)
         self._sent: dict[Any, _Sent] = {}
+        self._ahead: dict[Seat, list[Shard]] = {}
         self._clock = Clock()
         self._pace = Pace(config.cluster.hang_seconds, self._clock)
         self._board: Board[Seat] = Board("gradient", [], [], self._pace, self.faults)
@@ -79,6 +81,7 @@ class RayTransport:
         self._name = config.name
         self._reporter: Reporter | None = None
         self._bytes = 0  # of the meta-parameters; known from the first step on
+        self._threads = torch.get_num_threads()
         keep_freed_memory()  # here too, for the sums
         self.crew = self.crew_of(config, check, self.faults, self._left, self._clock)
 
@@ -99,7 +102,11 @@ class RayTransport:
     def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
         """Records as they come; a gradient piece is an aligned subtree of shards, summed by its worker."""
         self._bytes = state.vector.nbytes
-        self._state = state.step, ray.put(state.vector.numpy())
+        if self._bytes < BIG:
+            torch.set_num_threads(1)  # a second one would spin on a worker's core, and gains nothing
+        vector = state.vector.numpy()
+        few = self._bytes * len(self.crew.seats) <= self.crew.inline  # each call gets a copy
+        self._state = state.step, vector if few else ray.put(vector)
         self._board = self._new_board(kind, shards)
         self._board.enrol(self.crew.seats)
         self._clock.resume()
@@ -116,9 +123,9 @@ class RayTransport:
                 self._tend(news)
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Ask each worker to sample the shards that it will be handed first."""
-        for seat, firsts in self._new_board("gradient", shards).first_shards(self.crew.seats):
-            seat.actor.prefetch.remote(firsts)
+        """Have each worker sample what it will be handed first; it is told with the next work that it gets."""
+        firsts = self._new_board("gradient", shards).first_shards(self.crew.seats)
+        self._ahead = dict(firsts)
 
     def workers(self) -> Workers:
         """Workers at work now, and shards done by each that ever was."""
@@ -137,6 +144,7 @@ class RayTransport:
                 self._reporter.close()
                 self._reporter = None
         finally:
+            torch.set_num_threads(self._threads)
             self.crew.close()
 
     # Work ---------------------------------------------------------------------------------------------------------
@@ -155,7 +163,7 @@ class RayTransport:
     def _send(self, seat: Seat, piece: Piece) -> None:
         step, vector = self._state
         if piece.kind == "gradient":
-            ref = seat.actor.gradient.remote(step, vector, piece.shards)
+            ref = seat.actor.gradient.remote(step, vector, piece.shards, self._ahead.pop(seat, ()))
         else:
             ref = seat.actor.evaluate.remote(step, vector, piece.shards[0], piece.kind == "test")
         self._sent[ref] = _Sent(seat, piece)
@@ -178,8 +186,7 @@ class RayTransport:
         try:
             record = ray.get(ref)
             if sent.piece.kind == "gradient":
-                fields, vector = record
-                record = replace(fields, vector=view(vector))
+                record = MetaGradient(**{**record, "vector": view(record["vector"])})
         except RayTaskError as error:
             if isinstance(error.cause, DistmetaError):
                 raise error.cause from None

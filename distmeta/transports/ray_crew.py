@@ -90,6 +90,7 @@ class Crew:
         plan: how all of them compute.
         fingerprint: what decides their rounding.
         retired: shards that those who are gone had finished.
+        inline: bytes of a step's arguments up to which these need no shared memory.
 
     Raises:
         ClusterError: no cluster at the address, too few resources, workers of different hardware, or that keep dying.
@@ -117,6 +118,7 @@ class Crew:
         self._looked = self._well = time.monotonic()
         self._say_at = SAY_AFTER
         self._cluster = Cluster(config)
+        self.inline = self._cluster.inline
         try:
             self._needed = self._cluster.least
             self._hire()  # now, so that they come while the driver prepares what they will open

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from distmeta.config import Config
 from distmeta.plan import Plan, RunPlan
-from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
+from distmeta.records import MetaState, Shard, TaskMetrics
 from distmeta.transports.parcel import Parcel, check_code, unpack
 from distmeta.worker import Worker
 
@@ -71,15 +71,17 @@ class RayWorker:
         self._worker.follow(plan)
         return Opened(self._worker.fingerprint(), plan)
 
-    def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Begin to sample these shards."""
-        self._worker.prefetch(shards)
+    def gradient(
+        self, step: int, vector: np.ndarray, shards: Sequence[Shard], ahead: Sequence[Shard]
+    ) -> dict[str, Any]:
+        """The sum's fields; while it is computed, shards of the next step are sampled.
 
-    def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
-        """The sum's small fields, and its vector."""
-        state = MetaState(step, view(vector))
-        total = self._computing.submit(self._worker.gradient, state, shards).result()
-        return replace(total, vector=torch.empty(0)), total.vector.numpy()
+        Plain values and an array: a class of torch's, an empty tensor too, takes longer to send than all else.
+        """
+        computing = self._computing.submit(self._worker.gradient, MetaState(step, view(vector)), shards)
+        self._worker.prefetch(ahead)
+        total = computing.result()
+        return {**vars(total), "vector": total.vector.numpy()}
 
     def evaluate(self, step: int, vector: np.ndarray, shard: Shard, details: bool) -> TaskMetrics:
         """A shard's measurements."""
