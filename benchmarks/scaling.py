@@ -42,6 +42,7 @@ from distmeta.transports.ray_actors import RayTransport
 from distmeta.transports.ray_cluster import connect
 from distmeta.transports.ray_crew import Crew
 from distmeta.transports.ray_worker import Opened
+from distmeta.transports.shared import Address, Row, SharedRows
 from distmeta.tree import Sum, add, share
 
 SETTINGS = {
@@ -68,6 +69,10 @@ SUMS = {False: "of shards", True: "of subtrees"}
 class SimulatedWorker:
     """Answers as a worker does, at once and with ones."""
 
+    def __init__(self) -> None:
+        self._ones = np.ones(0, np.float32)
+        self._shared: SharedRows | None = None
+
     def arrive(self) -> str:
         """The node that it is on."""
         return str(ray.get_runtime_context().get_node_id())
@@ -75,22 +80,22 @@ class SimulatedWorker:
     def prepare(self, *_: Any) -> None:
         """Nothing to prepare."""
 
-    def open(self, *_: Any) -> Opened:
-        """Nothing to open."""
-        return Opened({"device": "none"}, Plan())
+    def open(self, plan: None, shared: Address | None) -> Opened:
+        """Finds the driver's vectors as a worker does."""
+        self._shared = SharedRows.at(shared)
+        return Opened({"device": "none"}, Plan(), self._shared is not None)
 
-    def __init__(self) -> None:
-        self._ones = np.ones(0, np.float32)
-
-    def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Nothing to sample."""
-
-    def gradient(self, step: int, vector: np.ndarray, shards: Sequence[Shard]) -> tuple[MetaGradient, np.ndarray]:
+    def gradient(
+        self, step: int, vector: np.ndarray | Row, shards: Sequence[Shard], ahead: Sequence[Shard], back: Row | None
+    ) -> dict[str, Any]:
         """A vector of the meta-parameters' size."""
-        if len(self._ones) != len(vector):
-            self._ones = np.ones_like(vector)
-        tasks = sum(shard.count for shard in shards)
-        return MetaGradient(torch.empty(0), tasks, {"loss": 0.0}, seconds={"compute": 0.0}), self._ones
+        if len(self._ones) != vector.size:
+            self._ones = np.ones(vector.size, np.float32)
+        total = {"tasks": sum(shard.count for shard in shards), "metrics": {"loss": 0.0}, "seconds": {"compute": 0.0}}
+        if back is None or self._shared is None:
+            return {**total, "vector": self._ones}
+        self._shared.write(back, self._ones)
+        return {**total, "vector": None}
 
 
 class SimulatedCrew(Crew):
@@ -126,7 +131,7 @@ class SimulatedTransport(CutTransport):
 
 
 @dataclass(frozen=True)
-class Row:
+class Cost:
     """What a meta-step cost.
 
     Attributes:
@@ -150,7 +155,7 @@ class Row:
     limit: float
 
 
-def measure(transport: SimulatedTransport, megabytes: float, workers: int, shards: int, steps: int) -> Row:
+def measure(transport: SimulatedTransport, megabytes: float, workers: int, shards: int, steps: int) -> Cost:
     """Median of the steps, and of a second's worth at least."""
     learner = Learner(OuterOptions(), steps, {"model/w": torch.zeros(int(megabytes * MEGABYTE / 4))})
     batch = shards * TASKS_PER_SHARD
@@ -166,7 +171,7 @@ def measure(transport: SimulatedTransport, megabytes: float, workers: int, shard
     seconds, waited, vectors = sorted(taken[WARM_UP:])[(len(taken) - WARM_UP) // 2]
     busy = seconds - waited
     moved = megabytes * (1 + vectors)
-    return Row(megabytes, workers, transport.tree, vectors, moved, seconds, busy / seconds, batch / busy)
+    return Cost(megabytes, workers, transport.tree, vectors, moved, seconds, busy / seconds, batch / busy)
 
 
 def meta_step(transport: RayTransport, learner: Learner, shards: Sequence[Shard]) -> int:
@@ -244,7 +249,7 @@ def available() -> float:
     return int(line.split()[1]) * 1024 / MEGABYTE
 
 
-def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def table(rows: Sequence[Cost]) -> list[dict[str, Any]]:
     """For people."""
     return [
         {
@@ -260,7 +265,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def limits(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def limits(rows: Sequence[Cost]) -> list[dict[str, Any]]:
     """The highest rate that the learner supports, estimated from the step in which it had the least to do."""
     estimates = []
     for size in dict.fromkeys(row.megabytes for row in rows):
@@ -313,9 +318,9 @@ def main() -> None:
     common.write(options.json, "scaling", {"shards": options.shards, **figures})
 
 
-def measure_all(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
+def measure_all(options: argparse.Namespace) -> tuple[list[Cost], list[str]]:
     """Real workers on a Ray of this machine, by the size of the model; and what it cannot hold."""
-    rows: list[Row] = []
+    rows: list[Cost] = []
     skipped: list[str] = []
     free = available()
     connect(load_config(SETTINGS, [f"cluster.workers={max(options.workers)}"]))

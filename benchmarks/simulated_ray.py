@@ -62,9 +62,9 @@ class SimulatedActor:
         return Ref(None)
 
     def _open(self, *_: Any) -> Ref:
-        return Ref(Opened({"device": "none"}, Plan()))
+        return Ref(Opened({"device": "none"}, Plan(), shares=False))
 
-    def _gradient(self, step: int, vector: Ref, shards: Sequence[Shard], ahead: Sequence[Shard]) -> Ref:
+    def _gradient(self, step: int, vector: Ref, shards: Sequence[Shard], ahead: Sequence[Shard], back: None) -> Ref:
         if len(self._ones) != len(vector.value):
             self._ones = np.ones_like(vector.value)
         computing = len(shards) * self._seconds
@@ -79,7 +79,6 @@ class SimulatedCluster:
     """A cluster that has room for all workers, and of which nothing becomes known later."""
 
     private = True
-    inline = 0
 
     def __init__(self, config: Config) -> None:
         assert isinstance(config.cluster.workers, int)

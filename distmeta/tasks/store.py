@@ -80,7 +80,8 @@ class EpisodeStore:
         _check_columns(batch)
         column = batch.column("image")
         # By DLPack: pyarrow's own conversions import pandas, which takes a third of a second.
-        images: NDArray[np.uint8] = np.from_dlpack(column.storage.flatten()).reshape(-1, *column.type.shape)
+        flat: Any = np.from_dlpack(column.storage.flatten())
+        images = flat.reshape(-1, *column.type.shape)
         labels = np.from_dlpack(batch.column("class").indices)
         starts = np.flatnonzero(np.diff(labels, prepend=-1)).astype(np.int64)
         classes = batch.column("class").dictionary.to_pylist()

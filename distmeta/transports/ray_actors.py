@@ -22,6 +22,7 @@ from distmeta.transports.pace import Clock, Pace, Piece
 from distmeta.transports.ray_crew import LOST, POLL, Crew, Seat, reason
 from distmeta.transports.ray_metrics import Reporter
 from distmeta.transports.ray_worker import view
+from distmeta.transports.shared import Exchange, Row
 from distmeta.tree import Node, cover, share
 from distmeta.worker import keep_freed_memory
 
@@ -46,10 +47,11 @@ TEND = 0.1
 
 @dataclass(frozen=True)
 class _Sent:
-    """Work under way."""
+    """Work under way, and where its vector is to be in shared memory."""
 
     seat: Seat
     piece: Piece
+    back: Row | None
 
 
 class RayTransport:
@@ -77,13 +79,20 @@ class RayTransport:
         self._pace = Pace(config.cluster.hang_seconds, self._clock)
         self._board: Board[Seat] = Board("gradient", [], [], self._pace, self.faults)
         self._tended = 0.0
-        self._state: tuple[int, Any] = (0, None)
+        self._state: MetaState | None = None
+        self._row: Row | None = None  # of its vector in shared memory
+        self._ref: Any = None  # of its vector in Ray's object store, for workers elsewhere
+        self._exchange = Exchange()
         self._name = config.name
         self._reporter: Reporter | None = None
         self._bytes = 0  # of the meta-parameters; known from the first step on
         self._threads = torch.get_num_threads()
         keep_freed_memory()  # here too, for the sums
-        self.crew = self.crew_of(config, check, self.faults, self._left, self._clock)
+        try:
+            self.crew = self.crew_of(config, check, self.faults, self._left, self._clock, self._exchange.address)
+        except BaseException:
+            self._exchange.close()
+            raise
 
     def open(self, plan: Plan | RunPlan | None) -> None:
         """Wait for as many workers as the run needs."""
@@ -104,9 +113,8 @@ class RayTransport:
         self._bytes = state.vector.nbytes
         if self._bytes < BIG:
             torch.set_num_threads(1)  # a second one would spin on a worker's core, and gains nothing
-        vector = state.vector.numpy()
-        few = self._bytes * len(self.crew.seats) <= self.crew.inline  # each call gets a copy
-        self._state = state.step, vector if few else ray.put(vector)
+        self._state, self._ref = state, None
+        self._row = self._exchange.publish(state.vector.numpy()) if self._bytes < BIG else None
         self._board = self._new_board(kind, shards)
         self._board.enrol(self.crew.seats)
         self._clock.resume()
@@ -146,6 +154,7 @@ class RayTransport:
         finally:
             torch.set_num_threads(self._threads)
             self.crew.close()
+            self._exchange.close()
 
     # Work ---------------------------------------------------------------------------------------------------------
 
@@ -161,12 +170,23 @@ class RayTransport:
         return Board(kind, shards, nodes, self._pace, self.faults, whole=big)
 
     def _send(self, seat: Seat, piece: Piece) -> None:
-        step, vector = self._state
+        assert self._state is not None
+        step, vector, back = self._state.step, self._given(seat), None
         if piece.kind == "gradient":
-            ref = seat.actor.gradient.remote(step, vector, piece.shards, self._ahead.pop(seat, ()))
+            back = self._exchange.take(vector.size) if isinstance(vector, Row) else None
+            ref = seat.actor.gradient.remote(step, vector, piece.shards, self._ahead.pop(seat, ()), back)
         else:
             ref = seat.actor.evaluate.remote(step, vector, piece.shards[0], piece.kind == "test")
-        self._sent[ref] = _Sent(seat, piece)
+        self._sent[ref] = _Sent(seat, piece, back)
+
+    def _given(self, seat: Seat) -> Any:
+        """The step's meta-parameters, as this worker gets them."""
+        if seat.shares and self._row is not None:
+            return self._row
+        if self._ref is None:
+            assert self._state is not None
+            self._ref = ray.put(self._state.vector.numpy())
+        return self._ref
 
     def _tend(self, news: list[Any]) -> None:
         """Take in what workers say of themselves; they come and go."""
@@ -186,7 +206,8 @@ class RayTransport:
         try:
             record = ray.get(ref)
             if sent.piece.kind == "gradient":
-                record = MetaGradient(**{**record, "vector": view(record["vector"])})
+                vector = record["vector"] if sent.back is None else self._exchange.collect(sent.back)
+                record = MetaGradient(**{**record, "vector": view(vector)})
         except RayTaskError as error:
             if isinstance(error.cause, DistmetaError):
                 raise error.cause from None

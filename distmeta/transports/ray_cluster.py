@@ -20,7 +20,7 @@ from ray.autoscaler.sdk import request_resources
 from distmeta.config import Config, WorkerRange
 from distmeta.errors import ClusterError, DistmetaError
 from distmeta.transports.ray_internals import draining_nodes, most_resources, on_loopback, silence_errors
-from distmeta.transports.ray_private import INLINE, Connection
+from distmeta.transports.ray_private import Connection
 from distmeta.transports.ray_tmpdir import check_tmpdir
 
 QUIET = {
@@ -159,7 +159,6 @@ class Cluster:
     Attributes:
         need: resources of a worker.
         private: whether this run started the cluster, on this machine alone.
-        inline: bytes of a step's arguments up to which these need no shared memory.
         turned_away: nodes whose workers this run cannot use.
         least: workers without which the run does not start.
 
@@ -171,7 +170,6 @@ class Cluster:
         self._connection = connect(config)
         options = config.cluster
         self.private = self._connection is not None and not _address(config)
-        self.inline = INLINE if self.private else 0
         self.need = {"CPU": options.cpus_per_worker, "GPU": self._gpus_each(config)}
         self.turned_away: set[str] = set()
         self._drained: set[str] = set()

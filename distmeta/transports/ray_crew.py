@@ -29,6 +29,7 @@ from distmeta.transports.pace import Clock, Desk
 from distmeta.transports.parcel import pack
 from distmeta.transports.ray_cluster import Cluster, first_line
 from distmeta.transports.ray_worker import Courier, Opened, RayWorker
+from distmeta.transports.shared import Address
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +68,14 @@ class Seat(Desk):
             wait for.
         node: where it is, once it has arrived.
         prepared: whether it has data and model, and waits for a plan or follows one.
+        shares: whether it has the driver's vectors in its memory too.
     """
 
     actor: Any = None
     news: Any = None
     node: str = ""
     prepared: bool = False
+    shares: bool = False
 
 
 class Crew:
@@ -84,13 +87,13 @@ class Crew:
         faults: counts what happens.
         left: told of every worker that is gone, so that its pieces go to others.
         clock: counts the time that is the workers'.
+        shared: where workers on this host find the driver's vectors.
 
     Attributes:
         seats: workers that are there, or on their way.
         plan: how all of them compute.
         fingerprint: what decides their rounding.
         retired: shards that those who are gone had finished.
-        inline: bytes of a step's arguments up to which these need no shared memory.
 
     Raises:
         ClusterError: no cluster at the address, too few resources, workers of different hardware, or that keep dying.
@@ -103,7 +106,9 @@ class Crew:
         faults: MutableMapping[str, int],
         left: Callable[[Seat], None],
         clock: Clock,
+        shared: Address | None,
     ) -> None:
+        self._shared = shared
         self._config, self._check, self._faults, self._left, self._clock = config, check, faults, left, clock
         self.seats: list[Seat] = []
         self.fingerprint: dict[str, Any] = {}
@@ -118,7 +123,6 @@ class Crew:
         self._looked = self._well = time.monotonic()
         self._say_at = SAY_AFTER
         self._cluster = Cluster(config)
-        self.inline = self._cluster.inline
         try:
             self._needed = self._cluster.least
             self._hire()  # now, so that they come while the driver prepares what they will open
@@ -272,7 +276,7 @@ class Crew:
             if seat.prepared and not seat.ready and seat.news is None and (self._plan or self._deciding is None):
                 if self._plan is None:
                     self._deciding = seat
-                seat.news = seat.actor.open.remote(self._plan or self._given)
+                seat.news = seat.actor.open.remote(self._plan or self._given, self._shared)
 
     def _admit(self, seat: Seat, opened: Opened) -> None:
         """Let a worker in, if it computes as the others do."""
@@ -287,7 +291,7 @@ class Crew:
             self._refuse(seat, differing)
             return
         self._openings.append(self._clock.now - seat.since)
-        seat.ready = True
+        seat.ready, seat.shares = True, opened.shares
         if self._plan is None:
             self._plan = opened.plan
             self._open_prepared()

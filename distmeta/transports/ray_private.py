@@ -16,12 +16,6 @@ from distmeta.transports.ray_internals import forget_token, on_loopback, without
 MODE = "RAY_AUTH_MODE"
 """Environment variable by which the user says how Ray is to know its clients; what it says is obeyed."""
 
-INLINE = 2 * 2**20
-"""Bytes up to which arguments and results of calls travel inside of Ray's messages on a private cluster.
-
-Ray itself puts what is beyond 100 KB into shared memory, which takes several more messages each way.
-"""
-
 _TOKEN, _TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
@@ -43,8 +37,7 @@ class Connection:
         # Ray's own niceness of 15 keeps a shared cluster's head alive; here workers would starve beside other work.
         os.environ.setdefault("RAY_worker_niceness", "0")
         with on_loopback(), without_helpers():
-            settings = {"max_direct_call_object_size": INLINE}
-            ray.init(address="local", num_cpus=cores, include_dashboard=False, _system_config=settings, **options)
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
 
     def made(self) -> None:
         """Note what Ray has changed in the environment."""

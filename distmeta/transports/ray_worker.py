@@ -16,6 +16,7 @@ from distmeta.config import Config
 from distmeta.plan import Plan, RunPlan
 from distmeta.records import MetaState, Shard, TaskMetrics
 from distmeta.transports.parcel import Parcel, check_code, unpack
+from distmeta.transports.shared import Address, Row, SharedRows
 from distmeta.worker import Worker
 
 
@@ -26,10 +27,12 @@ class Opened:
     Attributes:
         fingerprint: what decides its rounding.
         plan: how it computes.
+        shares: whether it has found the driver's vectors in this host's memory.
     """
 
     fingerprint: dict[str, Any]
     plan: Plan
+    shares: bool
 
 
 CALLS = 4
@@ -49,6 +52,7 @@ class RayWorker:
             os.environ.update(environment)
         self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._worker: Worker
+        self._shared: SharedRows | None = None
 
     def arrive(self) -> str:
         """The node that this worker has come to."""
@@ -62,31 +66,49 @@ class RayWorker:
             config = unpack(parcel, config, lambda *place: ray.get(courier.read.remote(*place)))
         self._worker = self._computing.submit(Worker, config).result()
 
-    def open(self, given: Plan | RunPlan | None) -> Opened:
+    def open(self, given: Plan | RunPlan | None, shared: Address | None) -> Opened:
         """Follow the given plan; decide one where there is none yet, or the given one does not serve."""
+        self._shared = SharedRows.at(shared)
         return self._computing.submit(self._open, given).result()
 
     def _open(self, given: Plan | RunPlan | None) -> Opened:
         plan = self._worker.settle(given)
         self._worker.follow(plan)
-        return Opened(self._worker.fingerprint(), plan)
+        return Opened(self._worker.fingerprint(), plan, self._shared is not None)
 
     def gradient(
-        self, step: int, vector: np.ndarray, shards: Sequence[Shard], ahead: Sequence[Shard]
+        self, step: int, vector: np.ndarray | Row, shards: Sequence[Shard], ahead: Sequence[Shard], back: Row | None
     ) -> dict[str, Any]:
         """The sum's fields; while it is computed, shards of the next step are sampled.
 
-        Plain values and an array: a class of torch's, an empty tensor too, takes longer to send than all else.
+        Plain values: a class of torch's, an empty tensor too, takes longer to send than all else.
+
+        Args:
+            step: of the meta-parameters.
+            vector: the meta-parameters, or where they lie in shared memory.
+            shards: whose gradients are added.
+            ahead: shards of the next step that this worker will begin with.
+            back: where the sum's vector is wanted in shared memory; among the fields otherwise.
         """
-        computing = self._computing.submit(self._worker.gradient, MetaState(step, view(vector)), shards)
+        computing = self._computing.submit(self._worker.gradient, self._state(step, vector), shards)
         self._worker.prefetch(ahead)
         total = computing.result()
-        return {**vars(total), "vector": total.vector.numpy()}
+        if back is None:
+            return {**vars(total), "vector": total.vector.numpy()}
+        assert self._shared is not None
+        self._shared.write(back, total.vector.numpy())
+        return {**vars(total), "vector": None}
 
-    def evaluate(self, step: int, vector: np.ndarray, shard: Shard, details: bool) -> TaskMetrics:
+    def evaluate(self, step: int, vector: np.ndarray | Row, shard: Shard, details: bool) -> TaskMetrics:
         """A shard's measurements."""
-        state = MetaState(step, view(vector))
+        state = self._state(step, vector)
         return self._computing.submit(self._worker.evaluate, state, shard, details=details).result()
+
+    def _state(self, step: int, vector: np.ndarray | Row) -> MetaState:
+        if isinstance(vector, Row):
+            assert self._shared is not None
+            vector = self._shared.read(vector)
+        return MetaState(step, view(vector))
 
 
 @ray.remote
