@@ -72,10 +72,11 @@ class Bench:
             first = self.learner.step * batch
             shards = cut("train", first, batch, size)
             self.transport.prefetch(cut("train", first + batch, batch, size))
-            total = Sum[MetaGradient](len(shards), add)
-            for node, part in self.transport.run("gradient", self.learner.state(), shards):
-                total.add(node, cast(MetaGradient, part))
-            self.learner.apply(total.result())
+            with self.transport.beside_workers():
+                total = Sum[MetaGradient](len(shards), add)
+                for node, part in self.transport.run("gradient", self.learner.state(), shards):
+                    total.add(node, cast(MetaGradient, part))
+                self.learner.apply(total.result())
         return (time.perf_counter() - began) / steps
 
 

@@ -91,7 +91,7 @@ class OuterOptimizer:
     def _adam(self, name: str, vector: Tensor, gradient: Tensor) -> None:
         moments = self._state[name]
         if not moments:
-            moments["step"] = torch.zeros(())
+            moments["step"] = torch.zeros((), dtype=torch.float32, device=vector.device)
             moments["exp_avg"] = torch.zeros_like(vector)
             moments["exp_avg_sq"] = torch.zeros_like(vector)
         adam(

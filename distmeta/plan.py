@@ -143,7 +143,7 @@ class Facts:
         device: ``cpu`` or ``cuda``.
         task_layers: whether the network has layers with a task-batched form.
         iterative: whether adaptation goes by steps.
-        activations: bytes of one task's activations in a forward pass of its larger set.
+        activations: bytes of one task's activations in a forward pass, the mean over those of a meta-gradient.
         no_compiler: why there is no C++ compiler; ``None`` where there is one.
     """
 

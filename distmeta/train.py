@@ -199,10 +199,12 @@ class _Session:
         self._saver.check()
         began = time.perf_counter()
         run, step = self._config.run, self.learner.step
-        gradient, adding = self._gradient(step)
+        with self._transport.beside_workers():
+            gradient, adding = self._gradient(step)
         before = self._before() if _falls(run.validate_every, step + 1, run.steps) else None
         applying = time.perf_counter()
-        outcome, skipped = self._apply(gradient)
+        with self._transport.beside_workers():
+            outcome, skipped = self._apply(gradient)
         ended = time.perf_counter()
         seconds = ended - began
         validation = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from distmeta.programs.kept import host, is_kept, kept
 from distmeta.programs.recording import Recording
 
 Function = Callable[..., Any]
+
+_FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 RECORDING, COMPILED = "recording", "inductor"
 """Kinds of what is kept in the cache."""
@@ -69,10 +72,35 @@ def _like(leaf: Tensor) -> list[Any]:
 
 def _compile(recording: Recording, record: Callable[[], Recording], leaves: list[Tensor]) -> Function:
     """A recording's operations, compiled for one number of threads."""
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        # Before anything of the compiler is imported, which would settle on a folder in /tmp.
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_for(folder="inductor"))
+    with _own_folder():
+        return _compiled(recording, record, leaves)
+
+
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    """Let torch's compiler keep machine code in our cache, where the user has not chosen a folder for it.
+
+    Its own choice is a folder in /tmp, and it writes that into the environment on many an occasion.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    before = os.environ.get(_FOLDER_VARIABLE)
+    if before not in (None, default_cache_dir()):
+        yield
+        return
+    os.environ[_FOLDER_VARIABLE] = str(cache_for(folder="inductor"))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FOLDER_VARIABLE]
+        else:
+            os.environ[_FOLDER_VARIABLE] = before
+
+
+def _compiled(recording: Recording, record: Callable[[], Recording], leaves: list[Tensor]) -> Function:
     from torch import _inductor  # starts a good part of torch, which runs without it need not wait for
+    from torch._inductor.standalone_compile import AOTCompiledArtifact
 
     def graph() -> Any:
         return (recording if recording.graph is not None else record()).graph
@@ -90,10 +118,9 @@ def _compile(recording: Recording, record: Callable[[], Recording], leaves: list
     def compiled() -> Any:
         return _inductor.standalone_compile(graph(), [*leaves], options={"config_patches": own}, aot=True)
 
-    return cast(Function, kept(COMPILED, parts, compiled, lambda made: made.serialize(), _loaded))
+    def loaded(content: bytes) -> Any:
+        # With the settings that it was compiled with: by them the compiler finds its machine code on this host.
+        with _inductor.config.patch(own):
+            return AOTCompiledArtifact.deserialize(content)
 
-
-def _loaded(content: bytes) -> Any:
-    from torch._inductor.standalone_compile import AOTCompiledArtifact
-
-    return AOTCompiledArtifact.deserialize(content)
+    return cast(Function, kept(COMPILED, parts, compiled, lambda made: made.serialize(), loaded))

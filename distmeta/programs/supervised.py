@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -72,6 +73,7 @@ class SupervisedProgram:
         self._functions: dict[Hashable, Callable[..., Any]] = {}
         self._seen: Counter[Hashable] = Counter()
         self._ahead: dict[tuple[Split, tuple[int, ...]], tuple[Future[TaskBatch], int]] = {}
+        self._sampling = threading.Lock()  # of what is ahead: another thread than that which computes may ask for it
 
     def probe(self, *, training: bool = True) -> Plan:
         """What :func:`~distmeta.plan.decide` says, as far as it works for everything that the run will ask for."""
@@ -156,13 +158,14 @@ class SupervisedProgram:
 
     def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
         """Sample the tasks of these shards in the background, all at once, which costs little more than one of them."""
-        wanted = [tuple(ids) for ids in shards[:AHEAD] if (split, tuple(ids)) not in self._ahead]
-        if wanted:
-            job = self._sampler.submit(self._family.sample, split, [task for ids in wanted for task in ids])
-            firsts = accumulate(map(len, wanted), initial=0)
-            self._ahead |= {(split, ids): (job, first) for ids, first in zip(wanted, firsts, strict=False)}
-        while len(self._ahead) > PREFETCHED:
-            self._ahead.pop(next(iter(self._ahead)))
+        with self._sampling:
+            wanted = [tuple(ids) for ids in shards[:AHEAD] if (split, tuple(ids)) not in self._ahead]
+            if wanted:
+                job = self._sampler.submit(self._family.sample, split, [task for ids in wanted for task in ids])
+                firsts = accumulate(map(len, wanted), initial=0)
+                self._ahead |= {(split, ids): (job, first) for ids, first in zip(wanted, firsts, strict=False)}
+            while len(self._ahead) > PREFETCHED:
+                self._ahead.pop(next(iter(self._ahead)))
 
     def gradient(self, state: MetaState, split: Split, ids: Sequence[int]) -> MetaGradient:
         """Sum of these tasks' meta-gradients, with sums of ``loss`` and the metric."""
@@ -205,7 +208,9 @@ class SupervisedProgram:
         return self.layout.flatten(self._parts.initial_meta()).to(self._device)
 
     def _facts(self, tasks: Mapping[str, Any]) -> Facts:
-        examples = max(tasks[part]["x"].shape[1] for part in ("support", "query"))
+        support, query = (tasks[part]["x"].shape[1] for part in ("support", "query"))
+        passes = self._steps or 1  # over the support set; one over the query set follows
+        examples = (passes * support + query) // (passes + 1)
         return Facts(
             device=self._device.type,
             task_layers=self._parts.network.has_task_layers,
@@ -288,7 +293,8 @@ class SupervisedProgram:
 
     def _sample(self, split: Split, ids: Sequence[int]) -> tuple[Data, Data]:
         """Support and query sets of these tasks, from what lies ready if it does."""
-        job, first = self._ahead.pop((split, tuple(ids)), (None, 0))
+        with self._sampling:
+            job, first = self._ahead.pop((split, tuple(ids)), (None, 0))
         batch = job.result() if job else self._family.sample(split, ids)
         support, query = (
             {name: value[first : first + len(ids)] for name, value in part.items()}

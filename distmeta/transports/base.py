@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -58,6 +59,10 @@ class Transport(Protocol):
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Begin to sample the shards that the next :meth:`run` is likely to bring."""
+        ...
+
+    def beside_workers(self) -> AbstractContextManager[None]:
+        """In it the driver computes with vectors of a step, adds them up for one, and takes no worker's core for it."""
         ...
 
     def workers(self) -> Workers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from distmeta.config import Config
@@ -51,6 +52,10 @@ class LocalTransport:
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Sample the first shards in a background thread; the others follow as the first are computed."""
         self._worker.prefetch(shards)
+
+    def beside_workers(self) -> AbstractContextManager[None]:
+        """Nothing: the driver and its worker take turns."""
+        return nullcontext()
 
     def workers(self) -> Workers:
         """This process."""

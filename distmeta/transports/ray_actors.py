@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,6 @@ class RayTransport:
         self._name = config.name
         self._reporter: Reporter | None = None
         self._bytes = 0  # of the meta-parameters; known from the first step on
-        self._threads = torch.get_num_threads()
         keep_freed_memory()  # here too, for the sums
         try:
             self.crew = self.crew_of(config, check, self.faults, self._left, self._clock, self._exchange.address)
@@ -111,10 +111,8 @@ class RayTransport:
     def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
         """Records as they come; a gradient piece is an aligned subtree of shards, summed by its worker."""
         self._bytes = state.vector.nbytes
-        if self._bytes < BIG:
-            torch.set_num_threads(1)  # a second one would spin on a worker's core, and gains nothing
         self._state, self._ref = state, None
-        self._row = self._exchange.publish(state.vector.numpy()) if self._bytes < BIG else None
+        self._row = self._exchange.publish(state.vector.numpy())
         self._board = self._new_board(kind, shards)
         self._board.enrol(self.crew.seats)
         self._clock.resume()
@@ -129,11 +127,23 @@ class RayTransport:
             if news or time.monotonic() > self._tended + TEND:
                 self._give_up_hung()
                 self._tend(news)
+        self._ahead = {}
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Have each worker sample what it will be handed first; it is told with the next work that it gets."""
         firsts = self._new_board("gradient", shards).first_shards(self.crew.seats)
         self._ahead = dict(firsts)
+
+    @contextmanager
+    def beside_workers(self) -> Iterator[None]:
+        """One thread for small vectors: a second one gains nothing there, and waits for more on a worker's core."""
+        before = torch.get_num_threads()
+        if 0 < self._bytes < BIG:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def workers(self) -> Workers:
         """Workers at work now, and shards done by each that ever was."""
@@ -152,9 +162,10 @@ class RayTransport:
                 self._reporter.close()
                 self._reporter = None
         finally:
-            torch.set_num_threads(self._threads)
-            self.crew.close()
-            self._exchange.close()
+            try:
+                self.crew.close()
+            finally:
+                self._exchange.close()
 
     # Work ---------------------------------------------------------------------------------------------------------
 
@@ -173,11 +184,16 @@ class RayTransport:
         assert self._state is not None
         step, vector, back = self._state.step, self._given(seat), None
         if piece.kind == "gradient":
-            back = self._exchange.take(vector.size) if isinstance(vector, Row) else None
+            back = self._exchange.take(seat.number, vector.size) if isinstance(vector, Row) else None
             ref = seat.actor.gradient.remote(step, vector, piece.shards, self._ahead.pop(seat, ()), back)
         else:
             ref = seat.actor.evaluate.remote(step, vector, piece.shards[0], piece.kind == "test")
         self._sent[ref] = _Sent(seat, piece, back)
+
+    def _free(self, sent: _Sent) -> None:
+        """The worker has written its result, or will not."""
+        if sent.back is not None:
+            self._exchange.give_back(sent.seat.number, sent.back)
 
     def _given(self, seat: Seat) -> Any:
         """The step's meta-parameters, as this worker gets them."""
@@ -208,7 +224,9 @@ class RayTransport:
             if sent.piece.kind == "gradient":
                 vector = record["vector"] if sent.back is None else self._exchange.collect(sent.back)
                 record = MetaGradient(**{**record, "vector": view(vector)})
+            self._free(sent)
         except RayTaskError as error:
+            self._free(sent)
             if isinstance(error.cause, DistmetaError):
                 raise error.cause from None
             del self._sent[ref]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import secrets
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 
+LARGEST = 8 * 2**20
+"""Bytes of a vector beyond which its way is short beside the work on it, and the memory would be too much."""
+
+_NAME = "distmeta"
 _TOKEN = 16
 _FLOAT = 4
 
@@ -31,39 +37,49 @@ class Row:
     """The place of a vector of float32.
 
     Attributes:
-        number: 0, 1, ... of rows that all have this size.
-        size: elements.
+        offset: of its first byte; a whole number of pages.
+        size: elements, one at least.
     """
 
-    number: int
+    offset: int
     size: int
 
 
 class SharedRows:
-    """Memory of rows of equal size, which is gone when the last process that has opened it has ended.
+    """Memory that is gone when the last process that has opened it has ended; it has no name that could stay behind.
 
-    Its pages are taken when they are first written. It has no name that could be left behind.
+    Its owner makes it longer, and nobody can make it shorter. Pages are taken when they are first written.
 
     >>> import numpy as np
     >>> mine = SharedRows.make()
-    >>> mine.write(Row(1, 3), np.array([1, 2, 3], np.float32))
-    >>> SharedRows.at(mine.address).read(Row(1, 3)).tolist()
+    >>> row = mine.add(3)
+    >>> mine.write(row, np.array([1, 2, 3], np.float32))
+    >>> SharedRows.at(mine.address).read(row).tolist()
     [1.0, 2.0, 3.0]
     """
 
     def __init__(self, descriptor: int, address: Address) -> None:
         self._descriptor = descriptor
         self._rows: dict[tuple[Row, bool], np.ndarray] = {}
+        self._length = mmap.PAGESIZE  # the first page holds the token
         self.address = address
 
     @classmethod
     def make(cls) -> SharedRows | None:
-        """New memory; ``None`` where the system has none of this kind."""
+        """New memory, of which the caller is the owner; ``None`` where the system gives none of this kind."""
         if not hasattr(os, "memfd_create"):
             return None
-        descriptor = os.memfd_create("distmeta")
+        try:
+            descriptor = os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError:
+            return None
         token = secrets.token_bytes(_TOKEN)
-        os.pwrite(descriptor, token, 0)
+        try:
+            os.pwrite(descriptor, token, 0)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # it would pull memory from under others
+        except OSError:
+            os.close(descriptor)
+            return None
         return cls(descriptor, Address(f"/proc/{os.getpid()}/fd/{descriptor}", token))
 
     @classmethod
@@ -72,17 +88,26 @@ class SharedRows:
         if address is None:
             return None
         try:
-            descriptor = os.open(address.path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            if not os.readlink(address.path).startswith(f"/memfd:{_NAME}"):
+                return None  # another process's; merely opening it might mean something
+            descriptor = os.open(address.path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return None
-        try:
-            found = os.pread(descriptor, _TOKEN, 0)
-        except OSError:  # another kind of file
-            found = b""
-        if found != address.token:
+        if os.pread(descriptor, _TOKEN, 0) != address.token:
             os.close(descriptor)
             return None
         return cls(descriptor, address)
+
+    def add(self, size: int) -> Row | None:
+        """A new row, for the owner to hand out; ``None`` where the system gives no more memory."""
+        row = Row(self._length, size)
+        length = row.offset + -(-size * _FLOAT // mmap.PAGESIZE) * mmap.PAGESIZE
+        try:
+            os.ftruncate(self._descriptor, length)
+        except OSError:
+            return None
+        self._length = length
+        return row
 
     def write(self, row: Row, vector: np.ndarray) -> None:
         """Fill a row."""
@@ -100,13 +125,8 @@ class SharedRows:
     def _map(self, row: Row, writable: bool) -> np.ndarray:
         known = self._rows.get((row, writable))
         if known is None:
-            length = row.size * _FLOAT
-            stride = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
-            offset = mmap.PAGESIZE + row.number * stride
-            if os.fstat(self._descriptor).st_size < offset + stride:
-                os.ftruncate(self._descriptor, offset + stride)
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-            memory = mmap.mmap(self._descriptor, length, access=access, offset=offset)
+            memory = mmap.mmap(self._descriptor, row.size * _FLOAT, access=access, offset=row.offset)
             known = self._rows[row, writable] = np.frombuffer(memory, np.float32)
         return known
 
@@ -120,33 +140,40 @@ class Exchange:
 
     def __init__(self) -> None:
         self._rows = SharedRows.make()
-        self._free: list[Row] = []
-        self._made = 1
+        self._published: Row | None = None
+        self._free: dict[tuple[int, int], list[Row]] = defaultdict(list)  # by worker and size
         self.address = self._rows.address if self._rows else None
 
     def publish(self, vector: np.ndarray) -> Row | None:
         """Put down the meta-parameters; those of the last step are gone, and with them what late workers make of them.
 
         What such a worker gives back counts no more: others have computed its shards, else the step had not ended.
-        """
-        if self._rows is None:
-            return None
-        row = Row(0, vector.size)
-        self._rows.write(row, vector)
-        return row
 
-    def take(self, size: int) -> Row:
-        """A row for a result. One whose worker is lost is not used again: that may still write."""
-        if self._free:
-            return self._free.pop()
-        self._made += 1
-        return Row(self._made - 1, size)
+        Returns:
+            Their place; ``None`` where they have to go another way.
+        """
+        if self._rows is None or not 0 < vector.nbytes <= LARGEST:
+            return None
+        if self._published is None or self._published.size != vector.size:
+            self._published = self._rows.add(vector.size)
+        if self._published is not None:
+            self._rows.write(self._published, vector)
+        return self._published
+
+    def take(self, worker: int, size: int) -> Row | None:
+        """A row for a result of this worker, for it alone: lost, it may still write. ``None`` where there is none."""
+        assert self._rows is not None
+        free = self._free[worker, size]
+        return free.pop() if free else self._rows.add(size)
 
     def collect(self, row: Row) -> np.ndarray:
-        """A copy of a result; the row is free again."""
+        """A copy of a result."""
         assert self._rows is not None
-        self._free.append(row)
         return np.array(self._rows.read(row))
+
+    def give_back(self, worker: int, row: Row) -> None:
+        """The worker will not write into this row any more."""
+        self._free[worker, row.size].append(row)
 
     def close(self) -> None:
         """Let go of the memory."""
