@@ -5,8 +5,11 @@
 Every run is a fresh process of the command line, as a user starts it: in process, on one Ray worker and on two.
 ``cold`` is the first run with an empty cache of its own (``DISTMETA_CACHE``), in which data, kernels and compiled code
 are made; ``warm`` is the same command again. ``first step`` ends when the run has logged its first meta-step, ``whole
-command`` when it has exited, the meta-test of 600 tasks included. ``killed`` is a further warm run, of which one worker
-is killed (SIGKILL) after its third meta-step: the seconds until a step is logged with as many workers as before.
+command`` when it has exited, the meta-test of 600 tasks included. ``over bare`` is that over the time in which the bare
+engine computes the same meta-gradients by the same plan: plain processes, one a core for two workers, without Ray,
+learner, logging, or each other. ``least share`` is that of a worker in the shards of the cold run. ``killed`` is a
+further warm run, of which one worker is killed (SIGKILL) after its third meta-step: the seconds until a step is logged
+with as many workers as before.
 
 The network is that of Omniglot 5-way 1-shot on the built-in glyph tasks, so that no data is needed; with ``--omniglot``
 on Omniglot itself. Figures are medians over rounds, in which the three take turns.
@@ -31,6 +34,12 @@ from typing import Any
 
 import yaml
 from common import show, write
+from overhead import Processes
+
+from distmeta import checkpoint
+from distmeta.config import load_config
+from distmeta.plan import Plan
+from distmeta.tasks import prepare_family
 
 SETTINGS: dict[str, Any] = {
     "name": "startup",
@@ -38,12 +47,23 @@ SETTINGS: dict[str, Any] = {
     "model": {"kind": "conv4", "filters": 64},
     "algorithm": {"name": "maml", "inner_lr": 0.4, "inner_steps": 1},
     "run": {"meta_batch": 32, "tasks_per_shard": 8, "device": "cpu", "log_every": 1},
-    "evaluation": {"queries": 15, "inner_steps": 3},
+    "evaluation": {"queries": 1, "inner_steps": 3},  # as configs/omniglot_5w1s_maml.yaml
 }
 WORKERS = {"in process": 0, "1 Ray worker": 1, "2 Ray workers": 2}
-SECONDS = ("cold first step", "cold whole command", "warm first step", "warm whole command", "killed")
+FIGURES = (
+    "cold first step",
+    "least share",
+    "cold whole command",
+    "warm first step",
+    "warm whole command",
+    "over bare",
+    "killed",
+)
 LOOK = 0.02
 """Seconds between looks at a run's log."""
+
+BARE = 160
+"""Shards by which the bare engine is measured."""
 
 LONGEST = 900.0
 """Seconds after which a run is given up."""
@@ -81,6 +101,14 @@ class Run:
         if self.process.wait(LONGEST):
             raise SystemExit(f"a run has failed: {self._words()}")
         return time.perf_counter() - self.began
+
+    def result(self) -> Any:
+        """The content of ``result.json``."""
+        return json.loads(self._log.with_name("result.json").read_text())
+
+    def plan(self) -> Plan:
+        """How it has computed."""
+        return Plan.from_dict(checkpoint.resolve(self._log.parent)[0].plan)
 
     def workers(self) -> list[int]:
         """Process ids of the run's Ray workers."""
@@ -145,10 +173,26 @@ def measure(workers: int, steps: int, settings: list[str]) -> dict[str, float]:
             with running(Path(cache), workers, steps, settings) as run:
                 taken[f"{how} first step"] = run.until(bool)
                 taken[f"{how} whole command"] = run.wait()
+                shards = run.result()["workers"]["shards_each"]
+                if how == "cold" and workers > 1:
+                    taken["least share"] = min(shards) / sum(shards)
+                plan = run.plan()
+        taken["over bare"] = taken["warm whole command"] / bare(plan, max(1, workers), steps)
         if workers:
-            with running(Path(cache), workers, 100_000, settings) as run:
+            with running(Path(cache), workers, steps, settings) as run:
                 taken["killed"] = revival(run, workers)
     return taken
+
+
+def bare(plan: Plan, processes: int, steps: int) -> float:
+    """Seconds in which so many plain processes compute the run's shards."""
+    config = load_config(SETTINGS)
+    prepare_family(config)
+    plain = Processes(plan)
+    try:
+        return steps * plain.seconds(processes, BARE // processes)
+    finally:
+        plain.close()
 
 
 def revival(run: Run, workers: int) -> float:
@@ -180,7 +224,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, taken in rounds.items():
         medians = {
-            kind: statistics.median(each[kind] for each in taken) if kind in taken[0] else "" for kind in SECONDS
+            kind: statistics.median(each[kind] for each in taken) if kind in taken[0] else "" for kind in FIGURES
         }
         rows.append({"": name, **medians})
     show(f"seconds of a run of {options.steps} meta-steps", rows)
