@@ -17,7 +17,7 @@ def main(run_dir: str, *overrides: str) -> None:
     """Meta-test the run's best checkpoint; then fit one sine from five points of it."""
     measured = distmeta.evaluate(run_dir, overrides)
     before, after = measured["before_adaptation"], measured["mse"]
-    print(f"meta-test on {after['tasks']} tasks: error {before['mean']:.3f} before adaptation, {after['mean']:.3f} after")
+    print(f"meta-test on {after['tasks']} tasks: error {before['mean']:.3f}, {after['mean']:.3f} after adaptation")
 
     def task(x: torch.Tensor) -> torch.Tensor:  # what only the task knows
         return 2.0 * torch.sin(x - math.pi / 4)

@@ -1,6 +1,6 @@
 """Meta-train MAML on sinusoids through the Python API, step by step, then meta-test it.
 
-python examples/sinusoid.py [RUN_DIR] [KEY=VALUE]...       for example: python examples/sinusoid.py runs/sine run.steps=2000
+python examples/sinusoid.py [RUN_DIR] [KEY=VALUE]...     for example: runs/sinusoid run.steps=10000
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Search the inner and the outer learning rate of MAML on sinusoids; Ray runs several trials at a time.
 
-python examples/sweep.py [RUN_DIR] [KEY=VALUE]...      for example: python examples/sweep.py runs/rates trials=4
+python examples/sweep.py [RUN_DIR] [KEY=VALUE]...      for example: runs/rates trials=4
 """
 
 from __future__ import annotations

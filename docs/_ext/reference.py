@@ -220,7 +220,7 @@ def _array(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return f"[{', '.join(_type(each, definitions) for each in schema['prefixItems'])}]"
     length = schema.get("minItems")
     each = _type(schema.get("items", {}), definitions)
-    return f"list of {length} × {each}" if length and length == schema.get("maxItems") else f"list of {each}"
+    return f"list of {length}, each {each}" if length and length == schema.get("maxItems") else f"list of {each}"
 
 
 def _value(value: Any) -> str:

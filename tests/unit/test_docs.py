@@ -1,4 +1,4 @@
-"""The documentation without building it: links, anchors, the README's size, and that every option is in the reference."""
+"""The documentation without building it: links, anchors, the README's size, every option in the reference."""
 
 from __future__ import annotations
 
