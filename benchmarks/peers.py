@@ -1,7 +1,8 @@
 """distmeta's engine beside TorchOpt and higher: the same exact meta-gradients of the same tasks, tasks a second.
 
     pip install -e .[bench]
-    python benchmarks/peers.py [--case omniglot-5w1s] [--rounds 3] [--seconds 4] [--json FILE] [key=value ...]
+    python benchmarks/peers.py [--case omniglot-5w1s] [--peer "TorchOpt MetaSGD"] [--rounds 3] [--seconds 4]
+        [--json FILE] [key=value ...]
 
 Cases, all exact MAML, all on built-in tasks, so that no data is needed (glyphs have Omniglot's sizes):
 
@@ -60,12 +61,15 @@ def ways_to_run(device: torch.device) -> dict[str, tuple[int, int]]:
     return ways if count > 1 else {ALONE: (1, 1)}
 
 
-def measure(case: str, overrides: Sequence[str], rounds: int, seconds: float) -> dict[str, Any]:
+def measure(
+    case: str, overrides: Sequence[str], rounds: int, seconds: float, chosen: Sequence[str] | None
+) -> dict[str, Any]:
     """Agreement and figures of one case."""
     settings = CASES[case]
     config = configure(settings, overrides)
     prepare_family(config)
-    contenders: list[Any] = [Ours, *(peer for peer in PEERS if installed(peer.package))]
+    there = [peer for peer in PEERS if installed(peer.package) and (not chosen or peer.title in chosen)]
+    contenders: list[Any] = [Ours, *there]
     device = pick_device(config.run.device)
     ways = ways_to_run(device)
     specified = {
@@ -161,6 +165,8 @@ def main() -> None:
     """Check, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="may be given again; all by default")
+    titles = [peer.title for peer in PEERS]
+    parser.add_argument("--peer", action="append", choices=titles, help="may be given again; all by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each contender, way and round")
     parser.add_argument("--json", type=Path, help="where to write the figures")
@@ -171,7 +177,8 @@ def main() -> None:
         print(f"not installed, so left out: {', '.join(missing)}; pip install -e .[bench]", flush=True)
     try:
         figures = {
-            case: measure(case, options.overrides, options.rounds, options.seconds) for case in options.case or CASES
+            case: measure(case, options.overrides, options.rounds, options.seconds, options.peer)
+            for case in options.case or CASES
         }
     except DistmetaError as error:
         sys.exit(str(error))

@@ -26,7 +26,8 @@ class SmallConvNet(nn.Module):
         """Logits (N, outputs) of images (N, 1, 28, 28)."""
         x = self.first(x).relu()
         x = x + self.norm(self.second(x)).relu()
-        return self.head(x.mean((2, 3)))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
 
 
 def network(outputs: int, channels: int = 32) -> nn.Module:
