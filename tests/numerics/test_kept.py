@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from distmeta.cache import cache_dir
 from distmeta.config import load_config
@@ -42,6 +43,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (tmp_path / "cache" / name).symlink_to(cache_dir() / name)
     monkeypatch.setenv("DISTMETA_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / cache.FOLDER
+
+
+def compiled(folder: Path) -> set[Path]:
+    """Libraries that torch's compiler has made."""
+    return set((folder.parent / "inductor").rglob("*.so"))
 
 
 def files(folder: Path) -> list[str]:
@@ -147,11 +153,17 @@ def test_what_is_loaded_has_the_same_bits(compile_: Any, folder: Path, monkeypat
     if compile_ == "inductor" and build.unavailable():
         pytest.skip(str(build.unavailable()))
     plan = Plan(layers=layers, compile=compile_)
+    # Torch's compiler writes its own choice of a folder there, on many an occasion.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
     made = gradient(plan)
     assert files(folder) == ([RECORDING] if compile_ == "graph" else ["inductor", RECORDING])
+    machine_code = compiled(folder)
+    assert bool(machine_code) == (compile_ == "inductor")
     monkeypatch.setattr(Recording, "of", never)
     assert torch.equal(gradient(plan), made)
     assert torch.equal(gradient(plan, "seed=0"), made)
+    assert compiled(folder) == machine_code, "it was compiled again"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == default_cache_dir()
     with pytest.raises(AssertionError, match="made again"):
         gradient(plan, "algorithm.inner_lr=0.3")
 

@@ -67,8 +67,13 @@ def measured(program: SupervisedProgram) -> list[Tensor]:
     return [program.sample_gradient(3), details.by_step, details.values["loss"], brief.values["loss"]]
 
 
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
-@pytest.mark.parametrize("model", list(TWINS))
+PAIRS = [(model, algorithm) for model in TWINS for algorithm in ALGORITHMS]
+QUICK = [pair for number, pair in enumerate(PAIRS) if pair[0] == "OldFunction" or number % len(ALGORITHMS) < 1]
+
+
+@pytest.mark.parametrize(
+    ("model", "algorithm"), [pair if pair in QUICK else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS]
+)
 def test_it_computes_what_its_twin_does(model: str, algorithm: str) -> None:
     ways = [[], MIXED] if algorithm in ("maml", "adam", "rates") else [[]]
     twin, plan = decided(configure(TWINS[model], algorithm))
@@ -83,7 +88,7 @@ def test_it_computes_what_its_twin_does(model: str, algorithm: str) -> None:
         assert disagreement(program.reference_gradient(3), expected[0]) < 1e-5
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reentrant", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("algorithm", "way"),
     [

@@ -56,7 +56,9 @@ def exact(conv: SupervisedProgram) -> torch.Tensor:
     return conv.reference_gradient(6)
 
 
-@pytest.mark.parametrize("name", list(PLANS))
+@pytest.mark.parametrize(
+    "name", [name if name != "native-inductor" else pytest.param(name, marks=pytest.mark.slow) for name in PLANS]
+)
 def test_a_plan_gives_the_gradient_of_plain_autograd(name: str, conv: SupervisedProgram, exact: torch.Tensor) -> None:
     if name.startswith("native") and build.unavailable():
         pytest.skip(str(build.unavailable()))

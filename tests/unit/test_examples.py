@@ -63,6 +63,7 @@ def test_own_network(tmp_path: Path, distmeta_cache: Path) -> None:
     assert "meta-test accuracy" in shown
 
 
+@pytest.mark.slow
 def test_sweep(tmp_path: Path, distmeta_cache: Path) -> None:
     settings = ("trials=2", "scheduler.grace=2", "run.steps=4", "run.validate_every=2")
     shown = run(tmp_path, distmeta_cache, "sweep.py", "runs/rates", *settings, *SHORT)
