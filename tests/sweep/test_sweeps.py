@@ -188,8 +188,8 @@ class Counter:
 def test_stopped_trials_give_back_their_workers(tmp_path: Path) -> None:
     """Four trials begin at once; of those that ASHA stops, no worker is left while the others go on."""
     counter = Counter()
-    early = "scheduler={kind: asha, grace: 500, reduction: 4}"
-    overrides = [early, "resources.workers=1", "run.steps=6000", "run.validate_every=500", "run.log_every=100"]
+    early = "scheduler={kind: asha, grace: 200, reduction: 4}"
+    overrides = [early, "resources.workers=1", "run.steps=2000", "run.validate_every=200"]
     results = distmeta.tune(written(), overrides, tmp_path / "sweep", view=counter)
     assert [trial["status"] for trial in results["trials"]].count("stopped") >= 1
     assert any(trials < 4 for trials, _ in counter.counts)
