@@ -42,7 +42,7 @@ from distmeta.transports.ray_actors import RayTransport
 from distmeta.transports.ray_cluster import connect
 from distmeta.transports.ray_crew import Crew
 from distmeta.transports.ray_worker import Opened
-from distmeta.transports.shared import Address, Row, SharedRows
+from distmeta.transports.shared import SharedAddress, SharedRow, SharedRows
 from distmeta.tree import Sum, add, share
 
 SETTINGS = {
@@ -80,13 +80,18 @@ class SimulatedWorker:
     def prepare(self, *_: Any) -> None:
         """Nothing to prepare."""
 
-    def open(self, plan: None, shared: Address | None) -> Opened:
+    def open(self, plan: None, shared: SharedAddress | None) -> Opened:
         """Finds the driver's vectors as a worker does."""
         self._shared = SharedRows.at(shared)
         return Opened({"device": "none"}, Plan(), self._shared is not None)
 
     def gradient(
-        self, step: int, vector: np.ndarray | Row, shards: Sequence[Shard], ahead: Sequence[Shard], back: Row | None
+        self,
+        step: int,
+        vector: np.ndarray | SharedRow,
+        shards: Sequence[Shard],
+        ahead: Sequence[Shard],
+        back: SharedRow | None,
     ) -> dict[str, Any]:
         """A vector of the meta-parameters' size."""
         if len(self._ones) != vector.size:

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-BETAS = 0.9, 0.999
-EPS = 1e-8
+_BETAS = 0.9, 0.999
+_EPS = 1e-8
 
-ADAM = {"step": False, "exp_avg": True, "exp_avg_sq": True}
-MOMENTS: dict[str, dict[str, bool]] = {"sgd": {"momentum_buffer": True}, "adam": ADAM, "adamw": ADAM}
+_ADAM = {"step": False, "exp_avg": True, "exp_avg_sq": True}
+MOMENTS: dict[str, dict[str, bool]] = {"sgd": {"momentum_buffer": True}, "adam": _ADAM, "adamw": _ADAM}
 """What each optimizer's state holds, and whether that has an element for each meta-parameter."""
 
 
@@ -104,11 +104,11 @@ class OuterOptimizer:
             fused=True,
             decoupled_weight_decay=self._kind == "adamw",
             amsgrad=False,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
             lr=self.rates[name],
             weight_decay=self._decay[name],
-            eps=EPS,
+            eps=_EPS,
             maximize=False,
         )
 
@@ -134,5 +134,5 @@ class OuterOptimizer:
         common |= {"differentiable": False, "fused": True}
         if self._kind == "sgd":
             return {**common, "momentum": self._momentum, "dampening": 0.0, "nesterov": False}
-        own = {"betas": BETAS, "eps": EPS, "amsgrad": False, "capturable": False}
+        own = {"betas": _BETAS, "eps": _EPS, "amsgrad": False, "capturable": False}
         return {**common, **own, "decoupled_weight_decay": self._kind == "adamw"}

@@ -17,6 +17,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobType
 
+from distmeta.environment import variable
 from distmeta.errors import ClusterError, Interrupted, JobError
 from distmeta.packing import Job, pack
 from distmeta.secrets import mask
@@ -56,7 +57,7 @@ class Cluster:
             )
         for chatter in CHATTER:
             logging.getLogger(chatter).setLevel(logging.WARNING)
-        with self._explained(), _environment(ADDRESS_VARIABLES[0], self.address):
+        with self._explained(), variable(ADDRESS_VARIABLES[0], self.address):
             self._client = job_client(_TIMEOUT)  # Ray lets its variables win over an argument
 
     def submit(self, job: Job) -> list[str]:
@@ -202,19 +203,6 @@ def _find_address(given: str | None) -> tuple[str, str]:
     """The address, and who says so."""
     said = {"--address": given, **{name: os.environ.get(name) for name in ADDRESS_VARIABLES}}
     return next(((value.rstrip("/"), name) for name, value in said.items() if value), (DEFAULT_ADDRESS, "the default"))
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _line(error: BaseException) -> str:

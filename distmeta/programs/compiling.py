@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from distmeta.cache import cache_for
+from distmeta.environment import variable
 from distmeta.identity import content_hash
 from distmeta.kernels.build import program, unavailable
 from distmeta.plan import Compile
@@ -84,18 +85,11 @@ def _own_folder() -> Iterator[None]:
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    before = os.environ.get(_FOLDER_VARIABLE)
-    if before not in (None, default_cache_dir()):
+    if os.environ.get(_FOLDER_VARIABLE) not in (None, default_cache_dir()):
         yield
         return
-    os.environ[_FOLDER_VARIABLE] = str(cache_for(folder="inductor"))
-    try:
+    with variable(_FOLDER_VARIABLE, str(cache_for(folder="inductor"))):
         yield
-    finally:
-        if before is None:
-            del os.environ[_FOLDER_VARIABLE]
-        else:
-            os.environ[_FOLDER_VARIABLE] = before
 
 
 def _compiled(recording: Recording, record: Callable[[], Recording], leaves: list[Tensor]) -> Function:

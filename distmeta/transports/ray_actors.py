@@ -23,7 +23,7 @@ from distmeta.transports.pace import Clock, Pace, Piece
 from distmeta.transports.ray_crew import LOST, POLL, Crew, Seat, reason
 from distmeta.transports.ray_metrics import Reporter
 from distmeta.transports.ray_worker import view
-from distmeta.transports.shared import Exchange, Row
+from distmeta.transports.shared import Exchange, SharedRow
 from distmeta.tree import Node, cover, share
 from distmeta.worker import keep_freed_memory
 
@@ -52,7 +52,7 @@ class _Sent:
 
     seat: Seat
     piece: Piece
-    back: Row | None
+    back: SharedRow | None
 
 
 class RayTransport:
@@ -81,7 +81,7 @@ class RayTransport:
         self._board: Board[Seat] = Board("gradient", [], [], self._pace, self.faults)
         self._tended = 0.0
         self._state: MetaState | None = None
-        self._row: Row | None = None  # of its vector in shared memory
+        self._row: SharedRow | None = None  # of its vector in shared memory
         self._ref: Any = None  # of its vector in Ray's object store, for workers elsewhere
         self._exchange = Exchange()
         self._name = config.name
@@ -184,7 +184,7 @@ class RayTransport:
         assert self._state is not None
         step, vector, back = self._state.step, self._given(seat), None
         if piece.kind == "gradient":
-            back = self._exchange.take(seat.number, vector.size) if isinstance(vector, Row) else None
+            back = self._exchange.take(seat.number, vector.size) if isinstance(vector, SharedRow) else None
             ref = seat.actor.gradient.remote(step, vector, piece.shards, self._ahead.pop(seat, ()), back)
         else:
             ref = seat.actor.evaluate.remote(step, vector, piece.shards[0], piece.kind == "test")

@@ -29,7 +29,7 @@ from distmeta.transports.pace import Clock, Desk
 from distmeta.transports.parcel import pack
 from distmeta.transports.ray_cluster import Cluster, first_line
 from distmeta.transports.ray_worker import Courier, Opened, RayWorker
-from distmeta.transports.shared import Address
+from distmeta.transports.shared import SharedAddress
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Crew:
         faults: MutableMapping[str, int],
         left: Callable[[Seat], None],
         clock: Clock,
-        shared: Address | None,
+        shared: SharedAddress | None,
     ) -> None:
         self._shared = shared
         self._config, self._check, self._faults, self._left, self._clock = config, check, faults, left, clock

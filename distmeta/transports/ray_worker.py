@@ -16,7 +16,7 @@ from distmeta.config import Config
 from distmeta.plan import Plan, RunPlan
 from distmeta.records import MetaState, Shard, TaskMetrics
 from distmeta.transports.parcel import Parcel, check_code, unpack
-from distmeta.transports.shared import Address, Row, SharedRows
+from distmeta.transports.shared import SharedAddress, SharedRow, SharedRows
 from distmeta.worker import Worker
 
 
@@ -66,7 +66,7 @@ class RayWorker:
             config = unpack(parcel, config, lambda *place: ray.get(courier.read.remote(*place)))
         self._worker = self._computing.submit(Worker, config).result()
 
-    def open(self, given: Plan | RunPlan | None, shared: Address | None) -> Opened:
+    def open(self, given: Plan | RunPlan | None, shared: SharedAddress | None) -> Opened:
         """Follow the given plan; decide one where there is none yet, or the given one does not serve."""
         self._shared = SharedRows.at(shared)
         return self._computing.submit(self._open, given).result()
@@ -77,7 +77,12 @@ class RayWorker:
         return Opened(self._worker.fingerprint(), plan, self._shared is not None)
 
     def gradient(
-        self, step: int, vector: np.ndarray | Row, shards: Sequence[Shard], ahead: Sequence[Shard], back: Row | None
+        self,
+        step: int,
+        vector: np.ndarray | SharedRow,
+        shards: Sequence[Shard],
+        ahead: Sequence[Shard],
+        back: SharedRow | None,
     ) -> dict[str, Any]:
         """The sum's fields; while it is computed, shards of the next step are sampled.
 
@@ -99,13 +104,13 @@ class RayWorker:
         self._shared.write(back, total.vector.numpy())
         return {**vars(total), "vector": None}
 
-    def evaluate(self, step: int, vector: np.ndarray | Row, shard: Shard, details: bool) -> TaskMetrics:
+    def evaluate(self, step: int, vector: np.ndarray | SharedRow, shard: Shard, details: bool) -> TaskMetrics:
         """A shard's measurements."""
         state = self._state(step, vector)
         return self._computing.submit(self._worker.evaluate, state, shard, details=details).result()
 
-    def _state(self, step: int, vector: np.ndarray | Row) -> MetaState:
-        if isinstance(vector, Row):
+    def _state(self, step: int, vector: np.ndarray | SharedRow) -> MetaState:
+        if isinstance(vector, SharedRow):
             assert self._shared is not None
             vector = self._shared.read(vector)
         return MetaState(step, view(vector))

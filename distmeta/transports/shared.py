@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LARGEST = 8 * 2**20
+LARGEST_SHARED = 8 * 2**20
 """Bytes of a vector beyond which its way is short beside the work on it, and the memory would be too much."""
 
 _NAME = "distmeta"
@@ -20,7 +20,7 @@ _FLOAT = 4
 
 
 @dataclass(frozen=True)
-class Address:
+class SharedAddress:
     """Where another process finds the memory, if it is on the same host.
 
     Attributes:
@@ -33,7 +33,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Row:
+class SharedRow:
     """The place of a vector of float32.
 
     Attributes:
@@ -58,9 +58,9 @@ class SharedRows:
     [1.0, 2.0, 3.0]
     """
 
-    def __init__(self, descriptor: int, address: Address) -> None:
+    def __init__(self, descriptor: int, address: SharedAddress) -> None:
         self._descriptor = descriptor
-        self._rows: dict[tuple[Row, bool], np.ndarray] = {}
+        self._rows: dict[tuple[SharedRow, bool], np.ndarray] = {}
         self._length = mmap.PAGESIZE  # the first page holds the token
         self.address = address
 
@@ -80,10 +80,10 @@ class SharedRows:
         except OSError:
             os.close(descriptor)
             return None
-        return cls(descriptor, Address(f"/proc/{os.getpid()}/fd/{descriptor}", token))
+        return cls(descriptor, SharedAddress(f"/proc/{os.getpid()}/fd/{descriptor}", token))
 
     @classmethod
-    def at(cls, address: Address | None) -> SharedRows | None:
+    def at(cls, address: SharedAddress | None) -> SharedRows | None:
         """The memory that another process has made; ``None`` where it cannot be reached from here."""
         if address is None:
             return None
@@ -98,9 +98,9 @@ class SharedRows:
             return None
         return cls(descriptor, address)
 
-    def add(self, size: int) -> Row | None:
+    def add(self, size: int) -> SharedRow | None:
         """A new row, for the owner to hand out; ``None`` where the system gives no more memory."""
-        row = Row(self._length, size)
+        row = SharedRow(self._length, size)
         length = row.offset + -(-size * _FLOAT // mmap.PAGESIZE) * mmap.PAGESIZE
         try:
             os.ftruncate(self._descriptor, length)
@@ -109,11 +109,11 @@ class SharedRows:
         self._length = length
         return row
 
-    def write(self, row: Row, vector: np.ndarray) -> None:
+    def write(self, row: SharedRow, vector: np.ndarray) -> None:
         """Fill a row."""
         self._map(row, writable=True)[:] = vector
 
-    def read(self, row: Row) -> np.ndarray:
+    def read(self, row: SharedRow) -> np.ndarray:
         """A row's memory, which cannot be written through it and changes when the row is written."""
         return self._map(row, writable=False)
 
@@ -122,7 +122,7 @@ class SharedRows:
         self._rows.clear()
         os.close(self._descriptor)
 
-    def _map(self, row: Row, writable: bool) -> np.ndarray:
+    def _map(self, row: SharedRow, writable: bool) -> np.ndarray:
         known = self._rows.get((row, writable))
         if known is None:
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
@@ -140,11 +140,11 @@ class Exchange:
 
     def __init__(self) -> None:
         self._rows = SharedRows.make()
-        self._published: Row | None = None
-        self._free: dict[tuple[int, int], list[Row]] = defaultdict(list)  # by worker and size
+        self._published: SharedRow | None = None
+        self._free: dict[tuple[int, int], list[SharedRow]] = defaultdict(list)  # by worker and size
         self.address = self._rows.address if self._rows else None
 
-    def publish(self, vector: np.ndarray) -> Row | None:
+    def publish(self, vector: np.ndarray) -> SharedRow | None:
         """Put down the meta-parameters; those of the last step are gone, and with them what late workers make of them.
 
         What such a worker gives back counts no more: others have computed its shards, else the step had not ended.
@@ -152,7 +152,7 @@ class Exchange:
         Returns:
             Their place; ``None`` where they have to go another way.
         """
-        if self._rows is None or not 0 < vector.nbytes <= LARGEST:
+        if self._rows is None or not 0 < vector.nbytes <= LARGEST_SHARED:
             return None
         if self._published is None or self._published.size != vector.size:
             self._published = self._rows.add(vector.size)
@@ -160,18 +160,18 @@ class Exchange:
             self._rows.write(self._published, vector)
         return self._published
 
-    def take(self, worker: int, size: int) -> Row | None:
+    def take(self, worker: int, size: int) -> SharedRow | None:
         """A row for a result of this worker, for it alone: lost, it may still write. ``None`` where there is none."""
         assert self._rows is not None
         free = self._free[worker, size]
         return free.pop() if free else self._rows.add(size)
 
-    def collect(self, row: Row) -> np.ndarray:
+    def collect(self, row: SharedRow) -> np.ndarray:
         """A copy of a result."""
         assert self._rows is not None
         return np.array(self._rows.read(row))
 
-    def give_back(self, worker: int, row: Row) -> None:
+    def give_back(self, worker: int, row: SharedRow) -> None:
         """The worker will not write into this row any more."""
         self._free[worker, row.size].append(row)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distmeta.transports.shared import LARGEST, Address, Exchange, Row, SharedRows
+from distmeta.transports.shared import LARGEST_SHARED, Exchange, SharedAddress, SharedRow, SharedRows
 
 SIZE = 5000  # not a whole number of pages
 ROWS = 3
@@ -27,7 +27,7 @@ def made() -> SharedRows:
     return mine
 
 
-def added(mine: SharedRows, size: int = SIZE) -> Row:
+def added(mine: SharedRows, size: int = SIZE) -> SharedRow:
     row = mine.add(size)
     assert row is not None
     return row
@@ -39,7 +39,7 @@ def test_another_process_reads_and_writes() -> None:
     for number in range(ROWS):
         mine.write(rows[number], filled(number))
     program = (
-        "from distmeta.transports.shared import Address, Row, SharedRows\n"
+        "from distmeta.transports.shared import SharedAddress, SharedRow, SharedRows\n"
         f"theirs, rows = SharedRows.at({mine.address!r}), {rows!r}\n"
         f"for number in range({ROWS}):\n"
         f"    theirs.write(rows[{ROWS} + number], 2 * theirs.read(rows[number]))\n"
@@ -52,7 +52,7 @@ def test_another_process_reads_and_writes() -> None:
     assert SharedRows.at(mine.address) is None
 
 
-def fill(address: Address, rows: list[Row], value: int) -> None:
+def fill(address: SharedAddress, rows: list[SharedRow], value: int) -> None:
     theirs = SharedRows.at(address)
     assert theirs is not None
     for row in rows:
@@ -91,13 +91,13 @@ def test_what_is_read_cannot_be_written_and_outlives_the_rest() -> None:
 @pytest.mark.parametrize("path", ["/proc/self/mem", "/proc/self/maps", "/nowhere", "/dev/null", "/tmp", __file__])
 def test_another_file_is_none(path: str) -> None:
     """The path means something else on another host, or for another user."""
-    assert SharedRows.at(Address(path, bytes(16))) is None
+    assert SharedRows.at(SharedAddress(path, bytes(16))) is None
 
 
 def test_a_pipe_is_none() -> None:
     ours, theirs = os.pipe()
     try:
-        assert SharedRows.at(Address(f"/proc/self/fd/{ours}", bytes(16))) is None
+        assert SharedRows.at(SharedAddress(f"/proc/self/fd/{ours}", bytes(16))) is None
     finally:
         os.close(ours), os.close(theirs)
 
@@ -145,7 +145,7 @@ def test_results_of_workers() -> None:
     exchange.close()
 
 
-@pytest.mark.parametrize("size", [0, LARGEST // 4 + 1])
+@pytest.mark.parametrize("size", [0, LARGEST_SHARED // 4 + 1])
 def test_vectors_that_go_another_way(size: int) -> None:
     exchange = Exchange()
     assert exchange.publish(np.zeros(size, np.float32)) is None
