@@ -23,10 +23,10 @@ from common import show, write
 
 import distmeta
 from distmeta.config import Config, load_config
-from distmeta.layout import Layout
+from distmeta.core.layout import Layout
+from distmeta.core.records import MetaState, TaskBatch
 from distmeta.programs import blueprint
 from distmeta.programs.supervised import SupervisedProgram
-from distmeta.records import MetaState, TaskBatch
 from distmeta.tasks.base import TaskFamily
 from distmeta.worker import Worker
 

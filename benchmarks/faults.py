@@ -28,13 +28,13 @@ from rich.console import Console
 from rich.table import Table
 
 from distmeta.config import load_config
+from distmeta.core.records import MetaGradient
+from distmeta.core.tree import Sum, add
 from distmeta.evaluate import cut
 from distmeta.learner import Learner
 from distmeta.programs import blueprint
-from distmeta.records import MetaGradient
 from distmeta.tasks import prepare_family
 from distmeta.transports import open_transport
-from distmeta.tree import Sum, add
 
 SETTINGS = {
     "tasks": {"kind": "glyphs", "ways": 5, "shots": 1, "queries": 1},

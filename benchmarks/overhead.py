@@ -26,14 +26,14 @@ from rich.console import Console
 from rich.table import Table
 
 from distmeta.config import Config, load_config
+from distmeta.core.plan import Plan
+from distmeta.core.records import MetaGradient
+from distmeta.core.tree import Sum, add
 from distmeta.evaluate import cut
 from distmeta.learner import Learner
-from distmeta.plan import Plan
 from distmeta.programs import blueprint
-from distmeta.records import MetaGradient
 from distmeta.tasks import prepare_family
 from distmeta.transports import Transport, open_transport
-from distmeta.tree import Sum, add
 from distmeta.worker import Worker
 
 SETTINGS = {

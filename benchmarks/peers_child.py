@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from distmeta import models
 from distmeta.config import Config, load_config
+from distmeta.core.records import MetaState, Split, TaskBatch
 from distmeta.programs import blueprint
-from distmeta.records import MetaState, Split, TaskBatch
 from distmeta.tasks import TASKS, open_family
 from distmeta.worker import Worker, pick_device
 

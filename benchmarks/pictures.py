@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distmeta.config import TaskOptions
-from distmeta.records import Split, TaskBatch
+from distmeta.core.philox import Purpose, uniform, words
+from distmeta.core.records import Split, TaskBatch
 from distmeta.tasks import TASKS
 from distmeta.tasks.glyphs import Glyphs
-from distmeta.tasks.philox import Purpose, uniform, words
 
 SIZE = 32
 

@@ -33,17 +33,17 @@ import torch
 from simulated_ray import CutTransport, simulated_ray, simulated_transport
 
 from distmeta.config import Config, OuterOptions, load_config
+from distmeta.core.plan import Plan
+from distmeta.core.records import MetaGradient, Shard
+from distmeta.core.tree import Sum, add, share
 from distmeta.evaluate import cut
 from distmeta.learner import Learner
-from distmeta.plan import Plan
-from distmeta.records import MetaGradient, Shard
 from distmeta.transports.board import DEPTH
 from distmeta.transports.ray_actors import RayTransport
 from distmeta.transports.ray_cluster import connect
 from distmeta.transports.ray_crew import Crew
 from distmeta.transports.ray_worker import Opened
 from distmeta.transports.shared import SharedAddress, SharedRow, SharedRows
-from distmeta.tree import Sum, add, share
 
 SETTINGS = {
     "tasks": {"kind": "sinusoid"},

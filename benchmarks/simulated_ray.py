@@ -18,15 +18,15 @@ import numpy as np
 import torch
 
 from distmeta.config import Config
-from distmeta.plan import Plan
-from distmeta.records import Shard
+from distmeta.core.plan import Plan
+from distmeta.core.records import Shard
+from distmeta.core.tree import cover
 from distmeta.transports import Kind, ray_actors, ray_crew
 from distmeta.transports.board import Board
 from distmeta.transports.ray_actors import RayTransport
 from distmeta.transports.ray_cluster import Changes
 from distmeta.transports.ray_crew import Crew, Seat
 from distmeta.transports.ray_worker import Opened
-from distmeta.tree import cover
 
 MESSAGE = 0.005
 """Seconds of a worker that a message takes besides its shards, as seen with Ray."""

@@ -38,7 +38,7 @@ from overhead import Processes
 
 from distmeta import checkpoint
 from distmeta.config import load_config
-from distmeta.plan import Plan
+from distmeta.core.plan import Plan
 from distmeta.tasks import prepare_family
 
 SETTINGS: dict[str, Any] = {

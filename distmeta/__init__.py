@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from distmeta.tune import tune
     from distmeta.version import __version__
 else:
-    from distmeta.lazy import lazily
+    from distmeta.core.registry import lazily
 
     __getattr__ = lazily(
         __name__,

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from distmeta.checkpoint_checks import META, PARAMS, STATE, check_manifest, join_meta, read_state, read_tensors
+from distmeta.core.layout import MODEL
+from distmeta.core.plan import Plan
 from distmeta.errors import StorageError
-from distmeta.layout import MODEL
-from distmeta.plan import Plan
 from distmeta.rundir import CHECKPOINTS, CONFIG
 from distmeta.storage import MANIFEST, Storage
 from distmeta.text import parse_json, shown

@@ -12,9 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from torch import Tensor
 
+from distmeta.core.layout import MODEL
 from distmeta.errors import ConfigError
 from distmeta.json_files import problem_of
-from distmeta.layout import MODEL
 from distmeta.text import plain, shown
 
 PARAMS = "params.safetensors"

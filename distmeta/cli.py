@@ -19,12 +19,12 @@ from distmeta import cli_jobs, cli_tune
 from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, output
 from distmeta.cli_common import errors as _errors
 from distmeta.config import Section, dump_config, load_config
+from distmeta.core.plan import Plan
+from distmeta.core.secrets import mask
 from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
 from distmeta.errors import ConfigError
 from distmeta.interrupts import interruptible
-from distmeta.plan import Plan
 from distmeta.plan_file import check_target, with_engine, write_engine
-from distmeta.secrets import mask
 from distmeta.text import check_local, read_text
 
 app = typer.Typer(

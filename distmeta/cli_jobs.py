@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, errors
+from distmeta.core.secrets import mask
 from distmeta.display import consoles
-from distmeta.secrets import mask
 
 if TYPE_CHECKING:  # it brings Ray
     from distmeta.submit import Cluster, JobDetails

@@ -30,7 +30,7 @@ def tune(
 ) -> None:
     """Search settings over whole runs with Ray Tune, and meta-test the best."""
     import distmeta
-    from distmeta.secrets import mask
+    from distmeta.core.secrets import mask
     from distmeta.storage import below
     from distmeta.sweep_config import load_sweep
     from distmeta.sweep_view import SweepDisplay, ranking, told

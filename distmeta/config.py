@@ -21,8 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from distmeta.core.secrets import masked
 from distmeta.errors import ConfigError
-from distmeta.secrets import masked
 from distmeta.sections import (
     AlgorithmOptions,
     ClusterOptions,
@@ -200,7 +200,7 @@ def check_origin(
     Raises:
         TrustError: naming the code or the host, and how to allow it.
     """
-    from distmeta.hosts import hosts_in
+    from distmeta.core.hosts import hosts_in
     from distmeta.user_code import kinds
 
     code, hosts = kinds(values), hosts_in(values, own)

@@ -24,12 +24,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from distmeta.secrets import mask
+from distmeta.core.secrets import mask
 
 if TYPE_CHECKING:  # measuring needs a good part of torch, showing does not
     from distmeta.config import Config
+    from distmeta.core.records import StepRecord
     from distmeta.planning import Measured
-    from distmeta.records import StepRecord
 
 SMOOTHING = 0.95
 """Weight of the past in the shown loss and metric: about the last 20 steps."""

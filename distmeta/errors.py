@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distmeta.secrets import mask
+from distmeta.core.secrets import mask
 
 
 class DistmetaError(Exception):

@@ -21,16 +21,16 @@ from distmeta.config import (
     put,
     read_mapping,
 )
+from distmeta.core.hosts import hosts_in
+from distmeta.core.layout import Layout, Meta
+from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.records import MetaState, Shard, Split, TaskMetrics
+from distmeta.core.secrets import mask
 from distmeta.errors import ConfigError
-from distmeta.hosts import hosts_in
 from distmeta.identity import differing
-from distmeta.layout import Layout, Meta
 from distmeta.learner import check_layout
 from distmeta.metrics import mean_ci
-from distmeta.plan import Plan, RunPlan
 from distmeta.programs import blueprint
-from distmeta.records import MetaState, Shard, Split, TaskMetrics
-from distmeta.secrets import mask
 from distmeta.tasks import prepare_family
 from distmeta.text import shown
 from distmeta.transports import Check, Kind, Transport, start_transport

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from distmeta.config import OuterOptions, StepSchedule
+from distmeta.core.layout import MODEL, Layout, Meta
+from distmeta.core.records import MetaGradient, MetaState
 from distmeta.errors import StorageError
-from distmeta.layout import MODEL, Layout, Meta
 from distmeta.optimizers import MOMENTS, OuterOptimizer
-from distmeta.records import MetaGradient, MetaState
 from distmeta.text import shown
 
 NORM_ROW = 2**13

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from distmeta.adaptations import Batch, Iterative, Support
 from distmeta.config import Config, load_config, written_values
+from distmeta.core.layout import Meta
 from distmeta.errors import ConfigError
 from distmeta.evaluate import load_snapshot
-from distmeta.layout import Meta
 from distmeta.programs.assembly import Assembly
 from distmeta.replicas import Replicas
 from distmeta.task_inputs import TaskInputs

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distmeta.core.records import MetaGradient, StepRecord
 from distmeta.errors import StorageError
-from distmeta.records import MetaGradient, StepRecord
 from distmeta.rundir import RunDirectory, to_json
 from distmeta.storage import Storage, explained
 from distmeta.text import parse_json
@@ -29,7 +29,7 @@ TENSORBOARD = "tensorboard"
 
 
 class MetricsLog:
-    """Appends every :class:`~distmeta.records.StepRecord` to ``metrics.jsonl`` and to TensorBoard events.
+    """Appends every :class:`~distmeta.core.records.StepRecord` to ``metrics.jsonl`` and to TensorBoard events.
 
     Both use the names of :func:`flat`. The logs of a run directory that is not local are kept in a temporary folder
     and uploaded by :meth:`sync` and :meth:`close`. One thread may write while another one syncs.
@@ -173,7 +173,7 @@ def flat(record: StepRecord) -> dict[str, float]:
 
     ``step``, ``tasks``, ``gradient_norm``, ``learning_rate``, ``seconds``, ``tasks_per_second``, ``workers``,
     ``skipped``; ``train/NAME`` and ``validation/NAME`` for measurements, ``faults/NAME`` and ``share/NAME`` as
-    :class:`~distmeta.records.StepRecord` explains them.
+    :class:`~distmeta.core.records.StepRecord` explains them.
 
     >>> flat(StepRecord(1, 4, {"loss": 0.5}, 1.0, 0.1, 0.2, 20.0, 1))["train/loss"]
     0.5
@@ -198,7 +198,7 @@ def flat(record: StepRecord) -> dict[str, float]:
 
 
 def shares(gradient: MetaGradient, available: float, aggregation: float) -> dict[str, float]:
-    """Of a step's time, see :class:`~distmeta.records.StepRecord`; ``available`` is the workers' time in the step."""
+    """Of a step's time, see :class:`~distmeta.core.records.StepRecord`; ``available`` is the workers' time in the step."""
     busy = {name: spent / available for name, spent in gradient.seconds.items()}
     return {**busy, "aggregation": aggregation, "waiting": max(0.0, 1.0 - sum(busy.values()))}
 

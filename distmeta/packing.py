@@ -14,8 +14,8 @@ from pathlib import Path
 
 import distmeta
 from distmeta.config import Config, dump_config, load_config
+from distmeta.core.secrets import S3_VARIABLES, is_masked, mask, masked
 from distmeta.errors import ConfigError
-from distmeta.secrets import S3_VARIABLES, is_masked, mask, masked
 from distmeta.storage import below
 from distmeta.sweep_config import dump_sweep, load_sweep
 from distmeta.user_code import PREFIX, importable, is_installed, split

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
+from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
-from distmeta.plan import Plan
 from distmeta.text import parse_yaml
 
 _BREAKS = "\n\r\x85\u2028\u2029"

@@ -11,12 +11,12 @@ from typing import get_args
 import torch
 
 from distmeta.config import Config
+from distmeta.core.plan import Compile, Differentiation, Layers, Plan
+from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
-from distmeta.plan import Compile, Differentiation, Layers, Plan
 from distmeta.programs.comparison import disagreement
 from distmeta.programs.settling import SAMPLES, TOLERANCE, sample
 from distmeta.programs.supervised import SupervisedProgram
-from distmeta.records import MetaState
 from distmeta.tasks import prepare_family
 from distmeta.worker import Worker
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
+from distmeta.core.secrets import without_secrets
 from distmeta.errors import ConfigError, StorageError
 from distmeta.json_files import JsonValues, MetaTest, read_json
-from distmeta.secrets import without_secrets
 from distmeta.storage import Storage
 
 CONFIG = "config.yaml"

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from distmeta.secrets import mask
+from distmeta.core.secrets import mask
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Steps = Annotated[int, Field(ge=0, lt=2**40)]
@@ -210,7 +210,7 @@ class EngineOptions(Section):
     """How meta-gradients are computed; everything here changes rounding or speed, never what is computed.
 
     ``auto`` is a function of the model, the shapes, the device kind and the length of the run, never of a timing
-    (:func:`distmeta.plan.decide`); ``distmeta plan`` measures the alternatives and writes values.
+    (:func:`distmeta.core.plan.decide`); ``distmeta plan`` measures the alternatives and writes values.
 
     ``chunk`` is the number of tasks of a shard that are computed together. ``compile``: ``none`` runs the mapped Python
     code, ``graph`` records its operations once and repeats them, ``inductor`` lets torch's compiler fuse them (it needs

@@ -22,8 +22,8 @@ from typing import Any
 
 import pyarrow.fs
 
+from distmeta.core.secrets import is_masked, looks_like_uri, mask, missing_from_environment, strip
 from distmeta.errors import StorageError
-from distmeta.secrets import is_masked, looks_like_uri, mask, missing_from_environment, strip
 from distmeta.text import BAD_TEXT, shown
 
 MANIFEST = "manifest.json"

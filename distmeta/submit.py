@@ -17,10 +17,10 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobType
 
-from distmeta.environment import variable
+from distmeta.core.environment import variable
+from distmeta.core.secrets import mask
 from distmeta.errors import ClusterError, Interrupted, JobError
 from distmeta.packing import Job, pack
-from distmeta.secrets import mask
 from distmeta.transports.ray_internals import CHATTER, job_client
 
 __all__ = ["Cluster", "JobDetails"]

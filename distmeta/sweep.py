@@ -16,11 +16,11 @@ import ray
 from ray import tune
 
 from distmeta.config import Config
+from distmeta.core.secrets import credentials, environment, masked, without_secrets
 from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
 from distmeta.lease import acquire
 from distmeta.rundir import to_json
-from distmeta.secrets import credentials, environment, masked, without_secrets
 from distmeta.storage import Storage, below
 from distmeta.sweep_config import SWEEP, Sweep, check_resume, dump_sweep
 from distmeta.sweep_internals import CHATTER, CREDENTIALS, without_credentials

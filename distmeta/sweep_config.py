@@ -24,9 +24,9 @@ from distmeta.config import (
     read_mapping,
     suggest,
 )
+from distmeta.core.secrets import masked
 from distmeta.errors import ConfigError
 from distmeta.rundir import differences
-from distmeta.secrets import masked
 from distmeta.sections import Section
 from distmeta.sweep_checks import find_metric, find_problems, point_problems, refusal, refuse
 from distmeta.sweep_points import TRIALS, Values, changed, points

@@ -17,13 +17,13 @@ from pydantic import Field, NonNegativeInt
 
 from distmeta import checkpoint
 from distmeta.config import dump_config, written_values
+from distmeta.core.records import StepRecord
+from distmeta.core.secrets import mask
 from distmeta.errors import NonFiniteError, StorageError
 from distmeta.identity import check_same
 from distmeta.json_files import JsonValues, read_json
 from distmeta.metrics import read_lines
-from distmeta.records import StepRecord
 from distmeta.rundir import CHECKPOINTS, RunDirectory, to_json
-from distmeta.secrets import mask
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep
 from distmeta.sweep_points import Values

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from distmeta.core.secrets import looks_like_uri, mask
 from distmeta.errors import ConfigError
-from distmeta.secrets import looks_like_uri, mask
 
 LONGEST = 2**20
 """Bytes of a file."""

@@ -14,23 +14,23 @@ from typing import Any, cast
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
 from distmeta.config import Config, dump_config, written_values
+from distmeta.core.layout import Layout, Meta
+from distmeta.core.plan import Plan, announce
+from distmeta.core.records import FAULTS, MetaGradient, MetaState, Shard, StepRecord
+from distmeta.core.tree import Sum, add
 from distmeta.errors import Interrupted, NonFiniteError, StorageError
 from distmeta.evaluate import Progress, cut, meta_test, validate
 from distmeta.identity import identify, resumed
-from distmeta.layout import Layout, Meta
 from distmeta.learner import Learner, Outcome
 from distmeta.lease import Lease, acquire
 from distmeta.metrics import MetricsLog, flat, shares
-from distmeta.plan import Plan, announce
 from distmeta.programs import blueprint
-from distmeta.records import FAULTS, MetaGradient, MetaState, Shard, StepRecord
 from distmeta.restore import check_fingerprint, find_snapshot, finished
 from distmeta.rundir import RunDirectory
 from distmeta.saving import Saver
 from distmeta.storage import below
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check, start_transport
-from distmeta.tree import Sum, add
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def train(
         patience: seconds to wait for another driver of this run to end, or to be known as dead.
 
     Yields:
-        One :class:`~distmeta.records.StepRecord` a meta-step.
+        One :class:`~distmeta.core.records.StepRecord` a meta-step.
 
     Returns:
         The content of ``result.json`` (the value of ``StopIteration``, or of ``yield from``).

@@ -21,9 +21,9 @@ from shlex import quote
 from types import CodeType, ModuleType
 from typing import Any
 
+from distmeta.core.hosts import hosts_in
+from distmeta.core.secrets import mask
 from distmeta.errors import TrustError
-from distmeta.hosts import hosts_in
-from distmeta.secrets import mask
 from distmeta.user_code import folder_of, importable, is_name, is_own, kinds, lexical, reached, sha256, split
 
 _BESIDE = {

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from distmeta.config import Config
+from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
+from distmeta.core.tree import Node, Sum, add
 from distmeta.cuda import reproducible
 from distmeta.errors import ConfigError
 from distmeta.kernels.build import Unavailable, find_compiler
-from distmeta.plan import Plan, RunPlan
 from distmeta.programs import open_program
-from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
-from distmeta.tree import Node, Sum, add
 
 
 def pick_device(wanted: str) -> torch.device:

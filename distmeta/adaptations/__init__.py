@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distmeta.adaptations.options import GradientDescentOptions, PrototypesOptions
-from distmeta.lazy import Table, lazily
+from distmeta.core.registry import Table, lazily
 
 if TYPE_CHECKING:
     from distmeta.adaptations.base import Adaptation, Batch, Iterative, Support, Task

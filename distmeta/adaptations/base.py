@@ -12,10 +12,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor
 
 from distmeta.adaptations.gradients import gradient
-from distmeta.layout import MODEL, Meta
+from distmeta.core.layout import MODEL, Meta
+from distmeta.core.records import Data
 from distmeta.models.functional import FunctionalModule
 from distmeta.objectives import Objective
-from distmeta.records import Data
 from distmeta.sections import AdaptationOptions
 
 Params = Mapping[str, Tensor]

@@ -1,7 +1,7 @@
 """Derivatives of one task's functions: by ``torch.func``, or by plain autograd where it cannot run a module.
 
 Adaptations and estimators take every derivative from here, so that each of them runs in all ways of
-:data:`~distmeta.plan.Running`. Plain autograd can run what transforms cannot: custom functions in the old style,
+:data:`~distmeta.core.plan.Running`. Plain autograd can run what transforms cannot: custom functions in the old style,
 derivatives with respect to inputs inside ``forward``, hooks on saved tensors.
 """
 

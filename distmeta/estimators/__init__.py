@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distmeta.core.registry import Table, lazily
 from distmeta.estimators.options import DisplacementOptions, ExactOptions, FirstOrderOptions
-from distmeta.lazy import Table, lazily
 
 if TYPE_CHECKING:
     from distmeta.estimators.base import Estimator

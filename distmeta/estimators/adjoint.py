@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_map
 
 from distmeta.adaptations.base import Batch, Iterative, Params, Task, inner_gradient
 from distmeta.adaptations.gradients import gradient, pullback
+from distmeta.core.layout import Meta
 from distmeta.estimators.base import Measured
-from distmeta.layout import Meta
 
 KEEP_ALL = 8
 """Up to this many steps every step's parameters are kept; beyond, those of every sqrt(K)-th step."""

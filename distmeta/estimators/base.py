@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Task
-from distmeta.layout import Meta
+from distmeta.core.layout import Meta
 from distmeta.sections import EstimatorOptions
 
 Measured = Mapping[str, Tensor]

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Task
 from distmeta.adaptations.gradients import gradient
+from distmeta.core.layout import MODEL, Meta
 from distmeta.estimators.base import Measured
 from distmeta.estimators.options import DisplacementOptions
-from distmeta.layout import MODEL, Meta
 from distmeta.sections import EstimatorOptions
 
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Task
 from distmeta.adaptations.gradients import gradient
+from distmeta.core.layout import Meta
+from distmeta.core.plan import Differentiation
 from distmeta.estimators.adjoint import adjoint
 from distmeta.estimators.base import Measured
 from distmeta.estimators.options import ExactOptions
-from distmeta.layout import Meta
-from distmeta.plan import Differentiation
 from distmeta.sections import EstimatorOptions
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Params, Task, inner_gradient
 from distmeta.adaptations.gradients import gradient
+from distmeta.core.layout import Meta
 from distmeta.estimators.base import Measured
 from distmeta.estimators.options import FirstOrderOptions
-from distmeta.layout import Meta
 from distmeta.sections import EstimatorOptions
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from distmeta.lazy import Table, lazily
+from distmeta.core.registry import Table, lazily
 from distmeta.models.options import Conv4Options, MLPOptions, ResNet12Options, UserOptions
 from distmeta.user_code import PREFIX
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from distmeta.records import Data
+from distmeta.core.records import Data
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,12 +14,12 @@ from distmeta import models
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.adaptations.base import module_parameters
 from distmeta.config import Config
+from distmeta.core.layout import MODEL, Meta
+from distmeta.core.plan import Plan
 from distmeta.estimators import ESTIMATORS
 from distmeta.estimators.exact import Exact
-from distmeta.layout import MODEL, Meta
 from distmeta.models.functional import FunctionalModule
 from distmeta.objectives import OBJECTIVES
-from distmeta.plan import Plan
 from distmeta.tasks import TASKS
 
 _BUILDING = threading.RLock()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from distmeta.layout import Layout, Meta
-from distmeta.plan import Plan
-from distmeta.records import MetaGradient, MetaState, Split, TaskMetrics
+from distmeta.core.layout import Layout, Meta
+from distmeta.core.plan import Plan
+from distmeta.core.records import MetaGradient, MetaState, Split, TaskMetrics
 
 
 class Program(Protocol):

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from distmeta.cache import cache_for
-from distmeta.environment import variable
+from distmeta.core.environment import variable
+from distmeta.core.plan import Compile
 from distmeta.identity import content_hash
 from distmeta.kernels.build import program, unavailable
-from distmeta.plan import Compile
 from distmeta.programs.kept import host, is_kept, kept
 from distmeta.programs.recording import Recording
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from distmeta.adaptations.base import Batch, Iterative
-from distmeta.layout import Meta
+from distmeta.core.layout import Meta
 
 
 def hides_curvature(adaptation: Iterative, meta: Meta, batch: Batch) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from distmeta.adaptations.gradients import transforms
-from distmeta.plan import Running
+from distmeta.core.plan import Running
 
 OneTask = Callable[[Mapping[str, Tensor], Any], Any]
 

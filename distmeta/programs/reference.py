@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from distmeta.adaptations.base import Batch, Iterative, Support, Task
 from distmeta.adaptations.gradients import transforms
-from distmeta.layout import Layout, Meta
+from distmeta.core.layout import Layout, Meta
 from distmeta.models.dropout import KeyedDropout
 from distmeta.models.forward import forward
 from distmeta.models.hidden_state import kept

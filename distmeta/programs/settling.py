@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from distmeta.config import EngineOptions
+from distmeta.core.plan import Plan, Running
 from distmeta.errors import ClusterError, ConfigError, DistmetaError
 from distmeta.kernels.build import Unavailable, load
 from distmeta.models.hints import hint
-from distmeta.plan import Plan, Running
 from distmeta.programs.comparison import Compared, Comparison, disagreement
 
 log = logging.getLogger(__name__)

@@ -20,20 +20,20 @@ from torch.utils._pytree import tree_leaves
 from distmeta.adaptations import Iterative
 from distmeta.adaptations.base import trajectory
 from distmeta.config import Config
+from distmeta.core.layout import Layout, Meta
+from distmeta.core.philox import Purpose, keys, minibatches
+from distmeta.core.plan import Compile, Facts, Plan, decide
+from distmeta.core.records import Data, MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
 from distmeta.cuda import allow_tf32
 from distmeta.kernels.build import unavailable
-from distmeta.layout import Layout, Meta
-from distmeta.plan import Compile, Facts, Plan, decide
 from distmeta.programs.assembly import Assembly
 from distmeta.programs.compiling import is_recorded, recorded_by, specialise
 from distmeta.programs.engine import OneTask, chunks, run_tasks
 from distmeta.programs.kept import host, kept, origin
 from distmeta.programs.reference import Reference, one_task
 from distmeta.programs.settling import choose, require
-from distmeta.records import Data, MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
 from distmeta.tasks import open_family
 from distmeta.tasks.base import Episode, episodes
-from distmeta.tasks.philox import Purpose, keys, minibatches
 
 RECORD_AFTER = 3
 """Chunks of one shape after which measurements are recorded; fewer do not repay it."""
@@ -76,7 +76,7 @@ class SupervisedProgram:
         self._sampling = threading.Lock()  # of what is ahead: another thread than that which computes may ask for it
 
     def probe(self, *, training: bool = True) -> Plan:
-        """What :func:`~distmeta.plan.decide` says, as far as it works for everything that the run will ask for."""
+        """What :func:`~distmeta.core.plan.decide` says, as far as it works for everything that the run will ask for."""
         tasks, _ = self._tasks("train", range(2), self._steps, dropout=True)
         plan = decide(self._config, self._facts(tasks), training=training)
         if self._origin is None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from distmeta.lazy import Table, lazily
+from distmeta.core.registry import Table, lazily
 from distmeta.tasks.base import Episode, TaskFamily, episodes
 from distmeta.tasks.options import GlyphOptions, OmniglotOptions, SinusoidOptions
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from distmeta.records import Split, TaskBatch
+from distmeta.core.records import Split, TaskBatch
 
 if TYPE_CHECKING:
     import torch

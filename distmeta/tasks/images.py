@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distmeta.config import TaskOptions
+from distmeta.core.philox import Purpose, distinct, words
+from distmeta.core.records import Split, TaskBatch
 from distmeta.errors import ConfigError
-from distmeta.records import Split, TaskBatch
 from distmeta.tasks.base import Episode
 from distmeta.tasks.options import ImageOptions
-from distmeta.tasks.philox import Purpose, distinct, words
 from distmeta.tasks.store import EpisodeStore
 
 HELD_BYTES = 2**30

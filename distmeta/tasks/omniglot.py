@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distmeta.config import TaskOptions
-from distmeta.records import Split
+from distmeta.core.philox import Purpose, distinct, words
+from distmeta.core.records import Split
 from distmeta.tasks.images import ImageFamily, SplitClasses
 from distmeta.tasks.omniglot_build import open_omniglot
 from distmeta.tasks.omniglot_source import STORE
 from distmeta.tasks.options import OmniglotOptions
-from distmeta.tasks.philox import Purpose, distinct, words
 from distmeta.tasks.store import EpisodeStore
 
 TRAIN, VALIDATION = 1100, 100

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from distmeta.config import TaskOptions
-from distmeta.records import Split, TaskBatch
+from distmeta.core.philox import Purpose, uniform, words
+from distmeta.core.records import Split, TaskBatch
 from distmeta.tasks.base import Episode
 from distmeta.tasks.options import SinusoidOptions
-from distmeta.tasks.philox import Purpose, uniform, words
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, math.pi)

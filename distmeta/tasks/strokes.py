@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from distmeta.tasks.philox import Purpose, integers, uniform, words
+from distmeta.core.philox import Purpose, integers, uniform, words
 
 GENERATOR = "1"
 """Version of everything in this file: any change of a constant or a formula is a new data set."""

@@ -8,7 +8,7 @@ from importlib import import_module
 from threading import Thread
 
 from distmeta.config import Config
-from distmeta.plan import Plan, RunPlan
+from distmeta.core.plan import Plan, RunPlan
 from distmeta.transports.base import Check, Kind, Part, Transport, Workers
 
 TRANSPORTS: dict[str, str] = {

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from copy import copy
 from typing import Generic
 
-from distmeta.records import Shard
+from distmeta.core.records import Shard
+from distmeta.core.tree import Node, Pool
 from distmeta.transports.balance import AnyDesk, Balance
 from distmeta.transports.base import Kind
 from distmeta.transports.pace import Pace, Piece
-from distmeta.tree import Node, Pool
 
 log = logging.getLogger(__name__)
 

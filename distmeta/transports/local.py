@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from distmeta.config import Config
+from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
+from distmeta.core.tree import Node
 from distmeta.cuda import memory_explained
-from distmeta.plan import Plan, RunPlan
-from distmeta.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.transports.base import Check, Kind, Part, Workers
-from distmeta.tree import Node
 from distmeta.worker import Worker
 
 

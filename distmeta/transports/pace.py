@@ -8,9 +8,9 @@ from collections import defaultdict, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from distmeta.records import Shard
+from distmeta.core.records import Shard
+from distmeta.core.tree import Node
 from distmeta.transports.base import Kind
-from distmeta.tree import Node
 
 LATE = 2.0
 """Times the usual after which a desk is late."""

@@ -14,9 +14,10 @@ import torch
 from ray.exceptions import RayTaskError
 
 from distmeta.config import Config
+from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.records import FAULTS, MetaGradient, MetaState, Shard
+from distmeta.core.tree import Node, cover, share
 from distmeta.errors import ClusterError, ConfigError, DistmetaError, TaskError
-from distmeta.plan import Plan, RunPlan
-from distmeta.records import FAULTS, MetaGradient, MetaState, Shard
 from distmeta.transports.base import Check, Kind, Part, Workers
 from distmeta.transports.board import SOON, Board
 from distmeta.transports.pace import Clock, Pace, Piece
@@ -24,7 +25,6 @@ from distmeta.transports.ray_crew import LOST, POLL, Crew, Seat, reason
 from distmeta.transports.ray_metrics import Reporter
 from distmeta.transports.ray_worker import view
 from distmeta.transports.shared import Exchange, SharedRow
-from distmeta.tree import Node, cover, share
 from distmeta.worker import keep_freed_memory
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distmeta.config import Config
+from distmeta.core.plan import Plan, RunPlan
 from distmeta.errors import ClusterError, DistmetaError
-from distmeta.plan import Plan, RunPlan
 from distmeta.transports.base import Check
 from distmeta.transports.pace import Clock, Desk
 from distmeta.transports.parcel import pack

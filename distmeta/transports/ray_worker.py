@@ -13,8 +13,8 @@ import ray
 import torch
 
 from distmeta.config import Config
-from distmeta.plan import Plan, RunPlan
-from distmeta.records import MetaState, Shard, TaskMetrics
+from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.records import MetaState, Shard, TaskMetrics
 from distmeta.transports.parcel import Parcel, check_code, unpack
 from distmeta.transports.shared import SharedAddress, SharedRow, SharedRows
 from distmeta.worker import Worker

@@ -18,8 +18,8 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 
 import distmeta
+from distmeta.core.records import FAULTS, StepRecord
 from distmeta.metrics import flat
-from distmeta.records import FAULTS, StepRecord
 from distmeta.transports.ray_metrics import REPORTER, gauge_name
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "cluster" / "grafana.json").read_text())

@@ -14,9 +14,9 @@ import distmeta
 from distmeta.cli import app
 from distmeta.cli_common import errors
 from distmeta.config import OuterOptions, load_config
+from distmeta.core.records import MetaGradient
 from distmeta.errors import ConfigError
 from distmeta.learner import Learner
-from distmeta.records import MetaGradient
 
 GLYPHS = {"tasks": {"kind": "glyphs"}, "model": {"kind": "conv4"}, "algorithm": {"name": "maml"}}
 

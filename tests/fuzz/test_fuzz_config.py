@@ -23,8 +23,8 @@ from fuzz_helpers import (
 from hypothesis import strategies as st
 
 from distmeta.config import dump_config, load_config, parse_yaml
+from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
-from distmeta.plan import Plan
 from distmeta.plan_file import with_engine
 
 SECTIONS = ("tasks", "model", "algorithm", "run", "outer")

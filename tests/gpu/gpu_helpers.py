@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distmeta.config import Config, load_config
-from distmeta.plan import Plan
+from distmeta.core.plan import Plan
 from distmeta.programs.settling import TOLERANCE, disagreement
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.worker import Worker

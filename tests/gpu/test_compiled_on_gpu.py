@@ -8,9 +8,9 @@ import pytest
 import torch
 from gpu_helpers import MODELS, TASKS, check, configure, samples, worker_on
 
+from distmeta.core.plan import Plan
+from distmeta.core.records import MetaState
 from distmeta.kernels.build import unavailable
-from distmeta.plan import Plan
-from distmeta.records import MetaState
 
 LAYERS = ["general", "products"]
 COMPILED = [

@@ -8,10 +8,10 @@ import pytest
 import torch
 from gpu_helpers import ALGORITHMS, MODELS, TASKS, check, configure, samples, worker_on
 
+from distmeta.core.plan import Plan
+from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
-from distmeta.plan import Plan
 from distmeta.programs.settling import disagreement
-from distmeta.records import MetaState
 
 LAYERS = ["general", "products"]
 

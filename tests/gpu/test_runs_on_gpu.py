@@ -11,10 +11,10 @@ from gpu_helpers import configure, equal, worker_on
 import distmeta
 from distmeta.checkpoint import latest
 from distmeta.config import Config, load_config
+from distmeta.core.plan import Plan
+from distmeta.core.records import MetaState
 from distmeta.models.philox import random_words
-from distmeta.plan import Plan
 from distmeta.programs.supervised import SupervisedProgram
-from distmeta.records import MetaState
 from distmeta.storage import Storage
 from distmeta.tasks import open_family
 

@@ -24,7 +24,7 @@ from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
 from distmeta.cli import app
 from distmeta.config import Config
-from distmeta.records import StepRecord
+from distmeta.core.records import StepRecord
 from distmeta.storage import Storage
 
 CLI = Path(sys.executable).parent / "distmeta"

@@ -10,10 +10,10 @@ import torch
 from integration_helpers import assert_same, configure, parameters, train, untimed
 
 import distmeta.transports.ray_actors as ray_actors
+from distmeta.core.records import MetaGradient
 from distmeta.evaluate import cut
 from distmeta.learner import Learner
 from distmeta.programs import blueprint
-from distmeta.records import MetaGradient
 from distmeta.transports import open_transport
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

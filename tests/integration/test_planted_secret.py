@@ -16,7 +16,7 @@ import pytest
 import yaml
 from integration_helpers import SINUSOID, invoke
 
-from distmeta.secrets import S3_VARIABLES, mask
+from distmeta.core.secrets import S3_VARIABLES, mask
 from distmeta.storage import below
 
 BASE = {**SINUSOID, "name": "run", "engine": {"compile": "none"}}

@@ -35,8 +35,8 @@ from integration_helpers import (
 
 import distmeta
 from distmeta import checkpoint
+from distmeta.core.records import FAULTS
 from distmeta.errors import Interrupted, NonFiniteError
-from distmeta.records import FAULTS
 from distmeta.storage import Storage
 
 EVERY_STEP = list(range(1, STEPS + 1))

@@ -14,7 +14,7 @@ import yaml
 from job_helpers import Head, finish, invoke, result_of, running_head, write_config
 
 from distmeta import checkpoint
-from distmeta.secrets import S3_VARIABLES
+from distmeta.core.secrets import S3_VARIABLES
 from distmeta.storage import Storage
 
 pytestmark = pytest.mark.timeout(600)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from distmeta.config import Config
+from distmeta.core.philox import Purpose, keys
+from distmeta.core.records import Split
 from distmeta.models.dropout import KeyedDropout
-from distmeta.records import Split
 from distmeta.tasks import open_family
-from distmeta.tasks.philox import Purpose, keys
 
 Parameters = Mapping[str, Tensor]
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import distmeta
 from distmeta.config import Config
-from distmeta.plan import Plan, Running
+from distmeta.core.plan import Plan, Running
+from distmeta.core.records import MetaState
 from distmeta.programs.supervised import SupervisedProgram
-from distmeta.records import MetaState
 
 BASE: dict[str, Any] = {
     "name": "battery",

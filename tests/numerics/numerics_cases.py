@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from distmeta.adaptations import ADAPTATIONS, Batch, Support, Task
 from distmeta.algorithms import algorithm_options
+from distmeta.core.layout import MODEL
 from distmeta.estimators import ESTIMATORS
 from distmeta.estimators.exact import Exact
-from distmeta.layout import MODEL
 from distmeta.models import FunctionalModule, build, model_options
 from distmeta.objectives import OBJECTIVES
 from distmeta.programs.engine import run_tasks

@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from distmeta.config import load_config
-from distmeta.plan import Plan
+from distmeta.core.plan import Plan
 from distmeta.programs.supervised import SupervisedProgram
 
 ELSEWHERE = torch.device("meta")

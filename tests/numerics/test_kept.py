@@ -16,9 +16,9 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from distmeta.cache import cache_dir
 from distmeta.config import load_config
+from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
 from distmeta.kernels import build
-from distmeta.plan import Plan
 from distmeta.programs import kept as cache
 from distmeta.programs.compiling import RECORDING, is_recorded, specialise
 from distmeta.programs.kept import kept, origin
@@ -174,7 +174,7 @@ def test_another_process_loads_it(folder: Path, tmp_path: Path) -> None:
     code = f"""
         import sys, torch
         from distmeta.config import load_config
-        from distmeta.plan import Plan
+        from distmeta.core.plan import Plan
         from distmeta.programs.recording import Recording
         from distmeta.programs.supervised import SupervisedProgram
         Recording.of = lambda *_: 1 / 0

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from distmeta.adaptations import Support
 from distmeta.config import Config, load_config
+from distmeta.core.plan import Plan
+from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
 from distmeta.meta_learner import MetaLearner
 from distmeta.models.recomputation import without_checkpoints
-from distmeta.plan import Plan
 from distmeta.programs.comparison import disagreement
 from distmeta.programs.supervised import SupervisedProgram
-from distmeta.records import MetaState
 
 CPU = torch.device("cpu")
 ALGORITHMS: dict[str, dict[str, Any]] = {

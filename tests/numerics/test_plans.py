@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from distmeta.config import load_config
+from distmeta.core.plan import Plan
+from distmeta.core.records import MetaState
 from distmeta.errors import ClusterError, ConfigError
 from distmeta.kernels import build
-from distmeta.plan import Plan
 from distmeta.programs.settling import disagreement
 from distmeta.programs.supervised import SupervisedProgram
-from distmeta.records import MetaState
 
 CPU = torch.device("cpu")
 CONV: dict[str, Any] = {

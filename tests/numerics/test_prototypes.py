@@ -10,7 +10,7 @@ from numerics_reference import plain, prototype_logits
 from torch import Tensor, nn
 
 from distmeta.adaptations import Batch, Prototypes, Support
-from distmeta.layout import MODEL
+from distmeta.core.layout import MODEL
 from distmeta.models import FunctionalModule
 from distmeta.objectives import CrossEntropy
 

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from distmeta import models
 from distmeta.config import Config, load_config
+from distmeta.core.layout import Layout
+from distmeta.core.philox import minibatches
+from distmeta.core.plan import Plan
+from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
-from distmeta.layout import Layout
-from distmeta.plan import Plan
 from distmeta.programs.assembly import Assembly
 from distmeta.programs.reference import one_task
 from distmeta.programs.supervised import SupervisedProgram
-from distmeta.records import MetaState
 from distmeta.tasks import TASKS, open_family
-from distmeta.tasks.philox import minibatches
 
 CPU = torch.device("cpu")
 SINUSOID: dict[str, Any] = {

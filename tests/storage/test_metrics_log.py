@@ -12,9 +12,9 @@ import torch
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
+from distmeta.core.records import StepRecord
 from distmeta.errors import StorageError
 from distmeta.metrics import MetricsLog, mean_ci
-from distmeta.records import StepRecord
 from distmeta.rundir import RunDirectory
 from distmeta.storage import Storage
 

@@ -15,9 +15,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
+from distmeta.core.records import StepRecord
 from distmeta.errors import StorageError
 from distmeta.metrics import MetricsLog
-from distmeta.records import StepRecord
 from distmeta.rundir import RunDirectory
 from distmeta.saving import Saver
 from distmeta.storage import Storage

@@ -9,8 +9,8 @@ from sweep_helpers import scores, undisturbed_scores, written
 
 import distmeta
 from distmeta import checkpoint, claims
+from distmeta.core.secrets import S3_VARIABLES
 from distmeta.errors import Interrupted, TrustError
-from distmeta.secrets import S3_VARIABLES
 from distmeta.storage import Storage
 from distmeta.sweep_results import TRIALS
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from distmeta.records import SPLITS, TaskBatch
+from distmeta.core.records import SPLITS, TaskBatch
 from distmeta.tasks.base import Episode
 
 ARCHIVES = ("images_background.zip", "images_evaluation.zip")

@@ -11,12 +11,12 @@ import torch
 from task_helpers import episodes, flat
 
 from distmeta.config import EvaluationOptions
+from distmeta.core.philox import Purpose, uniform, words
+from distmeta.core.records import SPLITS
 from distmeta.errors import ConfigError
 from distmeta.objectives import OBJECTIVES
-from distmeta.records import SPLITS
 from distmeta.tasks import TASKS, open_family, prepare_family, task_options
 from distmeta.tasks.base import Episode
-from distmeta.tasks.philox import Purpose, uniform, words
 
 IDS = [0, 7, 2**40 + 3]
 

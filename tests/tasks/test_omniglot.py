@@ -17,8 +17,8 @@ from PIL import Image
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from task_helpers import ARCHIVES, episodes, flat
 
+from distmeta.core.secrets import mask
 from distmeta.errors import DataError
-from distmeta.secrets import mask
 from distmeta.storage import Storage
 from distmeta.tasks import omniglot_source
 from distmeta.tasks.omniglot import Omniglot, by_alphabets, by_characters

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from distmeta.records import SPLITS
-from distmeta.tasks.philox import Purpose, distinct, integers, keys, minibatches, philox, uniform, words
+from distmeta.core.philox import Purpose, distinct, integers, keys, minibatches, philox, uniform, words
+from distmeta.core.records import SPLITS
 
 # Random123's tests/kat_vectors, the lines "philox4x32 10": counter, key, result.
 KNOWN = [

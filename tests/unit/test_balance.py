@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from distmeta.core.records import MetaGradient
+from distmeta.core.tree import Node, Sum, add
 from distmeta.evaluate import cut
-from distmeta.records import MetaGradient
 from distmeta.transports.board import Board
 from distmeta.transports.pace import Clock, Desk, Pace, Piece
-from distmeta.tree import Node, Sum, add
 
 Noise = Callable[[], float]
 

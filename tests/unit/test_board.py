@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from distmeta.core.tree import Node, cover, share
 from distmeta.evaluate import cut
 from distmeta.transports.base import Kind
 from distmeta.transports.board import DEPTH, SOON, Board
 from distmeta.transports.pace import ABSENT, COLD, HUNG, LATE, SLACK, STALE, UNKNOWN, Clock, Desk, Pace, Piece
-from distmeta.tree import Node, cover, share
 
 
 def pieces(count: int, kind: Kind = "gradient", level: int = 0) -> list[Piece]:

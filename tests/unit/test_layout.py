@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distmeta.layout import Layout
+from distmeta.core.layout import Layout
 
 META = {
     "rates/b": torch.tensor(0.5),

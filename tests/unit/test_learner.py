@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from distmeta.config import OuterOptions
+from distmeta.core.records import MetaGradient
 from distmeta.learner import Learner, euclidean_norm, schedule_factor
-from distmeta.records import MetaGradient
 
 META = {
     "model/a": torch.tensor([1.0, -2.0]),

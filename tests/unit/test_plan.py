@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from distmeta.config import load_config
-from distmeta.plan import Facts, Plan, RunPlan, decide
+from distmeta.core.plan import Facts, Plan, RunPlan, decide
 from distmeta.plan_file import with_engine
 
 CONV: dict[str, Any] = {

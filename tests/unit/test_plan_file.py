@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from distmeta.config import load_config
+from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
-from distmeta.plan import Plan
 from distmeta.plan_file import check_target, with_engine, write_engine
 from distmeta.text import parse_yaml
 

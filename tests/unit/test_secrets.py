@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from distmeta.config import load_config
+from distmeta.core.secrets import S3_VARIABLES, is_masked, mask, masked, strip, without_secrets
 from distmeta.errors import ConfigError, DistmetaError, StorageError
 from distmeta.rundir import check_resume
-from distmeta.secrets import S3_VARIABLES, is_masked, mask, masked, strip, without_secrets
 from distmeta.storage import Storage
 from distmeta.text import parse_yaml, read_text, shown
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distmeta.records import MetaGradient
-from distmeta.tree import Add, Node, Pool, Sum, add, cover, share
+from distmeta.core.records import MetaGradient
+from distmeta.core.tree import Add, Node, Pool, Sum, add, cover, share
 
 
 def combine(parts: Mapping[Node, Any] | Mapping[int, Any], count: int, plus: Add[Any]) -> Any:

@@ -56,7 +56,7 @@ class MetaState:
 
     Attributes:
         step: meta-steps done so far.
-        vector: (P,) float32, every meta-parameter in the order of the run's :class:`~distmeta.layout.Layout`.
+        vector: (P,) float32, every meta-parameter in the order of the run's :class:`~distmeta.core.layout.Layout`.
     """
 
     step: int

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from distmeta.records import MetaGradient
+from distmeta.core.records import MetaGradient
 
 Value = TypeVar("Value")
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from distmeta.secrets import MASK, looks_like_uri
+from distmeta.core.secrets import MASK, looks_like_uri
 
 _ADDRESS = "cluster.address"
 _THIS_MACHINE = ("auto", "local", "")
