@@ -28,7 +28,7 @@ from peers_child import CASES
 from torch.profiler import ProfilerActivity, profile
 
 import distmeta
-from distmeta.config import Config, load_config
+from distmeta.config.schema import Config, load_config
 from distmeta.errors import DistmetaError
 from distmeta.worker import pick_device
 

@@ -22,7 +22,7 @@ from typing import Any, cast
 from common import show, write
 
 import distmeta
-from distmeta.config import Config, load_config
+from distmeta.config.schema import Config, load_config
 from distmeta.core.layout import Layout
 from distmeta.core.records import MetaState, TaskBatch
 from distmeta.programs import blueprint

@@ -27,7 +27,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.core.records import MetaGradient
 from distmeta.core.tree import Sum, add
 from distmeta.evaluate import cut

@@ -28,7 +28,7 @@ from common import show, write
 from peers_child import CASES, Ours, Peer, TorchOpt, installed
 from processes import Group, running
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.tasks import prepare_family
 from distmeta.worker import pick_device

@@ -25,7 +25,7 @@ from typing import cast
 from rich.console import Console
 from rich.table import Table
 
-from distmeta.config import Config, load_config
+from distmeta.config.schema import Config, load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient
 from distmeta.core.tree import Sum, add

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from distmeta import models
-from distmeta.config import Config, load_config
+from distmeta.config.schema import Config, load_config
 from distmeta.core.records import MetaState, Split, TaskBatch
 from distmeta.programs import blueprint
 from distmeta.tasks import TASKS, open_family

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.errors import DistmetaError
 from distmeta.tasks import open_family, prepare_family
 

@@ -32,7 +32,7 @@ import ray
 import torch
 from simulated_ray import CutTransport, simulated_ray, simulated_transport
 
-from distmeta.config import Config, OuterOptions, load_config
+from distmeta.config.schema import Config, OuterOptions, load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient, Shard
 from distmeta.core.tree import Sum, add, share

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.core.records import Shard
 from distmeta.core.tree import cover

@@ -37,7 +37,7 @@ from common import show, write
 from overhead import Processes
 
 from distmeta import checkpoint
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
 from distmeta.tasks import prepare_family
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distmeta.config import Config, load_config
+    from distmeta.config.schema import Config, load_config
     from distmeta.errors import DistmetaError
     from distmeta.evaluate import evaluate
     from distmeta.meta_learner import AdaptedModel, MetaLearner, load

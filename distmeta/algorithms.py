@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import create_model
 
 from distmeta.adaptations import ADAPTATIONS
-from distmeta.config import AlgorithmOptions, Config, choose
+from distmeta.config.schema import AlgorithmOptions, Config, choose
 from distmeta.estimators import ESTIMATORS
 from distmeta.objectives import OBJECTIVES
 

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from distmeta.checkpoint_checks import META, PARAMS, STATE, check_manifest, join_meta, read_state, read_tensors
+from distmeta.config.text import parse_json, shown
 from distmeta.core.layout import MODEL
 from distmeta.core.plan import Plan
 from distmeta.errors import StorageError
 from distmeta.rundir import CHECKPOINTS, CONFIG
 from distmeta.storage import MANIFEST, Storage
-from distmeta.text import parse_json, shown
 
 SCHEMA = 1
 _T = TypeVar("_T")

@@ -12,10 +12,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from torch import Tensor
 
+from distmeta.config.text import plain, shown
 from distmeta.core.layout import MODEL
 from distmeta.errors import ConfigError
 from distmeta.json_files import problem_of
-from distmeta.text import plain, shown
 
 PARAMS = "params.safetensors"
 META = "meta.safetensors"

@@ -18,14 +18,14 @@ import distmeta
 from distmeta import cli_jobs, cli_tune
 from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, output
 from distmeta.cli_common import errors as _errors
-from distmeta.config import Section, dump_config, load_config
+from distmeta.config.schema import Section, dump_config, load_config
+from distmeta.config.text import check_local, read_text
 from distmeta.core.plan import Plan
 from distmeta.core.secrets import mask
 from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
 from distmeta.errors import ConfigError
 from distmeta.interrupts import interruptible
 from distmeta.plan_file import check_target, with_engine, write_engine
-from distmeta.text import check_local, read_text
 
 app = typer.Typer(
     help="Meta-train any PyTorch module over a distribution of tasks, on one machine or on a Ray cluster.",

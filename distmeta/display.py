@@ -27,7 +27,7 @@ from rich.text import Text
 from distmeta.core.secrets import mask
 
 if TYPE_CHECKING:  # measuring needs a good part of torch, showing does not
-    from distmeta.config import Config
+    from distmeta.config.schema import Config
     from distmeta.core.records import StepRecord
     from distmeta.planning import Measured
 

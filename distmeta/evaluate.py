@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from distmeta import checkpoint, trust
-from distmeta.config import (
+from distmeta.config.schema import (
     Config,
     EngineOptions,
     load_config,
@@ -21,6 +21,7 @@ from distmeta.config import (
     put,
     read_mapping,
 )
+from distmeta.config.text import shown
 from distmeta.core.hosts import hosts_in
 from distmeta.core.layout import Layout, Meta
 from distmeta.core.plan import Plan, RunPlan
@@ -32,7 +33,6 @@ from distmeta.learner import check_layout
 from distmeta.metrics import mean_ci
 from distmeta.programs import blueprint
 from distmeta.tasks import prepare_family
-from distmeta.text import shown
 from distmeta.transports import Check, Kind, Transport, start_transport
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from distmeta import models
 from distmeta.adaptations import ADAPTATIONS
-from distmeta.config import Config
+from distmeta.config.modules import code_of, kinds, noted
+from distmeta.config.schema import Config
 from distmeta.errors import ChangedError
 from distmeta.tasks import TASKS
-from distmeta.user_code import code_of, kinds, noted
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def identify(config: Config) -> dict[str, Any]:
         ``data``: content hash by data set, ``code``: SHA-256 by the path of a file, ``frozen``: SHA-256 by the name of
         a parameter that is not trained, or of a buffer, as the module is built.
 
-    >>> from distmeta.config import load_config
+    >>> from distmeta.config.schema import load_config
     >>> identify(load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}))
     {'data': {}, 'frozen': {}, 'code': {}}
     """

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from distmeta.config.text import parse_json, shown
 from distmeta.errors import StorageError
 from distmeta.storage import Storage
-from distmeta.text import parse_json, shown
 
 Values = TypeVar("Values", bound="JsonValues")
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distmeta.config import OuterOptions, StepSchedule
+from distmeta.config.schema import OuterOptions, StepSchedule
+from distmeta.config.text import shown
 from distmeta.core.layout import MODEL, Layout, Meta
 from distmeta.core.records import MetaGradient, MetaState
 from distmeta.errors import StorageError
 from distmeta.optimizers import MOMENTS, OuterOptimizer
-from distmeta.text import shown
 
 NORM_ROW = 2**13
 """Elements that one thread adds at a time; torch splits no sum as short as this."""
@@ -44,7 +44,7 @@ def schedule_factor(options: OuterOptions, step: int, steps: int) -> float:
 
     ``constant`` 1; ``linear`` 1 - s/S; ``cosine`` (1 + cos(pi s/S)) / 2; ``step`` factor^floor(s / every).
 
-    >>> from distmeta.config import OuterOptions
+    >>> from distmeta.config.schema import OuterOptions
     >>> [schedule_factor(OuterOptions(schedule="linear"), s, 4) for s in range(4)]
     [1.0, 0.75, 0.5, 0.25]
     """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distmeta.adaptations import Batch, Iterative, Support
-from distmeta.config import Config, load_config, written_values
+from distmeta.config.schema import Config, load_config, written_values
 from distmeta.core.layout import Meta
 from distmeta.errors import ConfigError
 from distmeta.evaluate import load_snapshot

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distmeta.config.text import parse_json
 from distmeta.core.records import MetaGradient, StepRecord
 from distmeta.errors import StorageError
 from distmeta.rundir import RunDirectory, to_json
 from distmeta.storage import Storage, explained
-from distmeta.text import parse_json
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"

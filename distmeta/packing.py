@@ -13,12 +13,12 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import distmeta
-from distmeta.config import Config, dump_config, load_config
+from distmeta.config.modules import PREFIX, importable, is_installed, split
+from distmeta.config.schema import Config, dump_config, load_config
 from distmeta.core.secrets import S3_VARIABLES, is_masked, mask, masked
 from distmeta.errors import ConfigError
 from distmeta.storage import below
 from distmeta.sweep_config import dump_sweep, load_sweep
-from distmeta.user_code import PREFIX, importable, is_installed, split
 
 CONFIG = "config.yaml"
 RUNS = "~/distmeta-runs"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
+from distmeta.config.text import parse_yaml
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
-from distmeta.text import parse_yaml
 
 _BREAKS = "\n\r\x85\u2028\u2029"
 _LINE = re.compile(f"[^{_BREAKS}]*(?:\r\n|[{_BREAKS}])")

@@ -10,7 +10,7 @@ from typing import get_args
 
 import torch
 
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Compile, Differentiation, Layers, Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError

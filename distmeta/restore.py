@@ -8,10 +8,10 @@ from typing import Any
 
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
-from distmeta.config import Config, written_values
+from distmeta.config.schema import Config, written_values
+from distmeta.config.text import parse_yaml, plain
 from distmeta.errors import ClusterError, ConfigError, StorageError
 from distmeta.rundir import RESULT, RunDirectory, check_resume
-from distmeta.text import parse_yaml, plain
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from distmeta.config import Config
+from distmeta.config.modules import kinds
+from distmeta.config.schema import Config
 from distmeta.core.secrets import credentials, environment, masked, without_secrets
 from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
@@ -36,7 +37,6 @@ from distmeta.tasks import prepare_family
 from distmeta.transports import Check
 from distmeta.transports.ray_cluster import ROUNDING, connect, fit, may_hold
 from distmeta.transports.ray_crew import SHARED_ENVIRONMENT
-from distmeta.user_code import kinds
 
 log = logging.getLogger(__name__)
 

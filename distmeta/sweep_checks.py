@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from distmeta.config import Config, listed, load_config
+from distmeta.config.schema import Config, listed, load_config
 from distmeta.errors import ConfigError
 from distmeta.objectives import OBJECTIVES
 from distmeta.sweep_points import TRIALS, Values, changed, drawn, grid

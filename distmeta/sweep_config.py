@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distmeta.config import (
+from distmeta.config.modules import kinds
+from distmeta.config.schema import (
     Config,
     check_origin,
     choose,
@@ -24,15 +25,14 @@ from distmeta.config import (
     read_mapping,
     suggest,
 )
+from distmeta.config.sections import Section
+from distmeta.config.text import parse_yaml, plain
 from distmeta.core.secrets import masked
 from distmeta.errors import ConfigError
 from distmeta.rundir import differences
-from distmeta.sections import Section
 from distmeta.sweep_checks import find_metric, find_problems, point_problems, refusal, refuse
 from distmeta.sweep_points import TRIALS, Values, changed, points
 from distmeta.sweep_sections import SCHEDULERS, Domain, Pbt, Resources, SweepOptions
-from distmeta.text import parse_yaml, plain
-from distmeta.user_code import kinds
 
 SWEEP = "sweep.yaml"
 """The sweep in its own folder."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from distmeta.config import dump_config
+from distmeta.config.schema import dump_config
 from distmeta.errors import StorageError
 from distmeta.json_files import JsonValues, MetaTest, read_json
 from distmeta.rundir import CHECKPOINTS, to_json

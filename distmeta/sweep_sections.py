@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
 
-from distmeta.sections import PositiveFloat, Section, Seed
+from distmeta.config.sections import PositiveFloat, Section, Seed
 
 MOST_TRIALS = 10_000
 """Each has a configuration that is checked before anything starts."""

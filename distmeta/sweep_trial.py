@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt
 
 from distmeta import checkpoint
-from distmeta.config import dump_config, written_values
+from distmeta.config.schema import dump_config, written_values
 from distmeta.core.records import StepRecord
 from distmeta.core.secrets import mask
 from distmeta.errors import NonFiniteError, StorageError

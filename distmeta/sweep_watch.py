@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from ray import tune
 
+from distmeta.config.modules import code_of
 from distmeta.errors import ChangedError, DistmetaError, Interrupted
 from distmeta.storage import Storage
 from distmeta.sweep_config import Sweep
@@ -19,7 +20,6 @@ from distmeta.sweep_state import StateKeeper
 from distmeta.sweep_trial import FAILURE, WORST, finite, read_parts
 from distmeta.sweep_view import Row, View
 from distmeta.transports import Check
-from distmeta.user_code import code_of
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distmeta.adaptations import Support
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
 from distmeta.programs.assembly import Assembly
 from distmeta.tasks import TASKS

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
-from distmeta.config import Config, dump_config, written_values
+from distmeta.config.schema import Config, dump_config, written_values
 from distmeta.core.layout import Layout, Meta
 from distmeta.core.plan import Plan, announce
 from distmeta.core.records import FAULTS, MetaGradient, MetaState, Shard, StepRecord
@@ -52,7 +52,7 @@ def train(
     """Meta-train, and meta-test at the end.
 
     Args:
-        config: from :func:`~distmeta.config.load_config`.
+        config: from :func:`~distmeta.config.schema.load_config`.
         run_dir: where the run's files go, a path or a URI; ``run.dir``/``name`` by default.
         resume: continue the run that lies there; without a checkpoint it starts at 0, finished it does nothing.
         check: called often; raises when the run should end, which checkpoints it first.
@@ -73,7 +73,7 @@ def train(
         DistmetaError: see its subclasses; whatever ends the loop, the steps that were done are checkpointed.
 
     >>> import tempfile
-    >>> from distmeta.config import load_config
+    >>> from distmeta.config.schema import load_config
     >>> config = load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}},
     ...                      ["run.steps=2", "evaluation.tasks=4"])
     >>> [record.step for record in train(config, tempfile.mkdtemp())]

@@ -21,10 +21,10 @@ from shlex import quote
 from types import CodeType, ModuleType
 from typing import Any
 
+from distmeta.config.modules import folder_of, importable, is_name, is_own, kinds, lexical, reached, sha256, split
 from distmeta.core.hosts import hosts_in
 from distmeta.core.secrets import mask
 from distmeta.errors import TrustError
-from distmeta.user_code import folder_of, importable, is_name, is_own, kinds, lexical, reached, sha256, split
 
 _BESIDE = {
     "config.yaml": ("metrics.jsonl", "checkpoints", "result.json", "tensorboard"),

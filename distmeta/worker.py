@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, RunPlan
 from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.core.tree import Node, Sum, add

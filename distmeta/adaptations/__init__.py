@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from distmeta.adaptations.base import Adaptation, Batch, Iterative, Support, Task
     from distmeta.adaptations.gradient_descent import GradientDescent
     from distmeta.adaptations.prototypes import Prototypes
-    from distmeta.sections import AdaptationOptions
+    from distmeta.config.sections import AdaptationOptions
 else:
     __getattr__ = lazily(
         __name__,

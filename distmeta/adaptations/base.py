@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from torch import Tensor
 
 from distmeta.adaptations.gradients import gradient
+from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.records import Data
 from distmeta.models.functional import FunctionalModule
 from distmeta.objectives import Objective
-from distmeta.sections import AdaptationOptions
 
 Params = Mapping[str, Tensor]
 """The part of the parameters that a task changes, under the module's own names."""

@@ -14,12 +14,12 @@ from torch import Tensor
 from distmeta.adaptations.base import Batch, Params, Support, inner_gradient, module_parameters, trajectory
 from distmeta.adaptations.inner_optimizers import SGD, Adam, InnerOptimizer, Momentum
 from distmeta.adaptations.options import GradientDescentOptions
+from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.philox import Purpose, uniform, words
 from distmeta.errors import ConfigError
 from distmeta.models.functional import FunctionalModule
 from distmeta.objectives import Objective
-from distmeta.sections import AdaptationOptions
 
 RATES = "rates/"
 """Prefix of learned inner rates in a :data:`~distmeta.core.layout.Meta`."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from distmeta.sections import AdaptationOptions, PositiveFloat
+from distmeta.config.sections import AdaptationOptions, PositiveFloat
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from distmeta.adaptations.base import Batch, Support, module_parameters
 from distmeta.adaptations.options import PrototypesOptions
+from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import Meta
 from distmeta.models.functional import FunctionalModule
 from distmeta.objectives import Objective
-from distmeta.sections import AdaptationOptions
 
 
 class Prototypes:

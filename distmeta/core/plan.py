@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from distmeta.config import Config, EngineOptions
-from distmeta.text import shown
+from distmeta.config.schema import Config, EngineOptions
+from distmeta.config.text import shown
 
 log = logging.getLogger(__name__)
 

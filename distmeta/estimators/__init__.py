@@ -11,11 +11,11 @@ from distmeta.core.registry import Table, lazily
 from distmeta.estimators.options import DisplacementOptions, ExactOptions, FirstOrderOptions
 
 if TYPE_CHECKING:
+    from distmeta.config.sections import EstimatorOptions
     from distmeta.estimators.base import Estimator
     from distmeta.estimators.displacement import Displacement
     from distmeta.estimators.exact import Exact
     from distmeta.estimators.first_order import FirstOrder
-    from distmeta.sections import EstimatorOptions
 else:
     __getattr__ = lazily(
         __name__,

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Task
+from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Meta
-from distmeta.sections import EstimatorOptions
 
 Measured = Mapping[str, Tensor]
 """Named scalars: ``loss`` and the objective's metric."""

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Task
 from distmeta.adaptations.gradients import gradient
+from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import MODEL, Meta
 from distmeta.estimators.base import Measured
 from distmeta.estimators.options import DisplacementOptions
-from distmeta.sections import EstimatorOptions
 
 
 class Displacement:

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Task
 from distmeta.adaptations.gradients import gradient
+from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Meta
 from distmeta.core.plan import Differentiation
 from distmeta.estimators.adjoint import adjoint
 from distmeta.estimators.base import Measured
 from distmeta.estimators.options import ExactOptions
-from distmeta.sections import EstimatorOptions
 
 
 class Exact:

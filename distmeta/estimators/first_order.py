@@ -8,10 +8,10 @@ from torch import Tensor
 
 from distmeta.adaptations.base import Adaptation, Iterative, Params, Task, inner_gradient
 from distmeta.adaptations.gradients import gradient
+from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Meta
 from distmeta.estimators.base import Measured
 from distmeta.estimators.options import FirstOrderOptions
-from distmeta.sections import EstimatorOptions
 
 
 class FirstOrder:

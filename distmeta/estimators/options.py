@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from distmeta.sections import EstimatorOptions
+from distmeta.config.sections import EstimatorOptions
 
 
 class ExactOptions(EstimatorOptions):

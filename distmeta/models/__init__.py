@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from distmeta.config.modules import PREFIX
 from distmeta.core.registry import Table, lazily
 from distmeta.models.options import Conv4Options, MLPOptions, ResNet12Options, UserOptions
-from distmeta.user_code import PREFIX
 
 if TYPE_CHECKING:
-    from distmeta.config import ModelOptions
+    from distmeta.config.schema import ModelOptions
     from distmeta.models.base import Model
     from distmeta.models.building import build
     from distmeta.models.checks import check_outputs
@@ -66,7 +66,7 @@ def model_options(values: Mapping[str, Any]) -> type[ModelOptions]:
     >>> [model_options({"kind": kind}).__qualname__ for kind in ("mlp", "module:my_model.make")]
     ['MLPOptions', 'UserOptions']
     """
-    from distmeta.config import choose
+    from distmeta.config.schema import choose
 
     kind = values.get("kind")
     if isinstance(kind, str) and kind.startswith(PREFIX):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from distmeta.config import ModelOptions
+from distmeta.config.schema import ModelOptions
 from distmeta.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from distmeta.config import ModelOptions
+from distmeta.config.schema import ModelOptions
 from distmeta.errors import ConfigError
 from distmeta.models.conversion import one_tensor
 from distmeta.models.copying import copy_module

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from distmeta.sections import ModelOptions
-from distmeta.user_code import split
+from distmeta.config.modules import split
+from distmeta.config.sections import ModelOptions
 
 Norm = Literal["batch", "group", "layer", "none"]
 """``batch`` uses the statistics of the examples it is given (transductive at evaluation); the others look at

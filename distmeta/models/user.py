@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from distmeta.config.modules import folder_of, importable, is_own, keep_importable, lexical, noting, split
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.models.options import UserOptions
-from distmeta.user_code import folder_of, importable, is_own, keep_importable, lexical, noting, split
 
 
 def build_user_model(options: UserOptions, input_shape: tuple[int, ...], outputs: int | None) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.programs.base import Blueprint, Program
 
 

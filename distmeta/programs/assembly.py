@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distmeta import models
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.adaptations.base import module_parameters
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.plan import Plan
 from distmeta.estimators import ESTIMATORS
@@ -32,7 +32,7 @@ class Assembly:
     Raises:
         ConfigError: the model cannot be built, or does not fit the tasks or the algorithm.
 
-    >>> from distmeta.config import load_config
+    >>> from distmeta.config.schema import load_config
     >>> config = load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}})
     >>> sorted(Assembly(config).initial_meta())[0]
     'model/body.0.bias'

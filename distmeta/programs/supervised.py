@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from distmeta.adaptations import Iterative
 from distmeta.adaptations.base import trajectory
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.layout import Layout, Meta
 from distmeta.core.philox import Purpose, keys, minibatches
 from distmeta.core.plan import Compile, Facts, Plan, decide

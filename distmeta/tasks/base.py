@@ -12,7 +12,7 @@ from distmeta.core.records import Split, TaskBatch
 if TYPE_CHECKING:
     import torch
 
-    from distmeta.config import Config, TaskOptions
+    from distmeta.config.schema import Config, TaskOptions
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from distmeta.cache import build_once, cache_for
-from distmeta.config import TaskOptions
+from distmeta.config.schema import TaskOptions
 from distmeta.core.records import SPLITS, Split
 from distmeta.tasks.images import ImageFamily, SplitClasses
 from distmeta.tasks.options import GlyphOptions

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from distmeta.sections import Examples, TaskOptions
+from distmeta.config.sections import Examples, TaskOptions
 
 
 class SinusoidOptions(TaskOptions):

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from importlib import import_module
 from threading import Thread
 
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, RunPlan
 from distmeta.transports.base import Check, Kind, Part, Transport, Workers
 

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from distmeta.cache import build_once, cache_for, written_whole
-from distmeta.config import Config
+from distmeta.config.modules import PREFIX, code_of
+from distmeta.config.schema import Config
 from distmeta.errors import ChangedError, DataError
 from distmeta.models.user import sources
 from distmeta.tasks import TASKS
-from distmeta.user_code import PREFIX, code_of
 
 CHUNK = 32 * 2**20
 """Bytes of a file that travel at a time."""

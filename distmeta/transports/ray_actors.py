@@ -13,7 +13,7 @@ import ray
 import torch
 from ray.exceptions import RayTaskError
 
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, RunPlan
 from distmeta.core.records import FAULTS, MetaGradient, MetaState, Shard
 from distmeta.core.tree import Node, cover, share

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from distmeta.config import Config, WorkerRange
+from distmeta.config.schema import Config, WorkerRange
 from distmeta.errors import ClusterError, DistmetaError
 from distmeta.transports.ray_internals import draining_nodes, most_resources, on_loopback, silence_errors
 from distmeta.transports.ray_private import Connection

@@ -21,7 +21,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, RunPlan
 from distmeta.errors import ClusterError, DistmetaError
 from distmeta.transports.base import Check

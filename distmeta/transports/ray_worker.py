@@ -12,7 +12,7 @@ import numpy as np
 import ray
 import torch
 
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, RunPlan
 from distmeta.core.records import MetaState, Shard, TaskMetrics
 from distmeta.transports.parcel import Parcel, check_code, unpack

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.algorithms import ALGORITHMS, algorithm_options
-from distmeta.config import Config
+from distmeta.config.schema import Config
+from distmeta.config.sections import AlgorithmOptions, StepSchedule, WorkerRange
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS
 from distmeta.models.options import UserOptions
-from distmeta.sections import AlgorithmOptions, StepSchedule, WorkerRange
 from distmeta.sweep_sections import SCHEDULERS, Domain, Resources, SweepOptions
 from distmeta.tasks import TASKS
 

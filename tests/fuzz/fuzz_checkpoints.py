@@ -15,7 +15,7 @@ import torch
 
 import distmeta
 from distmeta import checkpoint
-from distmeta.config import Config, load_config
+from distmeta.config.schema import Config, load_config
 from distmeta.storage import Storage
 
 SMALL = {

@@ -17,8 +17,8 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
+from distmeta.config.text import plain
 from distmeta.errors import DistmetaError
-from distmeta.text import plain
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LONGEST_MESSAGE = 20_000

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import distmeta
 from distmeta.cli import app
 from distmeta.cli_common import errors
-from distmeta.config import OuterOptions, load_config
+from distmeta.config.schema import OuterOptions, load_config
 from distmeta.core.records import MetaGradient
 from distmeta.errors import ConfigError
 from distmeta.learner import Learner

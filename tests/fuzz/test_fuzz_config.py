@@ -22,7 +22,7 @@ from fuzz_helpers import (
 )
 from hypothesis import strategies as st
 
-from distmeta.config import dump_config, load_config, parse_yaml
+from distmeta.config.schema import dump_config, load_config, parse_yaml
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
 from distmeta.plan_file import with_engine

@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 import distmeta
 from distmeta import checkpoint
 from distmeta.cli import app
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.storage import Storage
 
 STEP = "checkpoints/step-00000002/"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distmeta.config import Config, load_config
+from distmeta.config.schema import Config, load_config
 from distmeta.core.plan import Plan
 from distmeta.programs.settling import TOLERANCE, disagreement
 from distmeta.programs.supervised import SupervisedProgram

@@ -10,7 +10,7 @@ from gpu_helpers import configure, equal, worker_on
 
 import distmeta
 from distmeta.checkpoint import latest
-from distmeta.config import Config, load_config
+from distmeta.config.schema import Config, load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.models.philox import random_words

@@ -23,7 +23,7 @@ import distmeta
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
 from distmeta.cli import app
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.records import StepRecord
 from distmeta.storage import Storage
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.errors import ConfigError
 from distmeta.meta_learner import AdaptedModel, MetaLearner
 from distmeta.programs.assembly import Assembly
@@ -172,7 +172,7 @@ def test_within_inference_mode() -> None:
 
 PEAK = """
 import sys, torch
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.meta_learner import MetaLearner
 from distmeta.programs.assembly import Assembly
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from integration_helpers import SINUSOID, invoke, train, write_config
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.kernels import build
 
 QUICK = ("--seconds", "0.05", "engine.compile=graph")

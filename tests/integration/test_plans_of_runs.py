@@ -10,7 +10,7 @@ import torch
 from integration_helpers import EVALUATION, GLYPHS, SINUSOID, assert_same, parameters, snapshot, train
 
 import distmeta
-from distmeta.config import Config, load_config
+from distmeta.config.schema import Config, load_config
 from distmeta.errors import ConfigError
 from distmeta.models import FunctionalModule
 from distmeta.planning import measure_plans

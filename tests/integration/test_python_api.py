@@ -12,7 +12,7 @@ from integration_helpers import GLYPHS, SINUSOID, configure, drain, train
 from torch import Tensor
 
 import distmeta
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
 from distmeta.meta_learner import MetaLearner
 from distmeta.tasks import open_family

@@ -17,7 +17,7 @@ from trust_helpers import OWN, OWN_SMALL, SMALL, forge, new_process, write_own
 
 import distmeta
 from distmeta import checkpoint
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.core.hosts import hosts_in
 from distmeta.errors import DataError, TrustError
 from distmeta.storage import Storage

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.philox import Purpose, keys
 from distmeta.core.records import Split
 from distmeta.models.dropout import KeyedDropout

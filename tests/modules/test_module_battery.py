@@ -16,7 +16,7 @@ from battery_reference import Case
 from torch import Tensor, nn
 
 import distmeta
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, Running
 from distmeta.core.records import MetaState
 from distmeta.programs.supervised import SupervisedProgram

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
 from distmeta.programs.supervised import SupervisedProgram
 

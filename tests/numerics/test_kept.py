@@ -15,7 +15,7 @@ import torch
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from distmeta.cache import cache_dir
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
 from distmeta.kernels import build
@@ -173,7 +173,7 @@ def test_another_process_loads_it(folder: Path, tmp_path: Path) -> None:
     made = gradient(Plan(compile="graph"))
     code = f"""
         import sys, torch
-        from distmeta.config import load_config
+        from distmeta.config.schema import load_config
         from distmeta.core.plan import Plan
         from distmeta.programs.recording import Recording
         from distmeta.programs.supervised import SupervisedProgram

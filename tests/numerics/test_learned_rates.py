@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distmeta.adaptations import gradient_descent
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.programs.assembly import Assembly
 
 LOW, HIGH = 0.005, 0.1

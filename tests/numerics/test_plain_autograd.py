@@ -11,7 +11,7 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from distmeta.adaptations import Support
-from distmeta.config import Config, load_config
+from distmeta.config.schema import Config, load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError

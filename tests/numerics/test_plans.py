@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ClusterError, ConfigError

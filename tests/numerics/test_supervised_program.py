@@ -12,7 +12,7 @@ from numerics_cases import WAYS, Case
 from torch import Tensor
 
 from distmeta import models
-from distmeta.config import Config, load_config
+from distmeta.config.schema import Config, load_config
 from distmeta.core.layout import Layout
 from distmeta.core.philox import minibatches
 from distmeta.core.plan import Plan

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from sweep_helpers import BASE, SPACE, STEPS, sweep, written
 
-from distmeta.config import dump_config, load_config
+from distmeta.config.schema import dump_config, load_config
 from distmeta.errors import ConfigError
 from distmeta.sweep_config import check_resume, dump_sweep, load_sweep
 from distmeta.sweep_points import perturb

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from distmeta.algorithms import ALGORITHMS
-from distmeta.config import Config, dump_config, load_config
+from distmeta.config.schema import Config, dump_config, load_config
 from distmeta.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.algorithms import ALGORITHMS
-from distmeta.config import Config
+from distmeta.config.schema import Config
 from distmeta.core.plan import GRAPH_REPAYS, INDUCTOR_REPAYS, LONGEST_GRAPH, MIXED_REPAYS
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.core.plan import Facts, Plan, RunPlan, decide
 from distmeta.plan_file import with_engine
 

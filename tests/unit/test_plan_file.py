@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
+from distmeta.config.text import parse_yaml
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
 from distmeta.plan_file import check_target, with_engine, write_engine
-from distmeta.text import parse_yaml
 
 PLAN = Plan(chunk=4, layers="native", compile="graph")
 REST = "tasks: {kind: glyphs}\nmodel: {kind: conv4}\nalgorithm: {name: maml}\n"

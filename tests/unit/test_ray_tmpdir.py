@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
 from distmeta.errors import ClusterError
 from distmeta.train import train
 from distmeta.transports.ray_tmpdir import LONGEST, check_tmpdir

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
+from distmeta.config.text import parse_yaml, read_text, shown
 from distmeta.core.secrets import S3_VARIABLES, is_masked, mask, masked, strip, without_secrets
 from distmeta.errors import ConfigError, DistmetaError, StorageError
 from distmeta.rundir import check_resume
 from distmeta.storage import Storage
-from distmeta.text import parse_yaml, read_text, shown
 
 SECRET = "PLANTED+s3cret"
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distmeta.config import load_config
+from distmeta.config.schema import load_config
+from distmeta.config.text import DEEPEST, LONGEST, parse_value, parse_yaml, plain, read_text, shown
 from distmeta.errors import ConfigError
-from distmeta.text import DEEPEST, LONGEST, parse_value, parse_yaml, plain, read_text, shown
 
 SINUSOID = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(

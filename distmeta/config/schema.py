@@ -21,9 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from distmeta.core.secrets import masked
-from distmeta.errors import ConfigError
-from distmeta.sections import (
+from distmeta.config.sections import (
     AlgorithmOptions,
     ClusterOptions,
     EngineOptions,
@@ -38,7 +36,9 @@ from distmeta.sections import (
     TaskOptions,
     WorkerRange,
 )
-from distmeta.text import parse_value, parse_yaml, plain, read_text, shown
+from distmeta.config.text import parse_value, parse_yaml, plain, read_text, shown
+from distmeta.core.secrets import masked
+from distmeta.errors import ConfigError
 
 __all__ = [
     "AlgorithmOptions",
@@ -200,8 +200,8 @@ def check_origin(
     Raises:
         TrustError: naming the code or the host, and how to allow it.
     """
+    from distmeta.config.modules import kinds
     from distmeta.core.hosts import hosts_in
-    from distmeta.user_code import kinds
 
     code, hosts = kinds(values), hosts_in(values, own)
     if trust_code or not (code or hosts):
@@ -230,7 +230,7 @@ def named_kinds(overrides: Iterable[str]) -> list[str]:
     >>> named_kinds(["model.kind=module:my_model.make", "seed=1"])
     ['module:my_model.make']
     """
-    from distmeta.user_code import kinds
+    from distmeta.config.modules import kinds
 
     return [kind for override in overrides for kind in kinds(parse_override(override)[1]).values()]
 

@@ -1,4 +1,4 @@
-"""The sections of a configuration: each class checks its own settings, :mod:`distmeta.config` what spans several."""
+"""The sections of a configuration: each class checks its own settings, :mod:`distmeta.config.schema` what spans several."""
 
 from __future__ import annotations
 
