@@ -23,7 +23,7 @@ from distmeta.core.layout import MODEL
 from distmeta.core.plan import Plan
 from distmeta.errors import StorageError
 from distmeta.rundir import CHECKPOINTS, CONFIG
-from distmeta.storage import MANIFEST, Storage
+from distmeta.storage.files import MANIFEST, Storage
 
 SCHEMA = 1
 _T = TypeVar("_T")

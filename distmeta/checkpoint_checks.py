@@ -15,7 +15,7 @@ from torch import Tensor
 from distmeta.config.text import plain, shown
 from distmeta.core.layout import MODEL
 from distmeta.errors import ConfigError
-from distmeta.json_files import problem_of
+from distmeta.storage.json_files import problem_of
 
 PARAMS = "params.safetensors"
 META = "meta.safetensors"

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from distmeta.config.text import parse_json, shown
 from distmeta.errors import StorageError
-from distmeta.json_files import JsonValues
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
+from distmeta.storage.json_files import JsonValues
 
 DEFAULT_SECONDS = 30.0
 """Without a heartbeat after which a process of another host counts as dead."""

@@ -81,7 +81,7 @@ def train(
     out, err = consoles()
     with _errors(), messages(err), interruptible() as check:
         loaded = load_config(config, overrides or (), trust_code=trust_code)
-        from distmeta.storage import below  # now: it brings pyarrow, and a mistake is told at once
+        from distmeta.storage.files import below  # now: it brings pyarrow, and a mistake is told at once
 
         location = run_dir or below(loaded.run.dir, loaded.name)
         with Display(err, loaded.run.steps, loaded.run.log_every) as display:

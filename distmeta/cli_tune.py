@@ -31,7 +31,7 @@ def tune(
     """Search settings over whole runs with Ray Tune, and meta-test the best."""
     import distmeta
     from distmeta.core.secrets import mask
-    from distmeta.storage import below
+    from distmeta.storage.files import below
     from distmeta.sweep_config import load_sweep
     from distmeta.sweep_view import SweepDisplay, ranking, told
 

@@ -28,7 +28,7 @@ from dataclasses import replace
 from distmeta import claims
 from distmeta.claims import DEFAULT_SECONDS, LONGEST, SHORTEST, Claim, Process
 from distmeta.errors import LeaseError, StorageError
-from distmeta.storage import Storage, explained
+from distmeta.storage.files import Storage, explained
 
 log = logging.getLogger(__name__)
 

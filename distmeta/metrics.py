@@ -22,7 +22,7 @@ from distmeta.config.text import parse_json
 from distmeta.core.records import MetaGradient, StepRecord
 from distmeta.errors import StorageError
 from distmeta.rundir import RunDirectory, to_json
-from distmeta.storage import Storage, explained
+from distmeta.storage.files import Storage, explained
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"

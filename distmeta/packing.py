@@ -17,7 +17,7 @@ from distmeta.config.modules import PREFIX, importable, is_installed, split
 from distmeta.config.schema import Config, dump_config, load_config
 from distmeta.core.secrets import S3_VARIABLES, is_masked, mask, masked
 from distmeta.errors import ConfigError
-from distmeta.storage import below
+from distmeta.storage.files import below
 from distmeta.sweep_config import dump_sweep, load_sweep
 
 CONFIG = "config.yaml"

@@ -12,8 +12,8 @@ from pydantic import Field, NonNegativeInt
 
 from distmeta.core.secrets import without_secrets
 from distmeta.errors import ConfigError, StorageError
-from distmeta.json_files import JsonValues, MetaTest, read_json
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
+from distmeta.storage.json_files import JsonValues, MetaTest, read_json
 
 CONFIG = "config.yaml"
 RESULT = "result.json"

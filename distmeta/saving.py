@@ -9,7 +9,7 @@ from concurrent import futures
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
 from distmeta.metrics import MetricsLog
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 QUEUE = 2
 """Checkpoints that are held at most: one being written, one waiting behind it."""

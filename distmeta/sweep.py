@@ -22,7 +22,7 @@ from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.evaluate import Progress, evaluate
 from distmeta.lease import acquire
 from distmeta.rundir import to_json
-from distmeta.storage import Storage, below
+from distmeta.storage.files import Storage, below
 from distmeta.sweep_config import SWEEP, Sweep, check_resume, dump_sweep
 from distmeta.sweep_internals import CHATTER, CREDENTIALS, without_credentials
 from distmeta.sweep_points import Values

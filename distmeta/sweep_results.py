@@ -13,9 +13,9 @@ import yaml
 
 from distmeta.config.schema import dump_config
 from distmeta.errors import StorageError
-from distmeta.json_files import JsonValues, MetaTest, read_json
 from distmeta.rundir import CHECKPOINTS, to_json
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
+from distmeta.storage.json_files import JsonValues, MetaTest, read_json
 from distmeta.sweep_config import Sweep
 from distmeta.sweep_points import Values
 from distmeta.sweep_trial import Part, Place, diverged, mean, read_parts, read_validations

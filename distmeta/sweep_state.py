@@ -13,10 +13,10 @@ from pathlib import Path
 from pydantic import NonNegativeInt
 
 from distmeta.errors import TrustError
-from distmeta.json_files import JsonValues, read_json
-from distmeta.ownership import intruder
 from distmeta.rundir import to_json
-from distmeta.storage import MANIFEST, Storage
+from distmeta.storage.files import MANIFEST, Storage
+from distmeta.storage.json_files import JsonValues, read_json
+from distmeta.storage.ownership import intruder
 
 STATE = "tune"
 """Ray Tune's own folder in a sweep's."""

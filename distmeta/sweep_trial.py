@@ -21,10 +21,10 @@ from distmeta.core.records import StepRecord
 from distmeta.core.secrets import mask
 from distmeta.errors import NonFiniteError, StorageError
 from distmeta.identity import check_same
-from distmeta.json_files import JsonValues, read_json
 from distmeta.metrics import read_lines
 from distmeta.rundir import CHECKPOINTS, RunDirectory, to_json
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
+from distmeta.storage.json_files import JsonValues, read_json
 from distmeta.sweep_config import Sweep
 from distmeta.sweep_points import Values
 from distmeta.train import train

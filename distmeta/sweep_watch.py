@@ -11,7 +11,7 @@ from ray import tune
 
 from distmeta.config.modules import code_of
 from distmeta.errors import ChangedError, DistmetaError, Interrupted
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 from distmeta.sweep_config import Sweep
 from distmeta.sweep_internals import error_of, staging_folder
 from distmeta.sweep_points import Values

@@ -28,7 +28,7 @@ from distmeta.programs import blueprint
 from distmeta.restore import check_fingerprint, find_snapshot, finished
 from distmeta.rundir import RunDirectory
 from distmeta.saving import Saver
-from distmeta.storage import below
+from distmeta.storage.files import below
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check, start_transport
 

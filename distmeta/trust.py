@@ -347,7 +347,7 @@ def _refusal(origin: Origin, problem: str) -> TrustError:
 
 def of_run(location: str | Path, identity: Mapping[str, Any]) -> Origin:
     """The origin of a checkpoint's settings, from what it has recorded."""
-    from distmeta.storage import Storage
+    from distmeta.storage.files import Storage
 
     storage = Storage.at(location)
     return _origin(storage.location, [identity.get("code", {})], storage.local)
@@ -401,7 +401,7 @@ def _is_artefact(folder: Path) -> bool:
 def _records(folder: Path) -> Iterator[Mapping[str, str]]:
     """What the checkpoint, the run or a sweep's runs have recorded of their code; of each run the newest."""
     from distmeta import checkpoint
-    from distmeta.storage import Storage
+    from distmeta.storage.files import Storage
 
     if (folder / "manifest.json").is_file():
         yield checkpoint.read_identity(Storage.at(folder)).get("code", {})

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from distmeta.cache import build_once, cache_dir, written_whole
 from distmeta.errors import DataError
+from distmeta.storage.cache import build_once, cache_dir, written_whole
 
 log = logging.getLogger(__name__)
 

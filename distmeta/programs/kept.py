@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from distmeta.cache import build_once, cache_for, written_whole
 from distmeta.config.modules import kinds
 from distmeta.config.schema import Config
 from distmeta.errors import DataError
 from distmeta.kernels.build import Unavailable, find_compiler
-from distmeta.ownership import intruder
+from distmeta.storage.cache import build_once, cache_for, written_whole
+from distmeta.storage.ownership import intruder
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distmeta.cache import build_once, cache_for
 from distmeta.config.schema import TaskOptions
 from distmeta.core.records import SPLITS, Split
+from distmeta.storage.cache import build_once, cache_for
 from distmeta.tasks.images import ImageFamily, SplitClasses
 from distmeta.tasks.options import GlyphOptions
 from distmeta.tasks.store import EpisodeStore, write_store

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distmeta.cache import build_once, cache_for, written_whole
 from distmeta.config.text import shown
 from distmeta.errors import DataError
+from distmeta.storage.cache import build_once, cache_for, written_whole
 from distmeta.tasks.omniglot_source import MD5, STORE, Folder, find_anywhere, find_given, fingerprint
 from distmeta.tasks.store import EpisodeStore, write_store
 

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distmeta.cache import build_once, cache_for, written_whole
 from distmeta.errors import DataError, StorageError
+from distmeta.storage.cache import build_once, cache_for, written_whole
 
 STORE = "omniglot-28.arrow"
 OFFICIAL = "https://github.com/brendenlake/omniglot/raw/master/python/"
@@ -101,7 +101,7 @@ def find(place: str) -> Folder | None:
     import pyarrow as pa
     from pyarrow.fs import FileType, LocalFileSystem
 
-    from distmeta.storage import open_uri
+    from distmeta.storage.files import open_uri
 
     try:
         if "://" in place:

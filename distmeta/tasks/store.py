@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distmeta.cache import written_whole
 from distmeta.errors import DataError
+from distmeta.storage.cache import written_whole
 
 SCHEMA_VERSION = "1"
 _VERSION_KEY = b"distmeta.schema"

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from distmeta.cache import build_once, cache_for, written_whole
 from distmeta.config.modules import PREFIX, code_of
 from distmeta.config.schema import Config
 from distmeta.errors import ChangedError, DataError
 from distmeta.models.user import sources
+from distmeta.storage.cache import build_once, cache_for, written_whole
 from distmeta.tasks import TASKS
 
 CHUNK = 32 * 2**20

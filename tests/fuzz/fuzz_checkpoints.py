@@ -16,7 +16,7 @@ import torch
 import distmeta
 from distmeta import checkpoint
 from distmeta.config.schema import Config, load_config
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 SMALL = {
     "name": "small",

@@ -27,7 +27,7 @@ from fuzz_checkpoints import (
 import distmeta
 from distmeta import checkpoint
 from distmeta.errors import StorageError
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 STEP = "checkpoints/step-00000002/"
 HUGE = torch.zeros(1).expand(10**12)

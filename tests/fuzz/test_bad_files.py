@@ -12,10 +12,10 @@ from fuzz_checkpoints import small_config, small_run, write
 
 import distmeta
 from distmeta.errors import ConfigError, StorageError
-from distmeta.json_files import JsonValues, read_json
 from distmeta.metrics import read_lines
 from distmeta.rundir import RunDirectory
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
+from distmeta.storage.json_files import JsonValues, read_json
 from distmeta.sweep_config import check_resume
 from distmeta.sweep_results import read_results
 from distmeta.sweep_state import put_back

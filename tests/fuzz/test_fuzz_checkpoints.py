@@ -18,7 +18,7 @@ from torch import Tensor
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
 from distmeta.errors import StorageError
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 NAMES = ["manifest.json", "params.safetensors", "meta.safetensors", "state.pt"]
 

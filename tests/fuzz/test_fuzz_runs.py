@@ -30,7 +30,7 @@ import distmeta
 from distmeta import checkpoint
 from distmeta.cli import app
 from distmeta.config.schema import load_config
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 STEP = "checkpoints/step-00000002/"
 

@@ -15,7 +15,7 @@ from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.models.philox import random_words
 from distmeta.programs.supervised import SupervisedProgram
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 from distmeta.tasks import open_family
 
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ from distmeta.checkpoint import Snapshot
 from distmeta.cli import app
 from distmeta.config.schema import Config
 from distmeta.core.records import StepRecord
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 CLI = Path(sys.executable).parent / "distmeta"
 STEPS = 20

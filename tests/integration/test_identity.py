@@ -28,7 +28,7 @@ import distmeta
 from distmeta import checkpoint
 from distmeta.errors import ChangedError, ConfigError, DataError
 from distmeta.identity import changes, identify
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 from distmeta.tasks.omniglot_build import ALPHABETS, CHARACTERS, DRAWINGS, SIZE
 from distmeta.tasks.store import write_store
 

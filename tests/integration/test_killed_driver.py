@@ -28,7 +28,7 @@ from integration_helpers import (
 
 import distmeta
 from distmeta import checkpoint
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 STEPS = 45
 BIG: dict[str, Any] = {

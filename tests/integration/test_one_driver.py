@@ -31,7 +31,7 @@ import distmeta
 from distmeta import checkpoint
 from distmeta.errors import LeaseError
 from distmeta.lease import VARIABLE, acquire
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 PLAIN = ("engine.compile=none", "run.validate_every=0", "run.checkpoint_every=3")
 ENDLESS = ("run.steps=1000000", *PLAIN)

@@ -17,7 +17,7 @@ import yaml
 from integration_helpers import SINUSOID, invoke
 
 from distmeta.core.secrets import S3_VARIABLES, mask
-from distmeta.storage import below
+from distmeta.storage.files import below
 
 BASE = {**SINUSOID, "name": "run", "engine": {"compile": "none"}}
 SPACE: dict[str, Any] = {"outer.lr": {"loguniform": [1e-4, 1e-2]}}

@@ -37,7 +37,7 @@ import distmeta
 from distmeta import checkpoint
 from distmeta.core.records import FAULTS
 from distmeta.errors import Interrupted, NonFiniteError
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 EVERY_STEP = list(range(1, STEPS + 1))
 

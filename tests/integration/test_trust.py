@@ -27,7 +27,7 @@ from distmeta import checkpoint
 from distmeta.errors import ChangedError, ConfigError, StorageError, TrustError
 from distmeta.evaluate import load_snapshot
 from distmeta.packing import Request, pack, prepare
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 from distmeta.sweep_config import load_sweep
 
 

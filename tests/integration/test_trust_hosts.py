@@ -20,7 +20,7 @@ from distmeta import checkpoint
 from distmeta.config.schema import load_config
 from distmeta.core.hosts import hosts_in
 from distmeta.errors import DataError, TrustError
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 from distmeta.sweep_config import load_sweep
 
 SPACE: dict[str, Any] = {"outer.lr": {"loguniform": [1e-4, 1e-2]}}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distmeta.cache import cache_for
+from distmeta.storage.cache import cache_for
 
 GLYPHS = {
     "tasks": {"kind": "glyphs", "ways": 2, "shots": 1, "queries": 1},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distmeta import checkpoint
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 NET = """
 import functools, os

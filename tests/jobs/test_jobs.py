@@ -15,7 +15,7 @@ from job_helpers import Head, finish, invoke, result_of, running_head, write_con
 
 from distmeta import checkpoint
 from distmeta.core.secrets import S3_VARIABLES
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -11,7 +11,7 @@ from test_module_battery import NETWORKS, configure
 
 import distmeta
 from distmeta import checkpoint
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from distmeta.cache import cache_dir
 from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
@@ -24,6 +23,7 @@ from distmeta.programs.compiling import RECORDING, is_recorded, specialise
 from distmeta.programs.kept import kept, origin
 from distmeta.programs.recording import Recording
 from distmeta.programs.supervised import SupervisedProgram
+from distmeta.storage.cache import cache_dir
 
 CPU = torch.device("cpu")
 CONV: dict[str, Any] = {

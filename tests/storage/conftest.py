@@ -8,7 +8,7 @@ import torch
 from storage_helpers import remote
 
 from distmeta.checkpoint import Snapshot
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 
 @pytest.fixture

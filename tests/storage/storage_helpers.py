@@ -7,7 +7,7 @@ import uuid
 import fsspec
 import pyarrow.fs
 
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 
 def remote(kind: str) -> Storage:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
 from distmeta.errors import StorageError
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 Make = Callable[..., Snapshot]
 

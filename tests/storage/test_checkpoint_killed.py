@@ -15,7 +15,7 @@ import torch
 
 from distmeta import checkpoint
 from distmeta.checkpoint import Snapshot
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 KILLS = 25
 

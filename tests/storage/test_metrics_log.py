@@ -16,7 +16,7 @@ from distmeta.core.records import StepRecord
 from distmeta.errors import StorageError
 from distmeta.metrics import MetricsLog, mean_ci
 from distmeta.rundir import RunDirectory
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 
 def record(step: int, **changes: Any) -> StepRecord:

@@ -8,7 +8,7 @@ import pytest
 
 from distmeta.errors import ConfigError, StorageError
 from distmeta.rundir import RunDirectory, check_resume
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 
 def test_create_and_read_back(storage: Storage) -> None:

@@ -20,7 +20,7 @@ from distmeta.errors import StorageError
 from distmeta.metrics import MetricsLog
 from distmeta.rundir import RunDirectory
 from distmeta.saving import Saver
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 
 class Gated(MemoryFileSystem):  # type: ignore[misc]

@@ -13,7 +13,7 @@ import pyarrow.fs
 import pytest
 
 from distmeta.errors import StorageError
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 
 def test_files_come_back(storage: Storage) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 from distmeta.sweep_config import Sweep, load_sweep
 from distmeta.sweep_trial import TrialRun
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distmeta import sweep_state
-from distmeta.storage import MANIFEST, Storage
+from distmeta.storage.files import MANIFEST, Storage
 from distmeta.sweep_state import KEPT, STATE, StateKeeper, put_back
 
 

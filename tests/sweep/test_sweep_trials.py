@@ -13,7 +13,7 @@ from sweep_helpers import EVERY, STEPS, storage, sweep
 
 from distmeta import checkpoint
 from distmeta.rundir import CHECKPOINTS
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 from distmeta.sweep_config import Sweep
 from distmeta.sweep_plots import importance, plots
 from distmeta.sweep_points import Values

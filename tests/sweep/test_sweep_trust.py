@@ -17,8 +17,8 @@ from sweep_helpers import BASE, EVERY, STEPS, storage, sweep, written
 
 import distmeta
 from distmeta.errors import ChangedError, TrustError
-from distmeta.ownership import intruder
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
+from distmeta.storage.ownership import intruder
 from distmeta.sweep_config import dump_sweep, load_sweep
 from distmeta.sweep_state import check_own
 from distmeta.sweep_trial import TrialRun, check_trials

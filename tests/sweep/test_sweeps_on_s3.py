@@ -11,7 +11,7 @@ import distmeta
 from distmeta import checkpoint, claims
 from distmeta.core.secrets import S3_VARIABLES
 from distmeta.errors import Interrupted, TrustError
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 from distmeta.sweep_results import TRIALS
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distmeta.cache import cache_dir
+from distmeta.storage.cache import cache_dir
 from distmeta.tasks.glyphs import Glyphs
 from distmeta.tasks.store import EpisodeStore
 from distmeta.tasks.strokes import draw

@@ -19,7 +19,7 @@ from task_helpers import ARCHIVES, episodes, flat
 
 from distmeta.core.secrets import mask
 from distmeta.errors import DataError
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 from distmeta.tasks import omniglot_source
 from distmeta.tasks.omniglot import Omniglot, by_alphabets, by_characters
 from distmeta.tasks.omniglot_build import _store_of, build_omniglot, open_omniglot

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from distmeta.cache import build_once, cache_dir, written_whole
 from distmeta.errors import DataError
+from distmeta.storage.cache import build_once, cache_dir, written_whole
 from distmeta.tasks import store as store_module
 from distmeta.tasks.store import EpisodeStore, write_store
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from distmeta import load_config
-from distmeta.cache import cache_dir
 from distmeta.errors import ChangedError, DataError
+from distmeta.storage.cache import cache_dir
 from distmeta.transports import parcel as parcels
 from distmeta.transports.parcel import Content, Parcel, check_code, pack, unpack
 

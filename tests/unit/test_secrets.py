@@ -13,7 +13,7 @@ from distmeta.config.text import parse_yaml, read_text, shown
 from distmeta.core.secrets import S3_VARIABLES, is_masked, mask, masked, strip, without_secrets
 from distmeta.errors import ConfigError, DistmetaError, StorageError
 from distmeta.rundir import check_resume
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 SECRET = "PLANTED+s3cret"
 

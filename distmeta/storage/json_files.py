@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distmeta.config.text import parse_json, shown
 from distmeta.errors import StorageError
-from distmeta.storage import Storage
+from distmeta.storage.files import Storage
 
 Values = TypeVar("Values", bound="JsonValues")
 
