@@ -178,7 +178,7 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder that gets the store.")],
 ) -> None:
     """Build an episode store from a data set's archives."""
-    from distmeta.tasks.omniglot_build import build_omniglot
+    from distmeta.data.omniglot_build import build_omniglot
 
     _, err = consoles()
     with _errors(), messages(err), Display(err, 0, 1) as display:

@@ -9,10 +9,10 @@ import numpy as np
 
 from distmeta.config.schema import TaskOptions
 from distmeta.core.records import SPLITS, Split
+from distmeta.data.store import EpisodeStore, write_store
 from distmeta.storage.cache import build_once, cache_for
 from distmeta.tasks.images import ImageFamily, SplitClasses
 from distmeta.tasks.options import GlyphOptions
-from distmeta.tasks.store import EpisodeStore, write_store
 from distmeta.tasks.strokes import GENERATOR, draw
 
 CLASSES: dict[Split, int] = {"train": 1000, "validation": 200, "test": 200}

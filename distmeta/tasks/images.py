@@ -17,10 +17,10 @@ from torch import Tensor
 from distmeta.config.schema import TaskOptions
 from distmeta.core.philox import Purpose, distinct, words
 from distmeta.core.records import Split, TaskBatch
+from distmeta.data.store import EpisodeStore
 from distmeta.errors import ConfigError
 from distmeta.tasks.base import Episode
 from distmeta.tasks.options import ImageOptions
-from distmeta.tasks.store import EpisodeStore
 
 HELD_BYTES = 2**30
 """Stores up to this size are kept on the worker's device; larger ones are gathered from the memory map."""

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from distmeta.config.schema import TaskOptions
 from distmeta.core.philox import Purpose, distinct, words
 from distmeta.core.records import Split
+from distmeta.data.omniglot_build import open_omniglot
+from distmeta.data.omniglot_source import STORE
+from distmeta.data.store import EpisodeStore
 from distmeta.tasks.images import ImageFamily, SplitClasses
-from distmeta.tasks.omniglot_build import open_omniglot
-from distmeta.tasks.omniglot_source import STORE
 from distmeta.tasks.options import OmniglotOptions
-from distmeta.tasks.store import EpisodeStore
 
 TRAIN, VALIDATION = 1100, 100
 """Characters of the ``vinyals`` split; the other 423 are for test."""

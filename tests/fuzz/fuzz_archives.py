@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distmeta.tasks import omniglot_build
+from distmeta.data import omniglot_build
 
 ARCHIVES = ("images_background.zip", "images_evaluation.zip")
 CHARACTERS = {"background": 2, "evaluation": 1}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from fuzz_archives import few_characters, members, packed, png, write_archives
 
+from distmeta.data.omniglot_build import build_omniglot
+from distmeta.data.omniglot_source import find_given
 from distmeta.errors import DataError
-from distmeta.tasks.omniglot_build import build_omniglot
-from distmeta.tasks.omniglot_source import find_given
 
 FIRST = "images_background/Greek/character01/0001_01.png"
 MIB = 2**20

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from distmeta.data.store import EpisodeStore
 from distmeta.errors import DataError
-from distmeta.tasks.store import EpisodeStore
 
 
 def tensors(dtype: pa.DataType, shape: tuple[int, ...], rows: int = 2, gaps: bool = False) -> pa.Array:

@@ -11,10 +11,10 @@ from fuzz_archives import few_characters, members, packed, png, valid, write_arc
 from fuzz_helpers import damaged, fuzz, refusal
 from hypothesis import strategies as st
 
+from distmeta.data.omniglot_build import build_omniglot
+from distmeta.data.omniglot_source import find_given, fingerprint
+from distmeta.data.store import EpisodeStore
 from distmeta.errors import DataError
-from distmeta.tasks.omniglot_build import build_omniglot
-from distmeta.tasks.omniglot_source import find_given, fingerprint
-from distmeta.tasks.store import EpisodeStore
 
 
 def built_or_refused(data: bytes) -> None:

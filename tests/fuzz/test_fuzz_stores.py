@@ -13,8 +13,8 @@ from fuzz_helpers import damaged, fuzz, refusal
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from distmeta.data.store import EpisodeStore, write_store
 from distmeta.errors import DataError
-from distmeta.tasks.store import EpisodeStore, write_store
 
 
 @functools.cache

@@ -26,11 +26,11 @@ from trust_helpers import NET, OWN_SMALL, SMALL, forget, manifest, new_process, 
 
 import distmeta
 from distmeta import checkpoint
+from distmeta.data.omniglot_build import ALPHABETS, CHARACTERS, DRAWINGS, SIZE
+from distmeta.data.store import write_store
 from distmeta.errors import ChangedError, ConfigError, DataError
 from distmeta.identity import changes, identify
 from distmeta.storage.files import Storage
-from distmeta.tasks.omniglot_build import ALPHABETS, CHARACTERS, DRAWINGS, SIZE
-from distmeta.tasks.store import write_store
 
 FROZEN = """
 import torch

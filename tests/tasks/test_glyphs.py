@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from distmeta.data.store import EpisodeStore
 from distmeta.storage.cache import cache_dir
 from distmeta.tasks.glyphs import Glyphs
-from distmeta.tasks.store import EpisodeStore
 from distmeta.tasks.strokes import draw
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from task_helpers import flat
 
+from distmeta.data.store import EpisodeStore, write_store
 from distmeta.tasks import images as images_module
 from distmeta.tasks.base import Episode
 from distmeta.tasks.images import EpisodeSampler, SplitClasses, pixel_orders
-from distmeta.tasks.store import EpisodeStore, write_store
 
 CPU = torch.device("cpu")
 

@@ -18,13 +18,13 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from task_helpers import ARCHIVES, episodes, flat
 
 from distmeta.core.secrets import mask
+from distmeta.data import omniglot_source
+from distmeta.data.omniglot_build import _store_of, build_omniglot, open_omniglot
+from distmeta.data.omniglot_source import STORE, Folder, fingerprint
+from distmeta.data.store import EpisodeStore
 from distmeta.errors import DataError
 from distmeta.storage.files import Storage
-from distmeta.tasks import omniglot_source
 from distmeta.tasks.omniglot import Omniglot, by_alphabets, by_characters
-from distmeta.tasks.omniglot_build import _store_of, build_omniglot, open_omniglot
-from distmeta.tasks.omniglot_source import STORE, Folder, fingerprint
-from distmeta.tasks.store import EpisodeStore
 
 CPU = torch.device("cpu")
 
@@ -197,7 +197,7 @@ def test_a_root_without_data_is_an_error_and_no_fallback(tmp_path, own_cache, om
 
 
 def test_a_store_of_something_else_is_refused(tmp_path, store, own_cache):
-    from distmeta.tasks.store import write_store
+    from distmeta.data.store import write_store
 
     write_store(tmp_path / "omniglot-28.arrow", store.images[:40], ["a"] * 20 + ["b"] * 20, ["x"] * 40)
     with pytest.raises(DataError, match=r"not the complete Omniglot: expected 1,623 characters"):

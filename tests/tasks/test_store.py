@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from distmeta.data import store as store_module
+from distmeta.data.store import EpisodeStore, write_store
 from distmeta.errors import DataError
 from distmeta.storage.cache import build_once, cache_dir, written_whole
-from distmeta.tasks import store as store_module
-from distmeta.tasks.store import EpisodeStore, write_store
 
 CLASSES = ["b", "a", "b", "c", "a", "b"]
 GROUPS = ["two", "one", "two", "two", "one", "two"]

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distmeta.config.text import shown
+from distmeta.data.omniglot_source import MD5, STORE, Folder, find_anywhere, find_given, fingerprint
+from distmeta.data.store import EpisodeStore, write_store
 from distmeta.errors import DataError
 from distmeta.storage.cache import build_once, cache_for, written_whole
-from distmeta.tasks.omniglot_source import MD5, STORE, Folder, find_anywhere, find_given, fingerprint
-from distmeta.tasks.store import EpisodeStore, write_store
 
 BUILDER = "1"
 """Version of how images are made; a change makes a new file in the cache."""
