@@ -30,7 +30,7 @@ from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient
 from distmeta.core.tree import Sum, add
 from distmeta.evaluate import cut
-from distmeta.learner import Learner
+from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
 from distmeta.tasks import prepare_family
 from distmeta.transports import Transport, open_transport

@@ -37,7 +37,7 @@ from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient, Shard
 from distmeta.core.tree import Sum, add, share
 from distmeta.evaluate import cut
-from distmeta.learner import Learner
+from distmeta.outer.learner import Learner
 from distmeta.transports.board import DEPTH
 from distmeta.transports.ray_actors import RayTransport
 from distmeta.transports.ray_cluster import connect

@@ -29,8 +29,8 @@ from distmeta.core.records import MetaState, Shard, Split, TaskMetrics
 from distmeta.core.secrets import mask
 from distmeta.errors import ConfigError
 from distmeta.identity import differing
-from distmeta.learner import check_layout
 from distmeta.metrics import mean_ci
+from distmeta.outer.learner import check_layout
 from distmeta.programs import blueprint
 from distmeta.tasks import prepare_family
 from distmeta.transports import Check, Kind, Transport, start_transport

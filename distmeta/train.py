@@ -21,9 +21,9 @@ from distmeta.core.tree import Sum, add
 from distmeta.errors import Interrupted, NonFiniteError, StorageError
 from distmeta.evaluate import Progress, cut, meta_test, validate
 from distmeta.identity import identify, resumed
-from distmeta.learner import Learner, Outcome
 from distmeta.lease import Lease, acquire
 from distmeta.metrics import MetricsLog, flat, shares
+from distmeta.outer.learner import Learner, Outcome
 from distmeta.programs import blueprint
 from distmeta.restore import check_fingerprint, find_snapshot, finished
 from distmeta.rundir import RunDirectory

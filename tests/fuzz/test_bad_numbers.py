@@ -16,7 +16,7 @@ from distmeta.cli_common import errors
 from distmeta.config.schema import OuterOptions, load_config
 from distmeta.core.records import MetaGradient
 from distmeta.errors import ConfigError
-from distmeta.learner import Learner
+from distmeta.outer.learner import Learner
 
 GLYPHS = {"tasks": {"kind": "glyphs"}, "model": {"kind": "conv4"}, "algorithm": {"name": "maml"}}
 

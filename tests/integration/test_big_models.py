@@ -12,7 +12,7 @@ from integration_helpers import assert_same, configure, parameters, train, untim
 import distmeta.transports.ray_actors as ray_actors
 from distmeta.core.records import MetaGradient
 from distmeta.evaluate import cut
-from distmeta.learner import Learner
+from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
 from distmeta.transports import open_transport
 

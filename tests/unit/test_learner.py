@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distmeta.config.schema import OuterOptions
 from distmeta.core.records import MetaGradient
-from distmeta.learner import Learner, euclidean_norm, schedule_factor
+from distmeta.outer.learner import Learner, euclidean_norm, schedule_factor
 
 META = {
     "model/a": torch.tensor([1.0, -2.0]),

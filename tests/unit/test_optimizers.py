@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distmeta.optimizers import OuterOptimizer
+from distmeta.outer.optimizers import OuterOptimizer
 
 SIZES = {"model": 1001, "rates": 3}
 KINDS = {
@@ -96,7 +96,7 @@ def test_each_continues_from_the_other_s_state(name: str) -> None:
 def test_no_compiler_is_imported() -> None:
     program = (
         "import sys, torch\n"
-        "from distmeta.optimizers import OuterOptimizer\n"
+        "from distmeta.outer.optimizers import OuterOptimizer\n"
         "for kind in ('sgd', 'adam', 'adamw'):\n"
         "    one = OuterOptimizer(kind, {'model': torch.ones(2)}, 0.1, 0.0, {'model': 0.0})\n"
         "    one.step({'model': torch.ones(2)})\n"

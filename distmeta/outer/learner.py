@@ -15,7 +15,7 @@ from distmeta.config.text import shown
 from distmeta.core.layout import MODEL, Layout, Meta
 from distmeta.core.records import MetaGradient, MetaState
 from distmeta.errors import StorageError
-from distmeta.optimizers import MOMENTS, OuterOptimizer
+from distmeta.outer.optimizers import MOMENTS, OuterOptimizer
 
 NORM_ROW = 2**13
 """Elements that one thread adds at a time; torch splits no sum as short as this."""
