@@ -16,7 +16,7 @@ from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.core.tree import Node, Sum, add
 from distmeta.cuda import reproducible
 from distmeta.errors import ConfigError
-from distmeta.kernels.build import Unavailable, find_compiler
+from distmeta.functional.kernels.build import Unavailable, find_compiler
 from distmeta.programs import open_program
 
 

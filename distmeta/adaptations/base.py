@@ -15,7 +15,7 @@ from distmeta.adaptations.gradients import gradient
 from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.records import Data
-from distmeta.models.functional import FunctionalModule
+from distmeta.functional.module import FunctionalModule
 from distmeta.objectives import Objective
 
 Params = Mapping[str, Tensor]

@@ -18,7 +18,7 @@ from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.philox import Purpose, uniform, words
 from distmeta.errors import ConfigError
-from distmeta.models.functional import FunctionalModule
+from distmeta.functional.module import FunctionalModule
 from distmeta.objectives import Objective
 
 RATES = "rates/"

@@ -11,7 +11,7 @@ from distmeta.adaptations.base import Batch, Support, module_parameters
 from distmeta.adaptations.options import PrototypesOptions
 from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import Meta
-from distmeta.models.functional import FunctionalModule
+from distmeta.functional.module import FunctionalModule
 from distmeta.objectives import Objective
 
 

@@ -14,11 +14,11 @@ from distmeta.models.options import Conv4Options, MLPOptions, ResNet12Options, U
 
 if TYPE_CHECKING:
     from distmeta.config.schema import ModelOptions
+    from distmeta.functional.building import build
+    from distmeta.functional.checks import check_outputs
+    from distmeta.functional.module import FunctionalModule
     from distmeta.models.base import Model
-    from distmeta.models.building import build
-    from distmeta.models.checks import check_outputs
     from distmeta.models.conv4 import Conv4
-    from distmeta.models.functional import FunctionalModule
     from distmeta.models.mlp import MLP
     from distmeta.models.resnet12 import ResNet12
 else:

@@ -18,7 +18,7 @@ from distmeta.core.layout import MODEL, Meta
 from distmeta.core.plan import Plan
 from distmeta.estimators import ESTIMATORS
 from distmeta.estimators.exact import Exact
-from distmeta.models.functional import FunctionalModule
+from distmeta.functional.module import FunctionalModule
 from distmeta.objectives import OBJECTIVES
 from distmeta.tasks import TASKS
 

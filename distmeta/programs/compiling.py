@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from distmeta.core.environment import variable
 from distmeta.core.plan import Compile
+from distmeta.functional.kernels.build import program, unavailable
 from distmeta.identity import content_hash
-from distmeta.kernels.build import program, unavailable
 from distmeta.programs.kept import host, is_kept, kept
 from distmeta.programs.recording import Recording
 from distmeta.storage.cache import cache_for

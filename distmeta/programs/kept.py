@@ -21,7 +21,7 @@ import torch
 from distmeta.config.modules import kinds
 from distmeta.config.schema import Config
 from distmeta.errors import DataError
-from distmeta.kernels.build import Unavailable, find_compiler
+from distmeta.functional.kernels.build import Unavailable, find_compiler
 from distmeta.storage.cache import build_once, cache_for, written_whole
 from distmeta.storage.ownership import intruder
 

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_map
 from distmeta.adaptations.base import Batch, Iterative, Support, Task
 from distmeta.adaptations.gradients import transforms
 from distmeta.core.layout import Layout, Meta
-from distmeta.models.dropout import KeyedDropout
-from distmeta.models.forward import forward
-from distmeta.models.hidden_state import kept
+from distmeta.functional.dropout import KeyedDropout
+from distmeta.functional.forward import forward
+from distmeta.functional.hidden_state import kept
 from distmeta.programs.assembly import Assembly
 from distmeta.programs.curvature import hides_curvature
 

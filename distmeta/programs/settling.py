@@ -15,8 +15,8 @@ from torch import Tensor
 from distmeta.config.schema import EngineOptions
 from distmeta.core.plan import Plan, Running
 from distmeta.errors import ClusterError, ConfigError, DistmetaError
-from distmeta.kernels.build import Unavailable, load
-from distmeta.models.hints import hint
+from distmeta.functional.hints import hint
+from distmeta.functional.kernels.build import Unavailable, load
 from distmeta.programs.comparison import Compared, Comparison, disagreement
 
 log = logging.getLogger(__name__)

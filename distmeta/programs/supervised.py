@@ -25,7 +25,7 @@ from distmeta.core.philox import Purpose, keys, minibatches
 from distmeta.core.plan import Compile, Facts, Plan, decide
 from distmeta.core.records import Data, MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
 from distmeta.cuda import allow_tf32
-from distmeta.kernels.build import unavailable
+from distmeta.functional.kernels.build import unavailable
 from distmeta.programs.assembly import Assembly
 from distmeta.programs.compiling import is_recorded, recorded_by, specialise
 from distmeta.programs.engine import OneTask, chunks, run_tasks

@@ -10,7 +10,7 @@ from gpu_helpers import MODELS, TASKS, check, configure, samples, worker_on
 
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
-from distmeta.kernels.build import unavailable
+from distmeta.functional.kernels.build import unavailable
 
 LAYERS = ["general", "products"]
 COMPILED = [

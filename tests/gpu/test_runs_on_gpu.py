@@ -13,7 +13,7 @@ from distmeta.checkpoint import latest
 from distmeta.config.schema import Config, load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
-from distmeta.models.philox import random_words
+from distmeta.functional.philox import random_words
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.storage.files import Storage
 from distmeta.tasks import open_family

@@ -9,7 +9,7 @@ import pytest
 from integration_helpers import SINUSOID, invoke, train, write_config
 
 from distmeta.config.schema import load_config
-from distmeta.kernels import build
+from distmeta.functional.kernels import build
 
 QUICK = ("--seconds", "0.05", "engine.compile=graph")
 

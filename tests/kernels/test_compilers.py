@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from distmeta.kernels import build, native
-from distmeta.kernels.build import Unavailable
-from distmeta.kernels.geometry import Geometry
+from distmeta.functional.kernels import build, native
+from distmeta.functional.kernels.build import Unavailable
+from distmeta.functional.kernels.geometry import Geometry
 
 GXX = shutil.which("g++")
 SMALL = 'extern "C" int vector_bytes() { return 32; }\n'
 LOOK = """
 import sys
 from pathlib import Path
-from distmeta.kernels import build
+from distmeta.functional.kernels import build
 build.SOURCE = Path(sys.argv[1])
 print(build.load().vector_bytes)
 """
@@ -121,8 +121,9 @@ def test_clang_computes_what_torch_computes_or_says_why_not() -> None:
     program = """
 import torch
 from torch.nn import functional as F
-from distmeta.kernels import build, native
-from distmeta.kernels.geometry import Geometry
+from distmeta.functional.kernels import build
+from distmeta.functional.kernels import native
+from distmeta.functional.kernels.geometry import Geometry
 torch.manual_seed(0)
 reason = build.unavailable()
 if reason is None:

@@ -14,11 +14,11 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from distmeta.kernels import build, native, products
-from distmeta.kernels.functions import batch_norm, conv2d
-from distmeta.kernels.geometry import Geometry
+from distmeta.functional.kernels import build, native, products
+from distmeta.functional.kernels.functions import batch_norm, conv2d
+from distmeta.functional.kernels.geometry import Geometry
+from distmeta.functional.pooling import task_max_pool2d, task_windows
 from distmeta.models import FunctionalModule
-from distmeta.models.pooling import task_max_pool2d, task_windows
 
 FORMS = {"native": native.OPERATORS, "products": products}
 GEOMETRIES = {

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from distmeta.errors import ConfigError
-from distmeta.kernels import build
+from distmeta.functional.kernels import build
 from distmeta.models import FunctionalModule
 
 RATE, WAYS, SHAPE = 0.1, 3, (1, 8, 8)

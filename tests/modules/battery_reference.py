@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from distmeta.config.schema import Config
 from distmeta.core.philox import Purpose, keys
 from distmeta.core.records import Split
-from distmeta.models.dropout import KeyedDropout
+from distmeta.functional.dropout import KeyedDropout
 from distmeta.tasks import open_family
 
 Parameters = Mapping[str, Tensor]

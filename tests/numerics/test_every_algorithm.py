@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.algorithms import ALGORITHMS
-from distmeta.kernels.build import unavailable
+from distmeta.functional.kernels.build import unavailable
 
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "mlp": ({"kind": "mlp", "hidden": [6, 5], "activation": "tanh"}, (4,)),

@@ -17,7 +17,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
-from distmeta.kernels import build
+from distmeta.functional.kernels import build
 from distmeta.programs import kept as cache
 from distmeta.programs.compiling import RECORDING, is_recorded, specialise
 from distmeta.programs.kept import kept, origin

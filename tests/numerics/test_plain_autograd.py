@@ -15,8 +15,8 @@ from distmeta.config.schema import Config, load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
+from distmeta.functional.recomputation import without_checkpoints
 from distmeta.meta_learner import MetaLearner
-from distmeta.models.recomputation import without_checkpoints
 from distmeta.programs.comparison import disagreement
 from distmeta.programs.supervised import SupervisedProgram
 

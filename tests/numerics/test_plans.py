@@ -12,7 +12,7 @@ from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ClusterError, ConfigError
-from distmeta.kernels import build
+from distmeta.functional.kernels import build
 from distmeta.programs.settling import disagreement
 from distmeta.programs.supervised import SupervisedProgram
 

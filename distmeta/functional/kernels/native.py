@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distmeta.kernels.build import load
-from distmeta.kernels.geometry import Geometry, Rulebook, rulebook
+from distmeta.functional.kernels.build import load
+from distmeta.functional.kernels.geometry import Geometry, Rulebook, rulebook
 
 FEW_INPUTS = 64
 """Up to this many taps times input channels, patches are written side by side and multiplied at once."""

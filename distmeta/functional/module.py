@@ -8,16 +8,16 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from distmeta.kernels import Form
+from distmeta.functional.checks import check_parameters
+from distmeta.functional.conversion import Converted, one_tensor
+from distmeta.functional.convolution import filter_layout, filters
+from distmeta.functional.heads import output_layer
+from distmeta.functional.inspection import aliases, drops, normalises_by_batch, state_names
+from distmeta.functional.interception import Interception
+from distmeta.functional.kernels import Form
+from distmeta.functional.normalisation import SupportStatistics
+from distmeta.functional.probing import Probe
 from distmeta.models.base import Model
-from distmeta.models.checks import check_parameters
-from distmeta.models.conversion import Converted, one_tensor
-from distmeta.models.convolution import filter_layout, filters
-from distmeta.models.heads import output_layer
-from distmeta.models.inspection import aliases, drops, normalises_by_batch, state_names
-from distmeta.models.interception import Interception
-from distmeta.models.normalisation import SupportStatistics
-from distmeta.models.probing import Probe
 
 
 class FunctionalModule:
@@ -32,7 +32,7 @@ class FunctionalModule:
         module: on any device; it is copied and never changed.
         example: inputs of shape (N, ...), N > 1. With it, a few passes find functional dropout and batch norms,
             what the module writes and keeps, and what cannot be relied on (see
-            :class:`~distmeta.models.probing.Probe`). Without it, only submodules are looked at.
+            :class:`~distmeta.functional.probing.Probe`). Without it, only submodules are looked at.
         build: gives the same module newly built, to compare with it; ``None``: a copy is compared with.
 
     Attributes:
@@ -157,7 +157,7 @@ class FunctionalModule:
     def head(self) -> tuple[str, ...]:
         """Names of the trainable parameters of the layer that makes the outputs.
 
-        None where that is not one layer (see :func:`~distmeta.models.heads.output_layer`), and without ``example``.
+        None where that is not one layer (see :func:`~distmeta.functional.heads.output_layer`), and without ``example``.
 
         Raises:
             ConfigError: the module cannot run with gradients.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distmeta.models.objects import (
+from distmeta.functional.objects import (
     CONTAINERS,
     attributes,
     comes_with_python,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distmeta.kernels import Form
-from distmeta.models.convolution import Size, task_conv2d, task_geometry
-from distmeta.models.dropout import KeyedDropout
-from distmeta.models.normalisation import SupportStatistics, group_norm, normalise, rectified
-from distmeta.models.pooling import task_max_pool2d, task_windows
+from distmeta.functional.convolution import Size, task_conv2d, task_geometry
+from distmeta.functional.dropout import KeyedDropout
+from distmeta.functional.kernels import Form
+from distmeta.functional.normalisation import SupportStatistics, group_norm, normalise, rectified
+from distmeta.functional.pooling import task_max_pool2d, task_windows
 
 Written = Literal["nothing", "counters", "all"]
 """What norms in training mode write: what outputs depend on is tried in this order."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from distmeta.models.recomputation import without_checkpoints
+from distmeta.functional.recomputation import without_checkpoints
 
 
 def forward(

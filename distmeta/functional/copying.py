@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from distmeta.errors import ConfigError
-from distmeta.models.objects import filled, held, within
+from distmeta.functional.objects import filled, held, within
 
 _LOCKS = (
     type(threading.Lock()),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from distmeta.errors import ConfigError
-from distmeta.models.hints import hint
-from distmeta.models.places import Place
+from distmeta.functional.hints import hint
+from distmeta.functional.places import Place
 
 
 def cannot_run(module: nn.Module, error: Exception) -> ConfigError:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distmeta.kernels import Form
-from distmeta.kernels.functions import max_pool2d
-from distmeta.kernels.geometry import Geometry
-from distmeta.models.convolution import Size, pair
+from distmeta.functional.convolution import Size, pair
+from distmeta.functional.kernels import Form
+from distmeta.functional.kernels.functions import max_pool2d
+from distmeta.functional.kernels.geometry import Geometry
 
 MOST_TAPS = 256
 """Elements of a window that a byte can number."""

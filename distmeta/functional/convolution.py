@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from distmeta.kernels import Form
-from distmeta.kernels.functions import conv2d
-from distmeta.kernels.geometry import Geometry
+from distmeta.functional.kernels import Form
+from distmeta.functional.kernels.functions import conv2d
+from distmeta.functional.kernels.geometry import Geometry
 
 Size = int | Sequence[int]
 

@@ -1,4 +1,4 @@
-"""The same operations as :mod:`distmeta.kernels.native`, by torch's own operators: any device, any floating-point type.
+"""The same operations as :mod:`distmeta.functional.kernels.native`, by torch's own operators: any device, any floating-point type.
 
 A convolution is one batched product of its patches with the filters; a max-pool goes tap by tap.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distmeta.kernels.geometry import Geometry
+from distmeta.functional.kernels.geometry import Geometry
 
 _Numbers = Sequence[int]
 

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from distmeta.errors import ConfigError, DistmetaError
-from distmeta.kernels import Form
-from distmeta.models import refusals
-from distmeta.models.conversion import Converted
-from distmeta.models.copying import is_result
-from distmeta.models.dropout import KeyedDropout
-from distmeta.models.hidden_state import Snapshot, holds_generator, kept
-from distmeta.models.hints import hint
-from distmeta.models.inspection import hookable, overlapping, views
-from distmeta.models.interception import Interception, Written
-from distmeta.models.objects import within
-from distmeta.models.places import Place
-from distmeta.models.trials import trials
-from distmeta.models.watching import Randomness, Writes, kept_generators, storage
+from distmeta.functional import refusals
+from distmeta.functional.conversion import Converted
+from distmeta.functional.copying import is_result
+from distmeta.functional.dropout import KeyedDropout
+from distmeta.functional.hidden_state import Snapshot, holds_generator, kept
+from distmeta.functional.hints import hint
+from distmeta.functional.inspection import hookable, overlapping, views
+from distmeta.functional.interception import Interception, Written
+from distmeta.functional.kernels import Form
+from distmeta.functional.objects import within
+from distmeta.functional.places import Place
+from distmeta.functional.trials import trials
+from distmeta.functional.watching import Randomness, Writes, kept_generators, storage
 
 _ROUNDING = 1e-4
 """Relative difference of outputs that the same operations stay under."""

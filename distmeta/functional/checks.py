@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from distmeta.config.schema import ModelOptions
 from distmeta.errors import ConfigError
-from distmeta.models.conversion import one_tensor
-from distmeta.models.copying import copy_module
-from distmeta.models.dropout import KeyedDropout
-from distmeta.models.hints import hint
-from distmeta.models.watching import kept_generators
+from distmeta.functional.conversion import one_tensor
+from distmeta.functional.copying import copy_module
+from distmeta.functional.dropout import KeyedDropout
+from distmeta.functional.hints import hint
+from distmeta.functional.watching import kept_generators
 
 
 def check_outputs(module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None) -> None:

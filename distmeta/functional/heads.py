@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from distmeta.errors import ConfigError
-from distmeta.models.copying import copy_module
-from distmeta.models.hints import hint
-from distmeta.models.inspection import hookable
+from distmeta.functional.copying import copy_module
+from distmeta.functional.hints import hint
+from distmeta.functional.inspection import hookable
 
 Node = Any
 """A node of torch's autograd graph."""

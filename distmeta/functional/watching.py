@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from distmeta.models.hidden_state import generator_state
+from distmeta.functional.hidden_state import generator_state
 
 _METADATA = frozenset({"aten::detach_", "aten::requires_grad_"})
 _URANDOM = os.urandom

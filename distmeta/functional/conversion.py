@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from distmeta.errors import ConfigError
-from distmeta.models.copying import copy_module
-from distmeta.models.forward import forward
-from distmeta.models.inspection import counters, slots
-from distmeta.models.interception import Interception, Written
-from distmeta.models.normalisation import fuse_rectifiers
-from distmeta.models.objects import contents, refill, within
-from distmeta.models.places import Place
+from distmeta.functional.copying import copy_module
+from distmeta.functional.forward import forward
+from distmeta.functional.inspection import counters, slots
+from distmeta.functional.interception import Interception, Written
+from distmeta.functional.normalisation import fuse_rectifiers
+from distmeta.functional.objects import contents, refill, within
+from distmeta.functional.places import Place
 
 
 class _Missing:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from distmeta.kernels import Form, native, products
-from distmeta.kernels.geometry import Geometry
+from distmeta.functional.kernels import Form, native, products
+from distmeta.functional.kernels.geometry import Geometry
 
 
 def conv2d(x: Tensor, w: Tensor, geometry: Geometry, form: Form) -> Tensor:

@@ -12,11 +12,11 @@ from torch.nn.parameter import is_lazy
 from distmeta.config.schema import ModelOptions
 from distmeta.config.text import shown
 from distmeta.errors import ConfigError
+from distmeta.functional.checks import check_types, materialise
+from distmeta.functional.watching import kept_generators
 from distmeta.models import MODELS
-from distmeta.models.checks import check_types, materialise
 from distmeta.models.options import UserOptions
 from distmeta.models.user import build_user_model
-from distmeta.models.watching import kept_generators
 
 
 def build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None, seed: int = 0) -> nn.Module:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distmeta.models.objects import CONTAINERS, attributes, contents, is_plain, position, refill, within
-from distmeta.models.places import GENERATORS, NUMBERS, Place, Places, own_names
+from distmeta.functional.objects import CONTAINERS, attributes, contents, is_plain, position, refill, within
+from distmeta.functional.places import GENERATORS, NUMBERS, Place, Places, own_names
 
 _DEPTH = 4
 _ELEMENTS = 1000

@@ -12,8 +12,8 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from distmeta.errors import ConfigError
-from distmeta.kernels import Form
-from distmeta.kernels.functions import batch_norm
+from distmeta.functional.kernels import Form
+from distmeta.functional.kernels.functions import batch_norm
 
 Moments = tuple[Tensor, Tensor]
 """(C,) mean and (C,) biased variance of one call of a batch norm."""
