@@ -18,8 +18,8 @@ from distmeta.core.layout import Meta
 from distmeta.errors import ConfigError
 from distmeta.evaluate import load_snapshot
 from distmeta.programs.assembly import Assembly
+from distmeta.programs.task_inputs import TaskInputs
 from distmeta.replicas import Replicas
-from distmeta.task_inputs import TaskInputs
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from distmeta.config.schema import Config
 from distmeta.core.plan import Compile, Differentiation, Layers, Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
-from distmeta.programs.comparison import disagreement
-from distmeta.programs.settling import SAMPLES, TOLERANCE, sample
+from distmeta.programs.engine.comparison import disagreement
+from distmeta.programs.engine.settling import SAMPLES, TOLERANCE, sample
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.tasks import prepare_family
 from distmeta.worker import Worker

@@ -14,10 +14,10 @@ from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, RunPlan
 from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.core.tree import Node, Sum, add
-from distmeta.cuda import reproducible
 from distmeta.errors import ConfigError
 from distmeta.functional.kernels.build import Unavailable, find_compiler
 from distmeta.programs import open_program
+from distmeta.programs.cuda import reproducible
 
 
 def pick_device(wanted: str) -> torch.device:

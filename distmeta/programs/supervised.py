@@ -24,14 +24,14 @@ from distmeta.core.layout import Layout, Meta
 from distmeta.core.philox import Purpose, keys, minibatches
 from distmeta.core.plan import Compile, Facts, Plan, decide
 from distmeta.core.records import Data, MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
-from distmeta.cuda import allow_tf32
 from distmeta.functional.kernels.build import unavailable
 from distmeta.programs.assembly import Assembly
-from distmeta.programs.compiling import is_recorded, recorded_by, specialise
-from distmeta.programs.engine import OneTask, chunks, run_tasks
-from distmeta.programs.kept import host, kept, origin
-from distmeta.programs.reference import Reference, one_task
-from distmeta.programs.settling import choose, require
+from distmeta.programs.cuda import allow_tf32
+from distmeta.programs.engine.compiling import is_recorded, recorded_by, specialise
+from distmeta.programs.engine.kept import host, kept, origin
+from distmeta.programs.engine.mapping import OneTask, chunks, run_tasks
+from distmeta.programs.engine.reference import Reference, one_task
+from distmeta.programs.engine.settling import choose, require
 from distmeta.tasks import open_family
 from distmeta.tasks.base import Episode, episodes
 

@@ -10,7 +10,7 @@ from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, RunPlan
 from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.core.tree import Node
-from distmeta.cuda import memory_explained
+from distmeta.programs.cuda import memory_explained
 from distmeta.transports.base import Check, Kind, Part, Workers
 from distmeta.worker import Worker
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distmeta.config.schema import Config, load_config
 from distmeta.core.plan import Plan
-from distmeta.programs.settling import TOLERANCE, disagreement
+from distmeta.programs.engine.settling import TOLERANCE, disagreement
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.worker import Worker
 

@@ -11,7 +11,7 @@ from gpu_helpers import ALGORITHMS, MODELS, TASKS, check, configure, samples, wo
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
-from distmeta.programs.settling import disagreement
+from distmeta.programs.engine.settling import disagreement
 
 LAYERS = ["general", "products"]
 

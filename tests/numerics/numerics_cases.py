@@ -18,7 +18,7 @@ from distmeta.estimators import ESTIMATORS
 from distmeta.estimators.exact import Exact
 from distmeta.models import FunctionalModule, build, model_options
 from distmeta.objectives import OBJECTIVES
-from distmeta.programs.engine import run_tasks
+from distmeta.programs.engine.mapping import run_tasks
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 2, 2, 3
 Named = dict[str, Tensor]

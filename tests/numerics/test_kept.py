@@ -18,10 +18,10 @@ from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
 from distmeta.functional.kernels import build
-from distmeta.programs import kept as cache
-from distmeta.programs.compiling import RECORDING, is_recorded, specialise
-from distmeta.programs.kept import kept, origin
-from distmeta.programs.recording import Recording
+from distmeta.programs.engine import kept as cache
+from distmeta.programs.engine.compiling import RECORDING, is_recorded, specialise
+from distmeta.programs.engine.kept import kept, origin
+from distmeta.programs.engine.recording import Recording
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.storage.cache import cache_dir
 
@@ -73,7 +73,7 @@ def test_several_processes_make_it_once(folder: Path, tmp_path: Path) -> None:
     code = """
         import sys, time, uuid
         from pathlib import Path
-        from distmeta.programs.kept import kept
+        from distmeta.programs.engine.kept import kept
 
         def make():
             Path(sys.argv[1], uuid.uuid4().hex).touch()
@@ -175,7 +175,7 @@ def test_another_process_loads_it(folder: Path, tmp_path: Path) -> None:
         import sys, torch
         from distmeta.config.schema import load_config
         from distmeta.core.plan import Plan
-        from distmeta.programs.recording import Recording
+        from distmeta.programs.engine.recording import Recording
         from distmeta.programs.supervised import SupervisedProgram
         Recording.of = lambda *_: 1 / 0
         program = SupervisedProgram(load_config({CONV!r}), torch.device("cpu"))

@@ -17,7 +17,7 @@ from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
 from distmeta.functional.recomputation import without_checkpoints
 from distmeta.meta_learner import MetaLearner
-from distmeta.programs.comparison import disagreement
+from distmeta.programs.engine.comparison import disagreement
 from distmeta.programs.supervised import SupervisedProgram
 
 CPU = torch.device("cpu")

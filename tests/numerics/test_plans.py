@@ -13,7 +13,7 @@ from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ClusterError, ConfigError
 from distmeta.functional.kernels import build
-from distmeta.programs.settling import disagreement
+from distmeta.programs.engine.settling import disagreement
 from distmeta.programs.supervised import SupervisedProgram
 
 CPU = torch.device("cpu")

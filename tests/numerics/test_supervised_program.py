@@ -19,7 +19,7 @@ from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
 from distmeta.programs.assembly import Assembly
-from distmeta.programs.reference import one_task
+from distmeta.programs.engine.reference import one_task
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.tasks import TASKS, open_family
 

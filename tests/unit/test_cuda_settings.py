@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from distmeta.cuda import memory_explained, reproducible
 from distmeta.errors import ConfigError
+from distmeta.programs.cuda import memory_explained, reproducible
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 

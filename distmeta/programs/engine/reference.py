@@ -21,7 +21,7 @@ from distmeta.functional.dropout import KeyedDropout
 from distmeta.functional.forward import forward
 from distmeta.functional.hidden_state import kept
 from distmeta.programs.assembly import Assembly
-from distmeta.programs.curvature import hides_curvature
+from distmeta.programs.engine.curvature import hides_curvature
 
 
 def one_task(tree: Mapping[str, Any], ways: int | None, steps: int | None) -> Task:

@@ -16,8 +16,8 @@ from distmeta.core.environment import variable
 from distmeta.core.plan import Compile
 from distmeta.functional.kernels.build import program, unavailable
 from distmeta.identity import content_hash
-from distmeta.programs.kept import host, is_kept, kept
-from distmeta.programs.recording import Recording
+from distmeta.programs.engine.kept import host, is_kept, kept
+from distmeta.programs.engine.recording import Recording
 from distmeta.storage.cache import cache_for
 
 Function = Callable[..., Any]
@@ -36,7 +36,7 @@ def specialise(function: Function, arguments: tuple[Any, ...], how: Compile, ori
     torch's compiler, which fuses chains of elementwise operations. Recording after the transforms, rather than letting
     the compiler look at them, leaves no derivative to its judgement.
 
-    Recordings of known origin and compiled code are made once a host, see :mod:`distmeta.programs.kept`.
+    Recordings of known origin and compiled code are made once a host, see :mod:`distmeta.programs.engine.kept`.
 
     Args:
         function: pure, of trees of tensors, to a tree of tensors; its control flow may depend on shapes alone.

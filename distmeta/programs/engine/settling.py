@@ -17,7 +17,7 @@ from distmeta.core.plan import Plan, Running
 from distmeta.errors import ClusterError, ConfigError, DistmetaError
 from distmeta.functional.hints import hint
 from distmeta.functional.kernels.build import Unavailable, load
-from distmeta.programs.comparison import Compared, Comparison, disagreement
+from distmeta.programs.engine.comparison import Compared, Comparison, disagreement
 
 log = logging.getLogger(__name__)
 
