@@ -30,7 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 import distmeta
 from distmeta.config.schema import Config, load_config
 from distmeta.errors import DistmetaError
-from distmeta.worker import pick_device
+from distmeta.workers.worker import pick_device
 
 WARM = 8
 """Meta-steps ahead of any timing: recording, compiling and CUDA graphs take the first few."""

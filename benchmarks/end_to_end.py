@@ -28,7 +28,7 @@ from distmeta.core.records import MetaState, TaskBatch
 from distmeta.programs import blueprint
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.tasks.base import TaskFamily
-from distmeta.worker import Worker
+from distmeta.workers.worker import Worker
 
 SETTINGS: dict[str, Any] = {
     "tasks": {"kind": "glyphs", "ways": 5, "shots": 1, "queries": 1},

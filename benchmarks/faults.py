@@ -34,7 +34,7 @@ from distmeta.evaluate import cut
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
 from distmeta.tasks import prepare_family
-from distmeta.transports import open_transport
+from distmeta.workers import open_transport
 
 SETTINGS = {
     "tasks": {"kind": "glyphs", "ways": 5, "shots": 1, "queries": 1},

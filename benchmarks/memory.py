@@ -31,7 +31,7 @@ from processes import Group, running
 from distmeta.config.schema import load_config
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.tasks import prepare_family
-from distmeta.worker import pick_device
+from distmeta.workers.worker import pick_device
 
 REPEATS = 3
 FEW = 20

@@ -33,8 +33,8 @@ from distmeta.evaluate import cut
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
 from distmeta.tasks import prepare_family
-from distmeta.transports import Transport, open_transport
-from distmeta.worker import Worker
+from distmeta.workers import Transport, open_transport
+from distmeta.workers.worker import Worker
 
 SETTINGS = {
     "tasks": {"kind": "glyphs", "ways": 5, "shots": 1, "queries": 1},

@@ -44,7 +44,7 @@ from processes import Child, Group, cores, rate, running
 
 from distmeta.errors import DistmetaError
 from distmeta.tasks import prepare_family
-from distmeta.worker import pick_device
+from distmeta.workers.worker import pick_device
 
 TOLERANCE = 1e-4
 FLIPPED = 0.1

@@ -24,7 +24,7 @@ from distmeta.config.schema import Config, load_config
 from distmeta.core.records import MetaState, Split, TaskBatch
 from distmeta.programs import blueprint
 from distmeta.tasks import TASKS, open_family
-from distmeta.worker import Worker, pick_device
+from distmeta.workers.worker import Worker, pick_device
 
 SHARDS = 4
 """Different shards of tasks that a contender goes through over and over."""

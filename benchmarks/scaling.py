@@ -38,12 +38,12 @@ from distmeta.core.records import MetaGradient, Shard
 from distmeta.core.tree import Sum, add, share
 from distmeta.evaluate import cut
 from distmeta.outer.learner import Learner
-from distmeta.transports.board import DEPTH
-from distmeta.transports.ray_actors import RayTransport
-from distmeta.transports.ray_cluster import connect
-from distmeta.transports.ray_crew import Crew
-from distmeta.transports.ray_worker import Opened
-from distmeta.transports.shared import SharedAddress, SharedRow, SharedRows
+from distmeta.workers.dispatch import DEPTH
+from distmeta.workers.ray.actors import RayTransport
+from distmeta.workers.ray.cluster import connect
+from distmeta.workers.ray.pool import Crew
+from distmeta.workers.ray.worker import Opened
+from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
 
 SETTINGS = {
     "tasks": {"kind": "sinusoid"},

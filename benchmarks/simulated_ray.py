@@ -21,12 +21,14 @@ from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.core.records import Shard
 from distmeta.core.tree import cover
-from distmeta.transports import Kind, ray_actors, ray_crew
-from distmeta.transports.board import Board
-from distmeta.transports.ray_actors import RayTransport
-from distmeta.transports.ray_cluster import Changes
-from distmeta.transports.ray_crew import Crew, Seat
-from distmeta.transports.ray_worker import Opened
+from distmeta.workers import Kind
+from distmeta.workers.dispatch import Board
+from distmeta.workers.ray import actors as ray_actors
+from distmeta.workers.ray import pool as ray_crew
+from distmeta.workers.ray.actors import RayTransport
+from distmeta.workers.ray.cluster import Changes
+from distmeta.workers.ray.pool import Crew, Seat
+from distmeta.workers.ray.worker import Opened
 
 MESSAGE = 0.005
 """Seconds of a worker that a message takes besides its shards, as seen with Ray."""

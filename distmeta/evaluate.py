@@ -33,7 +33,7 @@ from distmeta.metrics import mean_ci
 from distmeta.outer.learner import check_layout
 from distmeta.programs import blueprint
 from distmeta.tasks import prepare_family
-from distmeta.transports import Check, Kind, Transport, start_transport
+from distmeta.workers import Check, Kind, Transport, start_transport
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from distmeta.errors import Interrupted
 
 if TYPE_CHECKING:
-    from distmeta.transports.base import Check
+    from distmeta.workers.base import Check
 
 
 @contextmanager

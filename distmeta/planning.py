@@ -18,7 +18,7 @@ from distmeta.programs.engine.comparison import disagreement
 from distmeta.programs.engine.settling import SAMPLES, TOLERANCE, sample
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.tasks import prepare_family
-from distmeta.worker import Worker
+from distmeta.workers.worker import Worker
 
 AGREES = 1e-5
 """Relative distance to plain autograd in float64 that float32 keeps to, rounding at a ReLU's corner apart."""

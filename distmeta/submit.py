@@ -21,7 +21,7 @@ from distmeta.core.environment import variable
 from distmeta.core.secrets import mask
 from distmeta.errors import ClusterError, Interrupted, JobError
 from distmeta.packing import Job, pack
-from distmeta.transports.ray_internals import CHATTER, job_client
+from distmeta.workers.ray.internals import CHATTER, job_client
 
 __all__ = ["Cluster", "JobDetails"]
 

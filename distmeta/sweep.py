@@ -34,9 +34,9 @@ from distmeta.sweep_trial import Place, TrialRun, check_trials, finite
 from distmeta.sweep_view import View
 from distmeta.sweep_watch import Watch, current_values, reported, why
 from distmeta.tasks import prepare_family
-from distmeta.transports import Check
-from distmeta.transports.ray_cluster import ROUNDING, connect, fit, may_hold
-from distmeta.transports.ray_crew import SHARED_ENVIRONMENT
+from distmeta.workers import Check
+from distmeta.workers.ray.cluster import ROUNDING, connect, fit, may_hold
+from distmeta.workers.ray.pool import SHARED_ENVIRONMENT
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from distmeta.sweep_results import TRIALS, read_trial
 from distmeta.sweep_state import StateKeeper
 from distmeta.sweep_trial import FAILURE, WORST, finite, read_parts
 from distmeta.sweep_view import Row, View
-from distmeta.transports import Check
+from distmeta.workers import Check
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from distmeta.rundir import RunDirectory
 from distmeta.saving import Saver
 from distmeta.storage.files import below
 from distmeta.tasks import prepare_family
-from distmeta.transports import Check, start_transport
+from distmeta.workers import Check, start_transport
 
 log = logging.getLogger(__name__)
 

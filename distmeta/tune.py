@@ -9,7 +9,7 @@ from typing import Any
 from distmeta.evaluate import Progress
 from distmeta.sweep_config import Sweep, load_sweep
 from distmeta.sweep_view import View
-from distmeta.transports import Check
+from distmeta.workers import Check
 
 
 def tune(

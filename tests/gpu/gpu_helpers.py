@@ -15,7 +15,7 @@ from distmeta.config.schema import Config, load_config
 from distmeta.core.plan import Plan
 from distmeta.programs.engine.settling import TOLERANCE, disagreement
 from distmeta.programs.supervised import SupervisedProgram
-from distmeta.worker import Worker
+from distmeta.workers.worker import Worker
 
 TASKS = 6
 GLYPHS = {"kind": "glyphs", "ways": 3, "shots": 1, "queries": 2}

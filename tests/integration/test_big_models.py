@@ -9,12 +9,12 @@ import pytest
 import torch
 from integration_helpers import assert_same, configure, parameters, train, untimed
 
-import distmeta.transports.ray_actors as ray_actors
+import distmeta.workers.ray.actors as ray_actors
 from distmeta.core.records import MetaGradient
 from distmeta.evaluate import cut
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
-from distmeta.transports import open_transport
+from distmeta.workers import open_transport
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

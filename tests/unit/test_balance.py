@@ -14,8 +14,8 @@ import torch
 from distmeta.core.records import MetaGradient
 from distmeta.core.tree import Node, Sum, add
 from distmeta.evaluate import cut
-from distmeta.transports.board import Board
-from distmeta.transports.pace import Clock, Desk, Pace, Piece
+from distmeta.workers.dispatch import Board
+from distmeta.workers.pace import Clock, Desk, Pace, Piece
 
 Noise = Callable[[], float]
 

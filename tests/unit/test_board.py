@@ -9,9 +9,9 @@ import pytest
 
 from distmeta.core.tree import Node, cover, share
 from distmeta.evaluate import cut
-from distmeta.transports.base import Kind
-from distmeta.transports.board import DEPTH, SOON, Board
-from distmeta.transports.pace import ABSENT, COLD, HUNG, LATE, SLACK, STALE, UNKNOWN, Clock, Desk, Pace, Piece
+from distmeta.workers.base import Kind
+from distmeta.workers.dispatch import DEPTH, SOON, Board
+from distmeta.workers.pace import ABSENT, COLD, HUNG, LATE, SLACK, STALE, UNKNOWN, Clock, Desk, Pace, Piece
 
 
 def pieces(count: int, kind: Kind = "gradient", level: int = 0) -> list[Piece]:

@@ -11,7 +11,7 @@ import pytest
 
 import distmeta
 
-SKIPPED = {"distmeta.transports.ray_actors"}  # its examples would start Ray
+SKIPPED = {"distmeta.workers.ray.actors"}  # its examples would start Ray
 MODULES = sorted(
     name
     for _, name, _ in pkgutil.walk_packages(distmeta.__path__, "distmeta.")

@@ -11,8 +11,8 @@ import pytest
 from distmeta import load_config
 from distmeta.errors import ChangedError, DataError
 from distmeta.storage.cache import cache_dir
-from distmeta.transports import parcel as parcels
-from distmeta.transports.parcel import Content, Parcel, check_code, pack, unpack
+from distmeta.workers import bundle as parcels
+from distmeta.workers.bundle import Content, Parcel, check_code, pack, unpack
 
 STORE = "omniglot-28.arrow"
 BASE = {"tasks": {"kind": "omniglot", "root": "/nowhere"}, "model": {"kind": "conv4"}, "algorithm": {"name": "maml"}}

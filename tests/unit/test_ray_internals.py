@@ -19,14 +19,14 @@ from ray._private.node import Node  # noqa: E402
 from ray._private.state import GlobalState  # noqa: E402
 from ray.job_submission import JobSubmissionClient  # noqa: E402
 
-from distmeta.transports import ray_internals  # noqa: E402
+from distmeta.workers.ray import internals as ray_internals  # noqa: E402
 
 PACKAGE = Path(distmeta.__file__).parent
 INTERNALS = {"transports/ray_internals.py", "sweep_internals.py"}
 
 
 def gone(name: str, function: str) -> str:
-    return f"Ray {ray.__version__} has no {name} any more: change distmeta.transports.ray_internals.{function}"
+    return f"Ray {ray.__version__} has no {name} any more: change distmeta.workers.ray.internals.{function}"
 
 
 def test_the_loopback_switch() -> None:

@@ -12,7 +12,7 @@ import pytest
 from distmeta.config.schema import load_config
 from distmeta.errors import ClusterError
 from distmeta.train import train
-from distmeta.transports.ray_tmpdir import LONGEST, check_tmpdir
+from distmeta.workers.ray.tmpdir import LONGEST, check_tmpdir
 
 TINY = {
     "tasks": {"kind": "sinusoid"},

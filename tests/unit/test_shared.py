@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distmeta.transports.shared import LARGEST_SHARED, Exchange, SharedAddress, SharedRow, SharedRows
+from distmeta.workers.shared import LARGEST_SHARED, Exchange, SharedAddress, SharedRow, SharedRows
 
 SIZE = 5000  # not a whole number of pages
 ROWS = 3
@@ -39,7 +39,7 @@ def test_another_process_reads_and_writes() -> None:
     for number in range(ROWS):
         mine.write(rows[number], filled(number))
     program = (
-        "from distmeta.transports.shared import SharedAddress, SharedRow, SharedRows\n"
+        "from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows\n"
         f"theirs, rows = SharedRows.at({mine.address!r}), {rows!r}\n"
         f"for number in range({ROWS}):\n"
         f"    theirs.write(rows[{ROWS} + number], 2 * theirs.read(rows[number]))\n"

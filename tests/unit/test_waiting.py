@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from distmeta.transports.ray_crew import waiting
+from distmeta.workers.ray.pool import waiting
 
 
 def test_workers_that_start_are_said_to_start() -> None:

@@ -19,9 +19,9 @@ from ray.autoscaler.sdk import request_resources
 
 from distmeta.config.schema import Config, WorkerRange
 from distmeta.errors import ClusterError, DistmetaError
-from distmeta.transports.ray_internals import draining_nodes, most_resources, on_loopback, silence_errors
-from distmeta.transports.ray_private import Connection
-from distmeta.transports.ray_tmpdir import check_tmpdir
+from distmeta.workers.ray.internals import draining_nodes, most_resources, on_loopback, silence_errors
+from distmeta.workers.ray.private import Connection
+from distmeta.workers.ray.tmpdir import check_tmpdir
 
 QUIET = {
     "RAY_SCHEDULER_EVENTS": "0",

@@ -14,8 +14,8 @@ import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from distmeta.transports.base import Kind
-from distmeta.transports.pace import GUESSED, Desk, Pace
+from distmeta.workers.base import Kind
+from distmeta.workers.pace import GUESSED, Desk, Pace
 
 HALF = 0.5
 """Of a shard; a piece may be larger than it should be by so much, as no shard is divided. One that is larger by no more

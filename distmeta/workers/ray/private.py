@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from distmeta.transports.ray_internals import forget_token, on_loopback, without_helpers
+from distmeta.workers.ray.internals import forget_token, on_loopback, without_helpers
 
 MODE = "RAY_AUTH_MODE"
 """Environment variable by which the user says how Ray is to know its clients; what it says is obeyed."""

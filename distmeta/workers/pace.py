@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from distmeta.core.records import Shard
 from distmeta.core.tree import Node
-from distmeta.transports.base import Kind
+from distmeta.workers.base import Kind
 
 LATE = 2.0
 """Times the usual after which a desk is late."""

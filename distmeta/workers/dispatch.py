@@ -1,6 +1,6 @@
 """Who computes which piece of a step, who is late, and whose answer counts. Knows nothing of Ray.
 
-Pieces go to the desk that has least to do, and are cut to its rate (see :mod:`~distmeta.transports.balance`). A desk
+Pieces go to the desk that has least to do, and are cut to its rate (see :mod:`~distmeta.workers.balance`). A desk
 that is late gets nothing new, and what it holds is also given to desks that have nothing to do; the first answer
 counts. Since every piece has one place in the tree of additions, it makes no difference who computed it.
 
@@ -18,9 +18,9 @@ from typing import Generic
 
 from distmeta.core.records import Shard
 from distmeta.core.tree import Node, Pool
-from distmeta.transports.balance import AnyDesk, Balance
-from distmeta.transports.base import Kind
-from distmeta.transports.pace import Pace, Piece
+from distmeta.workers.balance import AnyDesk, Balance
+from distmeta.workers.base import Kind
+from distmeta.workers.pace import Pace, Piece
 
 log = logging.getLogger(__name__)
 

@@ -18,14 +18,14 @@ from distmeta.core.plan import Plan, RunPlan
 from distmeta.core.records import FAULTS, MetaGradient, MetaState, Shard
 from distmeta.core.tree import Node, cover, share
 from distmeta.errors import ClusterError, ConfigError, DistmetaError, TaskError
-from distmeta.transports.base import Check, Kind, Part, Workers
-from distmeta.transports.board import SOON, Board
-from distmeta.transports.pace import Clock, Pace, Piece
-from distmeta.transports.ray_crew import LOST, POLL, Crew, Seat, reason
-from distmeta.transports.ray_metrics import Reporter
-from distmeta.transports.ray_worker import view
-from distmeta.transports.shared import Exchange, SharedRow
-from distmeta.worker import keep_freed_memory
+from distmeta.workers.base import Check, Kind, Part, Workers
+from distmeta.workers.dispatch import SOON, Board
+from distmeta.workers.pace import Clock, Pace, Piece
+from distmeta.workers.ray.metrics import Reporter
+from distmeta.workers.ray.pool import LOST, POLL, Crew, Seat, reason
+from distmeta.workers.ray.worker import view
+from distmeta.workers.shared import Exchange, SharedRow
+from distmeta.workers.worker import keep_freed_memory
 
 log = logging.getLogger(__name__)
 

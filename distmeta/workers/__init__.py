@@ -9,11 +9,11 @@ from threading import Thread
 
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, RunPlan
-from distmeta.transports.base import Check, Kind, Part, Transport, Workers
+from distmeta.workers.base import Check, Kind, Part, Transport, Workers
 
 TRANSPORTS: dict[str, str] = {
-    "local": "distmeta.transports.local:LocalTransport",
-    "ray": "distmeta.transports.ray_actors:RayTransport",
+    "local": "distmeta.workers.local:LocalTransport",
+    "ray": "distmeta.workers.ray.actors:RayTransport",
 }
 """Imported when used: in-process runs never import Ray."""
 

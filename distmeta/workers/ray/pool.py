@@ -24,12 +24,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, RunPlan
 from distmeta.errors import ClusterError, DistmetaError
-from distmeta.transports.base import Check
-from distmeta.transports.pace import Clock, Desk
-from distmeta.transports.parcel import pack
-from distmeta.transports.ray_cluster import Cluster, first_line
-from distmeta.transports.ray_worker import Courier, Opened, RayWorker
-from distmeta.transports.shared import SharedAddress
+from distmeta.workers.base import Check
+from distmeta.workers.bundle import pack
+from distmeta.workers.pace import Clock, Desk
+from distmeta.workers.ray.cluster import Cluster, first_line
+from distmeta.workers.ray.worker import Courier, Opened, RayWorker
+from distmeta.workers.shared import SharedAddress
 
 log = logging.getLogger(__name__)
 

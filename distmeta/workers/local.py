@@ -11,8 +11,8 @@ from distmeta.core.plan import Plan, RunPlan
 from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.core.tree import Node
 from distmeta.programs.cuda import memory_explained
-from distmeta.transports.base import Check, Kind, Part, Workers
-from distmeta.worker import Worker
+from distmeta.workers.base import Check, Kind, Part, Workers
+from distmeta.workers.worker import Worker
 
 
 class LocalTransport:
