@@ -30,9 +30,9 @@ from rich.table import Table
 from distmeta.config.schema import load_config
 from distmeta.core.records import MetaGradient
 from distmeta.core.tree import Sum, add
-from distmeta.evaluate import cut
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
+from distmeta.runs.evaluate import cut
 from distmeta.tasks import prepare_family
 from distmeta.workers import open_transport
 

@@ -29,9 +29,9 @@ from distmeta.config.schema import Config, load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient
 from distmeta.core.tree import Sum, add
-from distmeta.evaluate import cut
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
+from distmeta.runs.evaluate import cut
 from distmeta.tasks import prepare_family
 from distmeta.workers import Transport, open_transport
 from distmeta.workers.worker import Worker

@@ -36,8 +36,8 @@ from distmeta.config.schema import Config, OuterOptions, load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient, Shard
 from distmeta.core.tree import Sum, add, share
-from distmeta.evaluate import cut
 from distmeta.outer.learner import Learner
+from distmeta.runs.evaluate import cut
 from distmeta.workers.dispatch import DEPTH
 from distmeta.workers.ray.actors import RayTransport
 from distmeta.workers.ray.cluster import connect

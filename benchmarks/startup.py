@@ -36,9 +36,9 @@ import yaml
 from common import show, write
 from overhead import Processes
 
-from distmeta import checkpoint
 from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
+from distmeta.runs import checkpoint
 from distmeta.tasks import prepare_family
 
 SETTINGS: dict[str, Any] = {

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distmeta.config.schema import Config, load_config
     from distmeta.errors import DistmetaError
-    from distmeta.evaluate import evaluate
-    from distmeta.meta_learner import AdaptedModel, MetaLearner, load
-    from distmeta.train import train
+    from distmeta.runs.evaluate import evaluate
+    from distmeta.runs.inference import AdaptedModel, MetaLearner, load
+    from distmeta.runs.train import train
     from distmeta.tune import tune
     from distmeta.version import __version__
 else:

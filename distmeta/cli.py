@@ -24,8 +24,8 @@ from distmeta.core.plan import Plan
 from distmeta.core.secrets import mask
 from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
 from distmeta.errors import ConfigError
-from distmeta.interrupts import interruptible
-from distmeta.plan_file import check_target, with_engine, write_engine
+from distmeta.runs.interrupts import interruptible
+from distmeta.runs.plan_file import check_target, with_engine, write_engine
 
 app = typer.Typer(
     help="Meta-train any PyTorch module over a distribution of tasks, on one machine or on a Ray cluster.",
@@ -120,7 +120,7 @@ def evaluate(
     with _errors(), messages(err), interruptible() as check, Display(err, 0, 1) as display:
         measured = distmeta.evaluate(run, overrides or (), trust_code=trust_code, check=check, progress=display.test)
     if as_json:
-        from distmeta.rundir import to_json
+        from distmeta.runs.directory import to_json
 
         print(to_json(measured, indent=2))
     else:
@@ -151,7 +151,7 @@ def plan(
             check_target(write)
         if write and not overrides:
             with_engine(text, Plan(), str(write))
-        from distmeta.planning import fastest, measure_plans  # now: it brings torch, which takes seconds
+        from distmeta.runs.planning import fastest, measure_plans  # now: it brings torch, which takes seconds
 
         measured = measure_plans(loaded, seconds, display.measured)
         best = fastest(measured, loaded.run.steps * loaded.run.meta_batch)
@@ -160,7 +160,7 @@ def plan(
                 raise ConfigError(f"{config} was changed while plans were measured; nothing is written, run this again")
             write_engine(write, dump_config(loaded) if overrides else text, best.plan)
     if as_json:
-        from distmeta.rundir import to_json
+        from distmeta.runs.directory import to_json
 
         print(to_json([asdict(each) for each in measured], indent=2))
         return

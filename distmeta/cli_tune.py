@@ -9,7 +9,7 @@ import typer
 
 from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, errors
 from distmeta.display import consoles, messages, meta_test_table
-from distmeta.interrupts import interruptible
+from distmeta.runs.interrupts import interruptible
 
 app = typer.Typer()
 

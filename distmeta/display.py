@@ -29,7 +29,7 @@ from distmeta.core.secrets import mask
 if TYPE_CHECKING:  # measuring needs a good part of torch, showing does not
     from distmeta.config.schema import Config
     from distmeta.core.records import StepRecord
-    from distmeta.planning import Measured
+    from distmeta.runs.planning import Measured
 
 SMOOTHING = 0.95
 """Weight of the past in the shown loss and metric: about the last 20 steps."""

@@ -19,9 +19,9 @@ from distmeta.config.modules import kinds
 from distmeta.config.schema import Config
 from distmeta.core.secrets import credentials, environment, masked, without_secrets
 from distmeta.errors import ClusterError, Interrupted, StorageError
-from distmeta.evaluate import Progress, evaluate
-from distmeta.lease import acquire
-from distmeta.rundir import to_json
+from distmeta.runs.directory import to_json
+from distmeta.runs.evaluate import Progress, evaluate
+from distmeta.runs.lease import acquire
 from distmeta.storage.files import Storage, below
 from distmeta.sweep_config import SWEEP, Sweep, check_resume, dump_sweep
 from distmeta.sweep_internals import CHATTER, CREDENTIALS, without_credentials

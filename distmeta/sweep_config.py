@@ -29,7 +29,7 @@ from distmeta.config.sections import Section
 from distmeta.config.text import parse_yaml, plain
 from distmeta.core.secrets import masked
 from distmeta.errors import ConfigError
-from distmeta.rundir import differences
+from distmeta.runs.directory import differences
 from distmeta.sweep_checks import find_metric, find_problems, point_problems, refusal, refuse
 from distmeta.sweep_points import TRIALS, Values, changed, points
 from distmeta.sweep_sections import SCHEDULERS, Domain, Pbt, Resources, SweepOptions

@@ -13,7 +13,7 @@ import yaml
 
 from distmeta.config.schema import dump_config
 from distmeta.errors import StorageError
-from distmeta.rundir import CHECKPOINTS, to_json
+from distmeta.runs.directory import CHECKPOINTS, to_json
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, MetaTest, read_json
 from distmeta.sweep_config import Sweep

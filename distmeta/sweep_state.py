@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import NonNegativeInt
 
 from distmeta.errors import TrustError
-from distmeta.rundir import to_json
+from distmeta.runs.directory import to_json
 from distmeta.storage.files import MANIFEST, Storage
 from distmeta.storage.json_files import JsonValues, read_json
 from distmeta.storage.ownership import intruder

@@ -15,19 +15,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
-from distmeta import checkpoint
 from distmeta.config.schema import dump_config, written_values
 from distmeta.core.records import StepRecord
 from distmeta.core.secrets import mask
 from distmeta.errors import NonFiniteError, StorageError
-from distmeta.identity import check_same
-from distmeta.metrics import read_lines
-from distmeta.rundir import CHECKPOINTS, RunDirectory, to_json
+from distmeta.runs import checkpoint
+from distmeta.runs.directory import CHECKPOINTS, RunDirectory, to_json
+from distmeta.runs.identity import check_same
+from distmeta.runs.metrics import read_lines
+from distmeta.runs.train import train
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, read_json
 from distmeta.sweep_config import Sweep
 from distmeta.sweep_points import Values
-from distmeta.train import train
 
 TRIAL = "trial.json"
 ORIGIN = "origin.json"
@@ -172,7 +172,7 @@ class TrialRun:
         trials: the folder of all its trials.
         name: this trial's.
         values: its values of the space's keys.
-        accept_changes: see :func:`~distmeta.train.train`.
+        accept_changes: see :func:`~distmeta.runs.train.train`.
 
     Attributes:
         step: meta-steps that were told, by :meth:`next`.

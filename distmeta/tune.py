@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distmeta.evaluate import Progress
+from distmeta.runs.evaluate import Progress
 from distmeta.sweep_config import Sweep, load_sweep
 from distmeta.sweep_view import View
 from distmeta.workers import Check

@@ -206,7 +206,7 @@ def check_origin(
     code, hosts = kinds(values), hosts_in(values, own)
     if trust_code or not (code or hosts):
         return
-    from distmeta import trust
+    from distmeta.runs import trust
 
     if hosts and (home := trust.home_of(source)) is not None:
         trust.check_hosts(values, own, str(home))

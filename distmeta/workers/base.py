@@ -70,7 +70,7 @@ class Transport(Protocol):
         ...
 
     def observe(self, values: Mapping[str, float]) -> None:
-        """Show what a step measured (see :func:`~distmeta.metrics.flat`) where the cluster's operators look."""
+        """Show what a step measured (see :func:`~distmeta.runs.metrics.flat`) where the cluster's operators look."""
         ...
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import distmeta
 from distmeta.core.records import FAULTS, StepRecord
-from distmeta.metrics import flat
+from distmeta.runs.metrics import flat
 from distmeta.workers.ray.metrics import REPORTER, gauge_name
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "cluster" / "grafana.json").read_text())

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 import distmeta
-from distmeta import checkpoint
 from distmeta.config.schema import Config, load_config
+from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 
 SMALL = {

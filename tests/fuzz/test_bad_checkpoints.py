@@ -25,8 +25,8 @@ from fuzz_checkpoints import (
 )
 
 import distmeta
-from distmeta import checkpoint
 from distmeta.errors import StorageError
+from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 
 STEP = "checkpoints/step-00000002/"

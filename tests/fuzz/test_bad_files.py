@@ -12,8 +12,8 @@ from fuzz_checkpoints import small_config, small_run, write
 
 import distmeta
 from distmeta.errors import ConfigError, StorageError
-from distmeta.metrics import read_lines
-from distmeta.rundir import RunDirectory
+from distmeta.runs.directory import RunDirectory
+from distmeta.runs.metrics import read_lines
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, read_json
 from distmeta.sweep_config import check_resume

@@ -15,9 +15,9 @@ from fuzz_helpers import damaged, fuzz, is_plain, mutated, plain_values, refusal
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distmeta import checkpoint
-from distmeta.checkpoint import Snapshot
 from distmeta.errors import StorageError
+from distmeta.runs import checkpoint
+from distmeta.runs.checkpoint import Snapshot
 from distmeta.storage.files import Storage
 
 NAMES = ["manifest.json", "params.safetensors", "meta.safetensors", "state.pt"]

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from distmeta.config.schema import dump_config, load_config, parse_yaml
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
-from distmeta.plan_file import with_engine
+from distmeta.runs.plan_file import with_engine
 
 SECTIONS = ("tasks", "model", "algorithm", "run", "outer")
 

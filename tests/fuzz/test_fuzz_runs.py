@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import distmeta
-from distmeta import checkpoint
 from distmeta.cli import app
 from distmeta.config.schema import load_config
+from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 
 STEP = "checkpoints/step-00000002/"

@@ -20,11 +20,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import distmeta
-from distmeta import checkpoint
-from distmeta.checkpoint import Snapshot
 from distmeta.cli import app
 from distmeta.config.schema import Config
 from distmeta.core.records import StepRecord
+from distmeta.runs import checkpoint
+from distmeta.runs.checkpoint import Snapshot
 from distmeta.storage.files import Storage
 
 CLI = Path(sys.executable).parent / "distmeta"

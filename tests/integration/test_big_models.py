@@ -11,9 +11,9 @@ from integration_helpers import assert_same, configure, parameters, train, untim
 
 import distmeta.workers.ray.actors as ray_actors
 from distmeta.core.records import MetaGradient
-from distmeta.evaluate import cut
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
+from distmeta.runs.evaluate import cut
 from distmeta.workers import open_transport
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -25,11 +25,11 @@ from integration_helpers import (
 from trust_helpers import NET, OWN_SMALL, SMALL, forget, manifest, new_process, write_own
 
 import distmeta
-from distmeta import checkpoint
 from distmeta.data.omniglot_build import ALPHABETS, CHARACTERS, DRAWINGS, SIZE
 from distmeta.data.store import write_store
 from distmeta.errors import ChangedError, ConfigError, DataError
-from distmeta.identity import changes, identify
+from distmeta.runs import checkpoint
+from distmeta.runs.identity import changes, identify
 from distmeta.storage.files import Storage
 
 FROZEN = """

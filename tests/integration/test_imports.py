@@ -99,7 +99,7 @@ def test_names_are_what_their_modules_have() -> None:
     for package in (distmeta, adaptations, estimators, models, tasks):
         for name in package.__all__:
             assert getattr(package, name) is not None
-    import distmeta.train as module_or_function
+    import distmeta.runs.train as module_or_function
 
     assert distmeta.train is sys.modules["distmeta.train"].train is module_or_function
     with pytest.raises(AttributeError, match="no attribute 'trian'"):

@@ -27,7 +27,7 @@ from integration_helpers import (
 )
 
 import distmeta
-from distmeta import checkpoint
+from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 
 STEPS = 45

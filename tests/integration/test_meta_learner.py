@@ -22,8 +22,8 @@ from torch import Tensor
 
 from distmeta.config.schema import load_config
 from distmeta.errors import ConfigError
-from distmeta.meta_learner import AdaptedModel, MetaLearner
 from distmeta.programs.assembly import Assembly
+from distmeta.runs.inference import AdaptedModel, MetaLearner
 
 THREADS = 8
 ADAPTATIONS = 40
@@ -173,7 +173,7 @@ def test_within_inference_mode() -> None:
 PEAK = """
 import sys, torch
 from distmeta.config.schema import load_config
-from distmeta.meta_learner import MetaLearner
+from distmeta.runs.inference import MetaLearner
 from distmeta.programs.assembly import Assembly
 
 torch.set_num_threads(1)

@@ -28,9 +28,9 @@ from integration_helpers import (
 )
 
 import distmeta
-from distmeta import checkpoint
 from distmeta.errors import LeaseError
-from distmeta.lease import VARIABLE, acquire
+from distmeta.runs import checkpoint
+from distmeta.runs.lease import VARIABLE, acquire
 from distmeta.storage.files import Storage
 
 PLAIN = ("engine.compile=none", "run.validate_every=0", "run.checkpoint_every=3")

@@ -13,9 +13,9 @@ import distmeta
 from distmeta.config.schema import Config, load_config
 from distmeta.errors import ConfigError
 from distmeta.models import FunctionalModule
-from distmeta.planning import measure_plans
 from distmeta.programs import supervised
 from distmeta.programs.supervised import SupervisedProgram
+from distmeta.runs.planning import measure_plans
 
 FORCE = {**SINUSOID, "model": {"kind": "module:integration_models.Force"}, "run": {**SINUSOID["run"], "steps": 4}}
 SMALL: dict[str, Any] = {**GLYPHS, "run": {"steps": 2, "meta_batch": 2, "tasks_per_shard": 2}, "evaluation": EVALUATION}

@@ -14,7 +14,7 @@ from torch import Tensor
 import distmeta
 from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
-from distmeta.meta_learner import MetaLearner
+from distmeta.runs.inference import MetaLearner
 from distmeta.tasks import open_family
 
 Task = tuple[dict[str, Tensor], dict[str, Tensor]]

@@ -34,9 +34,9 @@ from integration_helpers import (
 )
 
 import distmeta
-from distmeta import checkpoint
 from distmeta.core.records import FAULTS
 from distmeta.errors import Interrupted, NonFiniteError
+from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 
 EVERY_STEP = list(range(1, STEPS + 1))

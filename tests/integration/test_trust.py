@@ -23,10 +23,10 @@ from integration_helpers import configure, drain, invoke, parameters, train, wri
 from trust_helpers import HELPER, NET, OWN, OWN_SMALL, SMALL, forge, manifest, new_process, write_own
 
 import distmeta
-from distmeta import checkpoint
 from distmeta.errors import ChangedError, ConfigError, StorageError, TrustError
-from distmeta.evaluate import load_snapshot
 from distmeta.packing import Request, pack, prepare
+from distmeta.runs import checkpoint
+from distmeta.runs.evaluate import load_snapshot
 from distmeta.storage.files import Storage
 from distmeta.sweep_config import load_sweep
 

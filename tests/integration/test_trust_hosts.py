@@ -16,10 +16,10 @@ from integration_helpers import invoke, train
 from trust_helpers import OWN, OWN_SMALL, SMALL, forge, new_process, write_own
 
 import distmeta
-from distmeta import checkpoint
 from distmeta.config.schema import load_config
 from distmeta.core.hosts import hosts_in
 from distmeta.errors import DataError, TrustError
+from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 from distmeta.sweep_config import load_sweep
 

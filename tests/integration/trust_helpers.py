@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distmeta import checkpoint
+from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 
 NET = """

@@ -10,7 +10,7 @@ import torch
 from test_module_battery import NETWORKS, configure
 
 import distmeta
-from distmeta import checkpoint
+from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 
 

@@ -16,9 +16,9 @@ from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
 from distmeta.functional.recomputation import without_checkpoints
-from distmeta.meta_learner import MetaLearner
 from distmeta.programs.engine.comparison import disagreement
 from distmeta.programs.supervised import SupervisedProgram
+from distmeta.runs.inference import MetaLearner
 
 CPU = torch.device("cpu")
 ALGORITHMS: dict[str, dict[str, Any]] = {

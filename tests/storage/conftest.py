@@ -7,7 +7,7 @@ import pytest
 import torch
 from storage_helpers import remote
 
-from distmeta.checkpoint import Snapshot
+from distmeta.runs.checkpoint import Snapshot
 from distmeta.storage.files import Storage
 
 

@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from distmeta import checkpoint
-from distmeta.checkpoint import Snapshot
 from distmeta.errors import StorageError
+from distmeta.runs import checkpoint
+from distmeta.runs.checkpoint import Snapshot
 from distmeta.storage.files import Storage
 
 Make = Callable[..., Snapshot]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from distmeta import checkpoint
-from distmeta.checkpoint import Snapshot
+from distmeta.runs import checkpoint
+from distmeta.runs.checkpoint import Snapshot
 from distmeta.storage.files import Storage
 
 KILLS = 25
@@ -51,7 +51,7 @@ def last_report(reports: Connection) -> int:
 
 def test_killed_writers(tmp_path: Path, make_snapshot: Callable[..., Snapshot]) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distmeta.checkpoint"])
+    context.set_forkserver_preload(["distmeta.runs.checkpoint"])
     chance = random.Random(0)
     run = Storage.at(tmp_path)
     interrupted = 0

@@ -21,10 +21,10 @@ from pathlib import Path
 import pyarrow.fs
 import pytest
 
-from distmeta import claims
-from distmeta.claims import Claim, Process
 from distmeta.errors import DistmetaError, LeaseError, StorageError
-from distmeta.lease import VARIABLE, Lease, acquire
+from distmeta.runs import claims
+from distmeta.runs.claims import Claim, Process
+from distmeta.runs.lease import VARIABLE, Lease, acquire
 from distmeta.storage.files import Storage
 
 ELSEWHERE = Process("far-away", "another kernel", "", 17, 4)
@@ -129,7 +129,7 @@ def test_many_threads_at_the_same_instant(kind: str, folder: str) -> None:
 @pytest.mark.parametrize("kind", ["local", "s3"])
 def test_a_process_that_ends_without_releasing_it(kind: str, folder: str) -> None:
     """It leaves nothing behind, and its thread disturbs nothing while the interpreter ends."""
-    code = "import sys; from distmeta.lease import acquire; from distmeta.storage.files import Storage\n"
+    code = "import sys; from distmeta.runs.lease import acquire; from distmeta.storage.files import Storage\n"
     code += "kept = acquire(Storage.at(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, folder], check=True, env=os.environ | {VARIABLE: "0.5"}, timeout=60)
     assert Storage.at(folder).list() == []

@@ -14,8 +14,8 @@ from tensorboardX.record_writer import masked_crc32c
 
 from distmeta.core.records import StepRecord
 from distmeta.errors import StorageError
-from distmeta.metrics import MetricsLog, mean_ci
-from distmeta.rundir import RunDirectory
+from distmeta.runs.directory import RunDirectory
+from distmeta.runs.metrics import MetricsLog, mean_ci
 from distmeta.storage.files import Storage
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distmeta.errors import ConfigError, StorageError
-from distmeta.rundir import RunDirectory, check_resume
+from distmeta.runs.directory import RunDirectory, check_resume
 from distmeta.storage.files import Storage
 
 

@@ -13,13 +13,13 @@ import pyarrow.fs
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from distmeta import checkpoint
-from distmeta.checkpoint import Snapshot
 from distmeta.core.records import StepRecord
 from distmeta.errors import StorageError
-from distmeta.metrics import MetricsLog
-from distmeta.rundir import RunDirectory
-from distmeta.saving import Saver
+from distmeta.runs import checkpoint
+from distmeta.runs.checkpoint import Snapshot
+from distmeta.runs.directory import RunDirectory
+from distmeta.runs.metrics import MetricsLog
+from distmeta.runs.saving import Saver
 from distmeta.storage.files import Storage
 
 

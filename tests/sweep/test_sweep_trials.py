@@ -11,8 +11,8 @@ import pytest
 import torch
 from sweep_helpers import EVERY, STEPS, storage, sweep
 
-from distmeta import checkpoint
-from distmeta.rundir import CHECKPOINTS
+from distmeta.runs import checkpoint
+from distmeta.runs.directory import CHECKPOINTS
 from distmeta.storage.files import Storage
 from distmeta.sweep_config import Sweep
 from distmeta.sweep_plots import importance, plots

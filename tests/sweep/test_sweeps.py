@@ -15,9 +15,9 @@ import ray
 from sweep_helpers import BASE, EVERY, STEPS, scores, storage, sweep, trial_names, undisturbed_scores, written
 
 import distmeta
-from distmeta import checkpoint
 from distmeta.errors import ClusterError, ConfigError, StorageError
-from distmeta.rundir import RunDirectory
+from distmeta.runs import checkpoint
+from distmeta.runs.directory import RunDirectory
 from distmeta.sweep_trial import read_parts, read_validations
 from distmeta.sweep_view import Row
 

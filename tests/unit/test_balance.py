@@ -13,7 +13,7 @@ import torch
 
 from distmeta.core.records import MetaGradient
 from distmeta.core.tree import Node, Sum, add
-from distmeta.evaluate import cut
+from distmeta.runs.evaluate import cut
 from distmeta.workers.dispatch import Board
 from distmeta.workers.pace import Clock, Desk, Pace, Piece
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from distmeta.core.tree import Node, cover, share
-from distmeta.evaluate import cut
+from distmeta.runs.evaluate import cut
 from distmeta.workers.base import Kind
 from distmeta.workers.dispatch import DEPTH, SOON, Board
 from distmeta.workers.pace import ABSENT, COLD, HUNG, LATE, SLACK, STALE, UNKNOWN, Clock, Desk, Pace, Piece

@@ -10,7 +10,7 @@ import yaml
 
 from distmeta.config.schema import load_config
 from distmeta.core.plan import Facts, Plan, RunPlan, decide
-from distmeta.plan_file import with_engine
+from distmeta.runs.plan_file import with_engine
 
 CONV: dict[str, Any] = {
     "tasks": {"kind": "glyphs"},

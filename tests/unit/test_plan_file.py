@@ -12,7 +12,7 @@ from distmeta.config.schema import load_config
 from distmeta.config.text import parse_yaml
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
-from distmeta.plan_file import check_target, with_engine, write_engine
+from distmeta.runs.plan_file import check_target, with_engine, write_engine
 
 PLAN = Plan(chunk=4, layers="native", compile="graph")
 REST = "tasks: {kind: glyphs}\nmodel: {kind: conv4}\nalgorithm: {name: maml}\n"

@@ -11,7 +11,7 @@ import pytest
 
 from distmeta.config.schema import load_config
 from distmeta.errors import ClusterError
-from distmeta.train import train
+from distmeta.runs.train import train
 from distmeta.workers.ray.tmpdir import LONGEST, check_tmpdir
 
 TINY = {

@@ -12,7 +12,7 @@ from distmeta.config.schema import load_config
 from distmeta.config.text import parse_yaml, read_text, shown
 from distmeta.core.secrets import S3_VARIABLES, is_masked, mask, masked, strip, without_secrets
 from distmeta.errors import ConfigError, DistmetaError, StorageError
-from distmeta.rundir import check_resume
+from distmeta.runs.directory import check_resume
 from distmeta.storage.files import Storage
 
 SECRET = "PLANTED+s3cret"

@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from distmeta.core.environment import variable
 from distmeta.core.plan import Compile
 from distmeta.functional.kernels.build import program, unavailable
-from distmeta.identity import content_hash
 from distmeta.programs.engine.kept import host, is_kept, kept
 from distmeta.programs.engine.recording import Recording
+from distmeta.runs.identity import content_hash
 from distmeta.storage.cache import cache_for
 
 Function = Callable[..., Any]

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from concurrent import futures
 
-from distmeta import checkpoint
-from distmeta.checkpoint import Snapshot
-from distmeta.metrics import MetricsLog
+from distmeta.runs import checkpoint
+from distmeta.runs.checkpoint import Snapshot
+from distmeta.runs.metrics import MetricsLog
 from distmeta.storage.files import Storage
 
 QUEUE = 2
@@ -24,7 +24,7 @@ class Saver:
     Args:
         run: the run's directory.
         log: the run's log.
-        keep: checkpoints to keep, see :func:`~distmeta.checkpoint.prune`.
+        keep: checkpoints to keep, see :func:`~distmeta.runs.checkpoint.prune`.
         saved: the step that is saved already, in a resumed run.
 
     Attributes:

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from distmeta import checkpoint
-from distmeta.checkpoint import Snapshot
 from distmeta.config.schema import Config, written_values
 from distmeta.config.text import parse_yaml, plain
 from distmeta.errors import ClusterError, ConfigError, StorageError
-from distmeta.rundir import RESULT, RunDirectory, check_resume
+from distmeta.runs import checkpoint
+from distmeta.runs.checkpoint import Snapshot
+from distmeta.runs.directory import RESULT, RunDirectory, check_resume
 
 log = logging.getLogger(__name__)
 

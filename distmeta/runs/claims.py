@@ -1,4 +1,4 @@
-"""What processes write into a folder that they want for themselves; :mod:`distmeta.lease` says who gets it."""
+"""What processes write into a folder that they want for themselves; :mod:`distmeta.runs.lease` says who gets it."""
 
 from __future__ import annotations
 

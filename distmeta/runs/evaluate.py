@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 
-from distmeta import checkpoint, trust
 from distmeta.config.schema import (
     Config,
     EngineOptions,
@@ -28,10 +27,11 @@ from distmeta.core.plan import Plan, RunPlan
 from distmeta.core.records import MetaState, Shard, Split, TaskMetrics
 from distmeta.core.secrets import mask
 from distmeta.errors import ConfigError
-from distmeta.identity import differing
-from distmeta.metrics import mean_ci
 from distmeta.outer.learner import check_layout
 from distmeta.programs import blueprint
+from distmeta.runs import checkpoint, trust
+from distmeta.runs.identity import differing
+from distmeta.runs.metrics import mean_ci
 from distmeta.tasks import prepare_family
 from distmeta.workers import Check, Kind, Transport, start_transport
 

@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from distmeta import claims
-from distmeta.claims import DEFAULT_SECONDS, LONGEST, SHORTEST, Claim, Process
 from distmeta.errors import LeaseError, StorageError
+from distmeta.runs import claims
+from distmeta.runs.claims import DEFAULT_SECONDS, LONGEST, SHORTEST, Claim, Process
 from distmeta.storage.files import Storage, explained
 
 log = logging.getLogger(__name__)

@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from distmeta.checkpoint_checks import META, PARAMS, STATE, check_manifest, join_meta, read_state, read_tensors
 from distmeta.config.text import parse_json, shown
 from distmeta.core.layout import MODEL
 from distmeta.core.plan import Plan
 from distmeta.errors import StorageError
-from distmeta.rundir import CHECKPOINTS, CONFIG
+from distmeta.runs.checkpoint_checks import META, PARAMS, STATE, check_manifest, join_meta, read_state, read_tensors
+from distmeta.runs.directory import CHECKPOINTS, CONFIG
 from distmeta.storage.files import MANIFEST, Storage
 
 SCHEMA = 1
@@ -50,7 +50,7 @@ class Snapshot:
         fingerprint: what the workers computed on, JSON values.
         seconds: training time so far.
         finished: whether this is the run's last step.
-        identity: hashes of the data, the user's code and the frozen weights, see :mod:`distmeta.identity`; empty in
+        identity: hashes of the data, the user's code and the frozen weights, see :mod:`distmeta.runs.identity`; empty in
             checkpoints of older versions.
     """
 

@@ -11,23 +11,23 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
-from distmeta import checkpoint
-from distmeta.checkpoint import Snapshot
 from distmeta.config.schema import Config, dump_config, written_values
 from distmeta.core.layout import Layout, Meta
 from distmeta.core.plan import Plan, announce
 from distmeta.core.records import FAULTS, MetaGradient, MetaState, Shard, StepRecord
 from distmeta.core.tree import Sum, add
 from distmeta.errors import Interrupted, NonFiniteError, StorageError
-from distmeta.evaluate import Progress, cut, meta_test, validate
-from distmeta.identity import identify, resumed
-from distmeta.lease import Lease, acquire
-from distmeta.metrics import MetricsLog, flat, shares
 from distmeta.outer.learner import Learner, Outcome
 from distmeta.programs import blueprint
-from distmeta.restore import check_fingerprint, find_snapshot, finished
-from distmeta.rundir import RunDirectory
-from distmeta.saving import Saver
+from distmeta.runs import checkpoint
+from distmeta.runs.checkpoint import Snapshot
+from distmeta.runs.directory import RunDirectory
+from distmeta.runs.evaluate import Progress, cut, meta_test, validate
+from distmeta.runs.identity import identify, resumed
+from distmeta.runs.lease import Lease, acquire
+from distmeta.runs.metrics import MetricsLog, flat, shares
+from distmeta.runs.restore import check_fingerprint, find_snapshot, finished
+from distmeta.runs.saving import Saver
 from distmeta.storage.files import below
 from distmeta.tasks import prepare_family
 from distmeta.workers import Check, start_transport

@@ -21,7 +21,7 @@ from torch import Tensor
 from distmeta.config.text import parse_json
 from distmeta.core.records import MetaGradient, StepRecord
 from distmeta.errors import StorageError
-from distmeta.rundir import RunDirectory, to_json
+from distmeta.runs.directory import RunDirectory, to_json
 from distmeta.storage.files import Storage, explained
 
 METRICS = "metrics.jsonl"

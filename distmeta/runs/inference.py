@@ -16,10 +16,10 @@ from distmeta.adaptations import Batch, Iterative, Support
 from distmeta.config.schema import Config, load_config, written_values
 from distmeta.core.layout import Meta
 from distmeta.errors import ConfigError
-from distmeta.evaluate import load_snapshot
 from distmeta.programs.assembly import Assembly
 from distmeta.programs.task_inputs import TaskInputs
-from distmeta.replicas import Replicas
+from distmeta.runs.evaluate import load_snapshot
+from distmeta.runs.replicas import Replicas
 
 log = logging.getLogger(__name__)
 

@@ -400,7 +400,7 @@ def _is_artefact(folder: Path) -> bool:
 
 def _records(folder: Path) -> Iterator[Mapping[str, str]]:
     """What the checkpoint, the run or a sweep's runs have recorded of their code; of each run the newest."""
-    from distmeta import checkpoint
+    from distmeta.runs import checkpoint
     from distmeta.storage.files import Storage
 
     if (folder / "manifest.json").is_file():
