@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from distmeta.runs.evaluate import evaluate
     from distmeta.runs.inference import AdaptedModel, MetaLearner, load
     from distmeta.runs.train import train
-    from distmeta.tune import tune
+    from distmeta.sweeps.search import tune
     from distmeta.version import __version__
 else:
     from distmeta.core.registry import lazily

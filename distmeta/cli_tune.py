@@ -32,8 +32,8 @@ def tune(
     import distmeta
     from distmeta.core.secrets import mask
     from distmeta.storage.files import below
-    from distmeta.sweep_config import load_sweep
     from distmeta.sweep_view import SweepDisplay, ranking, told
+    from distmeta.sweeps.sweep import load_sweep
 
     out, err = consoles()
     with errors(), messages(err), interruptible() as check:

@@ -18,7 +18,7 @@ from distmeta.config.schema import Config, dump_config, load_config
 from distmeta.core.secrets import S3_VARIABLES, is_masked, mask, masked
 from distmeta.errors import ConfigError
 from distmeta.storage.files import below
-from distmeta.sweep_config import dump_sweep, load_sweep
+from distmeta.sweeps.sweep import dump_sweep, load_sweep
 
 CONFIG = "config.yaml"
 RUNS = "~/distmeta-runs"

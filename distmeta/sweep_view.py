@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distmeta.display import Display, clock
-from distmeta.sweep_config import Sweep
+from distmeta.sweeps.sweep import Sweep
 
 ROWS = 12
 """Trials that a table shows while a sweep runs, and those of the ranking in a terminal."""

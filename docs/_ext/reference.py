@@ -16,7 +16,7 @@ from distmeta.config.sections import AlgorithmOptions, StepSchedule, WorkerRange
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS
 from distmeta.models.options import UserOptions
-from distmeta.sweep_sections import SCHEDULERS, Domain, Resources, SweepOptions
+from distmeta.sweeps.sections import SCHEDULERS, Domain, Resources, SweepOptions
 from distmeta.tasks import TASKS
 
 Model = type[BaseModel]

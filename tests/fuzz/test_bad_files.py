@@ -16,10 +16,10 @@ from distmeta.runs.directory import RunDirectory
 from distmeta.runs.metrics import read_lines
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, read_json
-from distmeta.sweep_config import check_resume
-from distmeta.sweep_results import read_results
-from distmeta.sweep_state import put_back
-from distmeta.sweep_trial import diverged, read_parts, read_validations
+from distmeta.sweeps.results import read_results
+from distmeta.sweeps.state import put_back
+from distmeta.sweeps.sweep import check_resume
+from distmeta.sweeps.trial import diverged, read_parts, read_validations
 
 
 def finish(run: Path, *overrides: str) -> dict[str, Any]:

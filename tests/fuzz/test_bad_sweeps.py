@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distmeta.errors import ConfigError
-from distmeta.sweep_config import load_sweep
+from distmeta.sweeps.sweep import load_sweep
 
 BASE = {
     "tasks": {"kind": "sinusoid"},

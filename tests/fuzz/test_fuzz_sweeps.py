@@ -13,7 +13,7 @@ from test_fuzz_config import texts
 
 from distmeta.config.schema import parse_yaml
 from distmeta.errors import ConfigError
-from distmeta.sweep_config import check_resume, dump_sweep, load_sweep
+from distmeta.sweeps.sweep import check_resume, dump_sweep, load_sweep
 
 SINUSOID = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}
 BASE = {**SINUSOID, "run": {"steps": 20, "validate_every": 5}}

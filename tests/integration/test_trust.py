@@ -28,7 +28,7 @@ from distmeta.packing import Request, pack, prepare
 from distmeta.runs import checkpoint
 from distmeta.runs.evaluate import load_snapshot
 from distmeta.storage.files import Storage
-from distmeta.sweep_config import load_sweep
+from distmeta.sweeps.sweep import load_sweep
 
 
 @pytest.fixture(name="work")

@@ -21,7 +21,7 @@ from distmeta.core.hosts import hosts_in
 from distmeta.errors import DataError, TrustError
 from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
-from distmeta.sweep_config import load_sweep
+from distmeta.sweeps.sweep import load_sweep
 
 SPACE: dict[str, Any] = {"outer.lr": {"loguniform": [1e-4, 1e-2]}}
 GLYPHS = {"kind": "glyphs", "ways": 2, "shots": 1, "queries": 1}

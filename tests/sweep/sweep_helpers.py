@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.storage.files import Storage
-from distmeta.sweep_config import Sweep, load_sweep
-from distmeta.sweep_trial import TrialRun
+from distmeta.sweeps.sweep import Sweep, load_sweep
+from distmeta.sweeps.trial import TrialRun
 
 STEPS, EVERY = 12, 4
 BASE: dict[str, Any] = {

@@ -13,8 +13,8 @@ from sweep_helpers import BASE, SPACE, STEPS, sweep, written
 
 from distmeta.config.schema import dump_config, load_config
 from distmeta.errors import ConfigError
-from distmeta.sweep_config import check_resume, dump_sweep, load_sweep
-from distmeta.sweep_points import perturb
+from distmeta.sweeps.points import perturb
+from distmeta.sweeps.sweep import check_resume, dump_sweep, load_sweep
 
 SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 GLYPHS = {**BASE, "tasks": {"kind": "glyphs", "ways": 2, "shots": 1, "queries": 2}, "model": {"kind": "conv4"}}

@@ -13,14 +13,14 @@ from ray.train._internal.storage import StorageContext
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
 
-from distmeta import sweep_internals
-from distmeta.sweep_internals import OpenHalving, OpenMedian, OpenPopulation
+from distmeta.sweeps.tune import internals as sweep_internals
+from distmeta.sweeps.tune.internals import OpenHalving, OpenMedian, OpenPopulation
 
 METRIC = {"metric": "score", "mode": "max"}
 
 
 def gone(name: str) -> str:
-    return f"Ray {ray.__version__} has no {name} any more: change distmeta.sweep_internals"
+    return f"Ray {ray.__version__} has no {name} any more: change distmeta.sweeps.tune.internals"
 
 
 class Controller:

@@ -13,7 +13,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from sweep_helpers import sweep
 
-from distmeta.sweep_schedulers import scheduler
+from distmeta.sweeps.tune.schedulers import scheduler
 
 EVERY, STEPS, TRIALS = 4, 36, 12
 RATES = {"algorithm.inner_lr": 0.01, "outer.lr": 0.001}

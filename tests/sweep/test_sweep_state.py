@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from distmeta import sweep_state
 from distmeta.storage.files import MANIFEST, Storage
-from distmeta.sweep_state import KEPT, STATE, StateKeeper, put_back
+from distmeta.sweeps import state as sweep_state
+from distmeta.sweeps.state import KEPT, STATE, StateKeeper, put_back
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from sweep_helpers import EVERY, STEPS, storage, sweep
 from distmeta.runs import checkpoint
 from distmeta.runs.directory import CHECKPOINTS
 from distmeta.storage.files import Storage
-from distmeta.sweep_config import Sweep
-from distmeta.sweep_plots import importance, plots
-from distmeta.sweep_points import Values
-from distmeta.sweep_results import TrialResult, best_checkpoint, ranked, read_trial, write_results
-from distmeta.sweep_trial import Place, TrialRun
+from distmeta.sweeps.plots import importance, plots
+from distmeta.sweeps.points import Values
+from distmeta.sweeps.results import TrialResult, best_checkpoint, ranked, read_trial, write_results
+from distmeta.sweeps.sweep import Sweep
+from distmeta.sweeps.trial import Place, TrialRun
 
 PBT = {"kind": "pbt", "interval": EVERY}
 POINTS = range(EVERY, STEPS + 1, EVERY)

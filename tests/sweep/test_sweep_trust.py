@@ -19,10 +19,10 @@ import distmeta
 from distmeta.errors import ChangedError, TrustError
 from distmeta.storage.files import Storage
 from distmeta.storage.ownership import intruder
-from distmeta.sweep_config import dump_sweep, load_sweep
-from distmeta.sweep_state import check_own
-from distmeta.sweep_trial import TrialRun, check_trials
-from distmeta.sweep_watch import Watch
+from distmeta.sweeps.state import check_own
+from distmeta.sweeps.sweep import dump_sweep, load_sweep
+from distmeta.sweeps.trial import TrialRun, check_trials
+from distmeta.sweeps.tune.watch import Watch
 
 NET = """
 from torch import nn

@@ -18,8 +18,8 @@ import distmeta
 from distmeta.errors import ClusterError, ConfigError, StorageError
 from distmeta.runs import checkpoint
 from distmeta.runs.directory import RunDirectory
-from distmeta.sweep_trial import read_parts, read_validations
 from distmeta.sweep_view import Row
+from distmeta.sweeps.trial import read_parts, read_validations
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -128,7 +128,7 @@ def test_a_trial_that_fails(
     assert [well["status"], failed["status"]] == ["finished", "failed"]
     assert failed["score"] is None
     assert "cannot compute these tasks: LookupError: the user's own complaint" in failed["problem"]
-    told = [record.getMessage() for record in caplog.records if record.name == "distmeta.sweep_watch"]
+    told = [record.getMessage() for record in caplog.records if record.name == "distmeta.sweeps.tune.watch"]
     assert all(failed["name"] in line and failed["problem"] in line for line in told)
     assert ["starts again" in line for line in told] == [True, True, True, False]
     traceback = tmp_path / "sweep" / "trials" / failed["name"] / "failure.txt"

@@ -12,7 +12,7 @@ from distmeta.core.secrets import S3_VARIABLES
 from distmeta.errors import Interrupted, TrustError
 from distmeta.runs import checkpoint, claims
 from distmeta.storage.files import Storage
-from distmeta.sweep_results import TRIALS
+from distmeta.sweeps.results import TRIALS
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -16,7 +16,7 @@ from distmeta.config.schema import Config
 from distmeta.core.plan import GRAPH_REPAYS, INDUCTOR_REPAYS, LONGEST_GRAPH, MIXED_REPAYS
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS
-from distmeta.sweep_sections import SCHEDULERS, Domain, Resources, SweepOptions
+from distmeta.sweeps.sections import SCHEDULERS, Domain, Resources, SweepOptions
 from distmeta.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]

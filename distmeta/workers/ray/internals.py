@@ -1,7 +1,7 @@
 """What distmeta uses of Ray that Ray does not promise to keep: all of it, each name in one function.
 
 A release of Ray that takes one away makes a test of ``tests/unit/test_ray_internals.py`` fail, which says which one. Of
-Tune: :mod:`distmeta.sweep_internals`.
+Tune: :mod:`distmeta.sweeps.tune.internals`.
 """
 
 from __future__ import annotations

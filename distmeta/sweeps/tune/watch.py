@@ -12,13 +12,13 @@ from ray import tune
 from distmeta.config.modules import code_of
 from distmeta.errors import ChangedError, DistmetaError, Interrupted
 from distmeta.storage.files import Storage
-from distmeta.sweep_config import Sweep
-from distmeta.sweep_internals import error_of, staging_folder
-from distmeta.sweep_points import Values
-from distmeta.sweep_results import TRIALS, read_trial
-from distmeta.sweep_state import StateKeeper
-from distmeta.sweep_trial import FAILURE, WORST, finite, read_parts
 from distmeta.sweep_view import Row, View
+from distmeta.sweeps.points import Values
+from distmeta.sweeps.results import TRIALS, read_trial
+from distmeta.sweeps.state import StateKeeper
+from distmeta.sweeps.sweep import Sweep
+from distmeta.sweeps.trial import FAILURE, WORST, finite, read_parts
+from distmeta.sweeps.tune.internals import error_of, staging_folder
 from distmeta.workers import Check
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distmeta.config.schema import put, read_mapping
-from distmeta.sweep_sections import Domain, Pbt, SweepOptions
+from distmeta.sweeps.sections import Domain, Pbt, SweepOptions
 
 Values = dict[str, Any]
 """What distinguishes a trial: values by dotted keys of the configuration."""

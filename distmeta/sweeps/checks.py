@@ -10,8 +10,8 @@ from typing import Any
 from distmeta.config.schema import Config, listed, load_config
 from distmeta.errors import ConfigError
 from distmeta.objectives import OBJECTIVES
-from distmeta.sweep_points import TRIALS, Values, changed, drawn, grid
-from distmeta.sweep_sections import MOST_TRIALS, Asha, Domain, Hyperband, Median, Pbt, SweepOptions
+from distmeta.sweeps.points import TRIALS, Values, changed, drawn, grid
+from distmeta.sweeps.sections import MOST_TRIALS, Asha, Domain, Hyperband, Median, Pbt, SweepOptions
 
 TRIED = 64
 """Random combinations that are checked where the searcher draws its own."""

@@ -26,8 +26,8 @@ from distmeta.runs.metrics import read_lines
 from distmeta.runs.train import train
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, read_json
-from distmeta.sweep_config import Sweep
-from distmeta.sweep_points import Values
+from distmeta.sweeps.points import Values
+from distmeta.sweeps.sweep import Sweep
 
 TRIAL = "trial.json"
 ORIGIN = "origin.json"

@@ -1,4 +1,4 @@
-"""The sections of a sweep file: each class checks its own settings, :mod:`distmeta.sweep_config` what spans several."""
+"""The sections of a sweep file: each class checks its own settings, :mod:`distmeta.sweeps.sweep` what spans several."""
 
 from __future__ import annotations
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distmeta.sweep_config import Sweep
+from distmeta.sweeps.sweep import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from distmeta.sweep_results import TrialResult
+    from distmeta.sweeps.results import TrialResult
 
 SIZE = (7.0, 5.0)
 """Inches."""

@@ -16,9 +16,9 @@ from distmeta.errors import StorageError
 from distmeta.runs.directory import CHECKPOINTS, to_json
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, MetaTest, read_json
-from distmeta.sweep_config import Sweep
-from distmeta.sweep_points import Values
-from distmeta.sweep_trial import Part, Place, diverged, mean, read_parts, read_validations
+from distmeta.sweeps.points import Values
+from distmeta.sweeps.sweep import Sweep
+from distmeta.sweeps.trial import Part, Place, diverged, mean, read_parts, read_validations
 
 RESULTS = "results.json"
 BEST = "best.yaml"
@@ -144,7 +144,7 @@ def write_results(
         checkpoint: the best one.
         meta_test: what it reached.
     """
-    from distmeta.sweep_plots import plots
+    from distmeta.sweeps.plots import plots
 
     best, files = results[0], {**_tables(sweep, results), **plots(sweep, results)}
     if sweep.population:

@@ -23,16 +23,24 @@ from distmeta.runs.directory import to_json
 from distmeta.runs.evaluate import Progress, evaluate
 from distmeta.runs.lease import acquire
 from distmeta.storage.files import Storage, below
-from distmeta.sweep_config import SWEEP, Sweep, check_resume, dump_sweep
-from distmeta.sweep_internals import CHATTER, CREDENTIALS, without_credentials
-from distmeta.sweep_points import Values
-from distmeta.sweep_results import TRIALS, TrialResult, best_checkpoint, ranked, read_results, read_trial, write_results
-from distmeta.sweep_schedulers import scheduler
-from distmeta.sweep_sections import Domain
-from distmeta.sweep_state import STATE, check_own, put_back
-from distmeta.sweep_trial import Place, TrialRun, check_trials, finite
 from distmeta.sweep_view import View
-from distmeta.sweep_watch import Watch, current_values, reported, why
+from distmeta.sweeps.points import Values
+from distmeta.sweeps.results import (
+    TRIALS,
+    TrialResult,
+    best_checkpoint,
+    ranked,
+    read_results,
+    read_trial,
+    write_results,
+)
+from distmeta.sweeps.sections import Domain
+from distmeta.sweeps.state import STATE, check_own, put_back
+from distmeta.sweeps.sweep import SWEEP, Sweep, check_resume, dump_sweep
+from distmeta.sweeps.trial import Place, TrialRun, check_trials, finite
+from distmeta.sweeps.tune.internals import CHATTER, CREDENTIALS, without_credentials
+from distmeta.sweeps.tune.schedulers import scheduler
+from distmeta.sweeps.tune.watch import Watch, current_values, reported, why
 from distmeta.tasks import prepare_family
 from distmeta.workers import Check
 from distmeta.workers.ray.cluster import ROUNDING, connect, fit, may_hold
@@ -114,7 +122,7 @@ def run_sweep(
     view: View | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run a sweep to its end; see :func:`distmeta.tune.tune`."""
+    """Run a sweep to its end; see :func:`distmeta.sweeps.search.tune`."""
     home = Storage.at(run_dir if run_dir is not None else below(sweep.config.run.dir, sweep.options.name))
     if resume and (results := read_results(home)) is not None and _check_home(home, sweep, resume):
         log.info("%s is finished: nothing to do", home.location)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.runs.evaluate import Progress
-from distmeta.sweep_config import Sweep, load_sweep
 from distmeta.sweep_view import View
+from distmeta.sweeps.sweep import Sweep, load_sweep
 from distmeta.workers import Check
 
 
@@ -28,7 +28,7 @@ def tune(
     """Search settings over whole runs, and meta-test the best one.
 
     Args:
-        sweep: from :func:`~distmeta.sweep_config.load_sweep`, or what that takes.
+        sweep: from :func:`~distmeta.sweeps.sweep.load_sweep`, or what that takes.
         overrides: ``key=value`` changes, for what is not loaded yet.
         run_dir: where the sweep's files go, a path or a URI; ``run.dir``/``name`` by default.
         resume: continue the sweep that lies there: trials that have ended are kept, the others go on from their
@@ -49,7 +49,7 @@ def tune(
     Raises:
         DistmetaError: see its subclasses; what the trials have done is kept.
     """
-    from distmeta.sweep import run_sweep
+    from distmeta.sweeps.tune.search import run_sweep
 
     loaded = sweep if isinstance(sweep, Sweep) else load_sweep(sweep, overrides, trust_code=trust_code)
     return run_sweep(

@@ -30,9 +30,9 @@ from distmeta.config.text import parse_yaml, plain
 from distmeta.core.secrets import masked
 from distmeta.errors import ConfigError
 from distmeta.runs.directory import differences
-from distmeta.sweep_checks import find_metric, find_problems, point_problems, refusal, refuse
-from distmeta.sweep_points import TRIALS, Values, changed, points
-from distmeta.sweep_sections import SCHEDULERS, Domain, Pbt, Resources, SweepOptions
+from distmeta.sweeps.checks import find_metric, find_problems, point_problems, refusal, refuse
+from distmeta.sweeps.points import TRIALS, Values, changed, points
+from distmeta.sweeps.sections import SCHEDULERS, Domain, Pbt, Resources, SweepOptions
 
 SWEEP = "sweep.yaml"
 """The sweep in its own folder."""

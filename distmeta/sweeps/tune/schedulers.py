@@ -10,11 +10,11 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from distmeta.sweep_config import Sweep
-from distmeta.sweep_internals import OpenHalving, OpenMedian, OpenPopulation
-from distmeta.sweep_points import Values, perturb
-from distmeta.sweep_sections import Asha, Hyperband, Median, Pbt, SweepOptions
-from distmeta.sweep_trial import WORST
+from distmeta.sweeps.points import Values, perturb
+from distmeta.sweeps.sections import Asha, Hyperband, Median, Pbt, SweepOptions
+from distmeta.sweeps.sweep import Sweep
+from distmeta.sweeps.trial import WORST
+from distmeta.sweeps.tune.internals import OpenHalving, OpenMedian, OpenPopulation
 
 History = Callable[[str, int], Iterable[dict[str, float]]]
 """What a trial, by name, has reported up to a step: ``step`` and ``score``, in order."""
