@@ -18,7 +18,7 @@ from distmeta.core.secrets import mask
 from distmeta.display import consoles
 
 if TYPE_CHECKING:  # it brings Ray
-    from distmeta.submit import Cluster, JobDetails
+    from distmeta.jobs.submit import Cluster, JobDetails
 
 app = typer.Typer()
 
@@ -33,7 +33,7 @@ Name = Annotated[str, typer.Argument(help="The job's name.")]
 
 
 class Command(str, Enum):
-    """What a job can do: the rows of :data:`distmeta.packing.COMMANDS`."""
+    """What a job can do: the rows of :data:`distmeta.jobs.packing.COMMANDS`."""
 
     train = "train"
     evaluate = "evaluate"
@@ -68,7 +68,7 @@ def submit(
     accept_changes: AcceptChanges = False,
 ) -> None:
     """Send a run to a Ray cluster as a job, with this package, the configuration and your own modules."""
-    from distmeta.packing import Request, prepare
+    from distmeta.jobs.packing import Request, prepare
 
     with errors():
         request = Request(
@@ -131,7 +131,7 @@ def stop(name: Name, address: Address = None) -> None:
 
 
 def _cluster(address: str | None) -> Cluster:
-    from distmeta.submit import Cluster
+    from distmeta.jobs.submit import Cluster
 
     return Cluster(address)
 

@@ -24,7 +24,7 @@ from trust_helpers import HELPER, NET, OWN, OWN_SMALL, SMALL, forge, manifest, n
 
 import distmeta
 from distmeta.errors import ChangedError, ConfigError, StorageError, TrustError
-from distmeta.packing import Request, pack, prepare
+from distmeta.jobs.packing import Request, pack, prepare
 from distmeta.runs import checkpoint
 from distmeta.runs.evaluate import load_snapshot
 from distmeta.storage.files import Storage

@@ -10,7 +10,7 @@ import pytest
 from job_helpers import Head, running_head, write_config
 
 from distmeta.core.secrets import S3_VARIABLES
-from distmeta.packing import Request, prepare
+from distmeta.jobs.packing import Request, prepare
 
 SECRET = "PLANTED5ecretOfThisTest"
 

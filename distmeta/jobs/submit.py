@@ -20,7 +20,7 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 from distmeta.core.environment import variable
 from distmeta.core.secrets import mask
 from distmeta.errors import ClusterError, Interrupted, JobError
-from distmeta.packing import Job, pack
+from distmeta.jobs.packing import Job, pack
 from distmeta.workers.ray.internals import CHATTER, job_client
 
 __all__ = ["Cluster", "JobDetails"]
