@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distmeta.cli.sweep_view import View
 from distmeta.runs.evaluate import Progress
-from distmeta.sweep_view import View
 from distmeta.sweeps.sweep import Sweep, load_sweep
 from distmeta.workers import Check
 

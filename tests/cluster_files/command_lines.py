@@ -60,9 +60,9 @@ def tree(program: str) -> Any:
         from ray.scripts.scripts import cli
 
         return cli
-    import distmeta.cli
+    import distmeta.cli.main
 
-    return typer.main.get_command(distmeta.cli.app)
+    return typer.main.get_command(distmeta.cli.main.app)
 
 
 def parse(command: list[str]) -> dict[str, Any]:

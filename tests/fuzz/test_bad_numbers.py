@@ -11,8 +11,8 @@ from fuzz_checkpoints import SMALL, small_config
 from typer.testing import CliRunner
 
 import distmeta
-from distmeta.cli import app
-from distmeta.cli_common import errors
+from distmeta.cli.common import errors
+from distmeta.cli.main import app
 from distmeta.config.schema import OuterOptions, load_config
 from distmeta.core.records import MetaGradient
 from distmeta.errors import ConfigError

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import distmeta
-from distmeta.cli import app
+from distmeta.cli.main import app
 from distmeta.config.schema import load_config
 from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage

@@ -20,7 +20,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import distmeta
-from distmeta.cli import app
+from distmeta.cli.main import app
 from distmeta.config.schema import Config
 from distmeta.core.records import StepRecord
 from distmeta.runs import checkpoint

@@ -29,7 +29,7 @@ SLOW = {"torch", "ray", "pyarrow", "numpy", "scipy", "pandas", "matplotlib"}
 
 COMMAND = """
 import json, sys
-from distmeta.cli import app
+from distmeta.cli.main import app
 code = app(sys.argv[1:], standalone_mode=False)
 print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]), file=sys.stderr)
 """

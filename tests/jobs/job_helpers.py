@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from typer.testing import CliRunner
 
-from distmeta.cli import app
+from distmeta.cli.main import app
 
 BIN = Path(sys.executable).parent
 SINUSOID: dict[str, Any] = {

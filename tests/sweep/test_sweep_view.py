@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from sweep_helpers import STEPS, sweep
 
-from distmeta import sweep_view
-from distmeta.sweep_view import Row, SweepDisplay
+from distmeta.cli import sweep_view
+from distmeta.cli.sweep_view import Row, SweepDisplay
 
 
 def row(number: int, status: str, step: int, score: float | None) -> Row:

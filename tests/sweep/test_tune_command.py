@@ -10,7 +10,7 @@ import yaml
 from sweep_helpers import STEPS, written
 from typer.testing import CliRunner, Result
 
-from distmeta.cli import app
+from distmeta.cli.main import app
 
 
 def invoke(tmp_path: Path, content: dict[str, Any], *arguments: str) -> Result:

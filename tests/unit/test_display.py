@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
+from distmeta.cli.display import Display, fault_words, meta_test_table, result_lines
 from distmeta.core.records import FAULTS, StepRecord
-from distmeta.display import Display, fault_words, meta_test_table, result_lines
 
 LOST = {"workers_lost": 1, "shards_redone": 2, "steps_skipped": 0}
 

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from distmeta.cli.sweep_view import View
 from distmeta.config.modules import kinds
 from distmeta.config.schema import Config
 from distmeta.core.secrets import credentials, environment, masked, without_secrets
@@ -23,7 +24,6 @@ from distmeta.runs.directory import to_json
 from distmeta.runs.evaluate import Progress, evaluate
 from distmeta.runs.lease import acquire
 from distmeta.storage.files import Storage, below
-from distmeta.sweep_view import View
 from distmeta.sweeps.points import Values
 from distmeta.sweeps.results import (
     TRIALS,

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from ray import tune
 
+from distmeta.cli.sweep_view import Row, View
 from distmeta.config.modules import code_of
 from distmeta.errors import ChangedError, DistmetaError, Interrupted
 from distmeta.storage.files import Storage
-from distmeta.sweep_view import Row, View
 from distmeta.sweeps.points import Values
 from distmeta.sweeps.results import TRIALS, read_trial
 from distmeta.sweeps.state import StateKeeper

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, errors
-from distmeta.display import consoles, messages, meta_test_table
+from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, errors
+from distmeta.cli.display import consoles, messages, meta_test_table
 from distmeta.runs.interrupts import interruptible
 
 app = typer.Typer()
@@ -30,9 +30,9 @@ def tune(
 ) -> None:
     """Search settings over whole runs with Ray Tune, and meta-test the best."""
     import distmeta
+    from distmeta.cli.sweep_view import SweepDisplay, ranking, told
     from distmeta.core.secrets import mask
     from distmeta.storage.files import below
-    from distmeta.sweep_view import SweepDisplay, ranking, told
     from distmeta.sweeps.sweep import load_sweep
 
     out, err = consoles()

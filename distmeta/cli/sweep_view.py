@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distmeta.display import Display, clock
+from distmeta.cli.display import Display, clock
 from distmeta.sweeps.sweep import Sweep
 
 ROWS = 12

@@ -15,14 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 import distmeta
-from distmeta import cli_jobs, cli_tune
-from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, output
-from distmeta.cli_common import errors as _errors
+from distmeta.cli import jobs as cli_jobs
+from distmeta.cli import tune as cli_tune
+from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, output
+from distmeta.cli.common import errors as _errors
+from distmeta.cli.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
 from distmeta.config.schema import Section, dump_config, load_config
 from distmeta.config.text import check_local, read_text
 from distmeta.core.plan import Plan
 from distmeta.core.secrets import mask
-from distmeta.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
 from distmeta.errors import ConfigError
 from distmeta.runs.interrupts import interruptible
 from distmeta.runs.plan_file import check_target, with_engine, write_engine

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from distmeta.display import printable
+from distmeta.cli.display import printable
 from distmeta.errors import DistmetaError, Interrupted
 
 Overrides = Annotated[

@@ -13,9 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from distmeta.cli_common import AcceptChanges, Overrides, TrustCode, errors
+from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, errors
+from distmeta.cli.display import consoles
 from distmeta.core.secrets import mask
-from distmeta.display import consoles
 
 if TYPE_CHECKING:  # it brings Ray
     from distmeta.jobs.submit import Cluster, JobDetails
