@@ -1,0 +1,1 @@
+"""What crosses processes, and what everything else stands on; it imports nothing of distmeta."""

@@ -1,0 +1,1 @@
+"""Runs and sweeps submitted to a Ray cluster."""

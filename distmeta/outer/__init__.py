@@ -1,0 +1,1 @@
+"""Outer steps: what becomes of a meta-batch's reduced answers."""

@@ -1,0 +1,1 @@
+"""Runs: training, evaluation, checkpoints, metrics, and the directory that holds them."""

@@ -1,0 +1,1 @@
+"""Sweeps: files, trials, results and plots."""

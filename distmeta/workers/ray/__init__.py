@@ -1,0 +1,1 @@
+"""Workers as Ray actors, and Ray itself as a run needs it."""
