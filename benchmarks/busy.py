@@ -28,8 +28,9 @@ from peers_child import CASES
 from torch.profiler import ProfilerActivity, profile
 
 import distmeta
-from distmeta.config.schema import Config, load_config
+from distmeta.config.schema import Config
 from distmeta.errors import DistmetaError
+from distmeta.loading import load_config
 from distmeta.workers.worker import pick_device
 
 WARM = 8

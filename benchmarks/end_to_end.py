@@ -22,9 +22,10 @@ from typing import Any, cast
 from common import show, write
 
 import distmeta
-from distmeta.config.schema import Config, load_config
+from distmeta.config.schema import Config
 from distmeta.core.layout import Layout
 from distmeta.core.records import MetaState, TaskBatch
+from distmeta.loading import load_config
 from distmeta.programs import blueprint
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.tasks.base import TaskFamily

@@ -27,9 +27,9 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from distmeta.config.schema import load_config
 from distmeta.core.records import MetaGradient
 from distmeta.core.tree import Sum, add
+from distmeta.loading import load_config
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
 from distmeta.runs.evaluate import cut

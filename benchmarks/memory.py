@@ -28,8 +28,8 @@ from common import show, write
 from peers_child import CASES, Ours, Peer, TorchOpt, installed
 from processes import Group, running
 
-from distmeta.config.schema import load_config
 from distmeta.errors import ConfigError, DistmetaError
+from distmeta.loading import load_config
 from distmeta.tasks import prepare_family
 from distmeta.workers.worker import pick_device
 

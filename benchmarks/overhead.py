@@ -25,10 +25,11 @@ from typing import cast
 from rich.console import Console
 from rich.table import Table
 
-from distmeta.config.schema import Config, load_config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient
 from distmeta.core.tree import Sum, add
+from distmeta.loading import load_config
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
 from distmeta.runs.evaluate import cut

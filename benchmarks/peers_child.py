@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from distmeta import models
-from distmeta.config.schema import Config, load_config
+from distmeta.config.schema import Config
 from distmeta.core.records import MetaState, Split, TaskBatch
+from distmeta.functional.building import build
+from distmeta.loading import load_config
 from distmeta.programs import blueprint
 from distmeta.tasks import TASKS, open_family
 from distmeta.workers.worker import Worker, pick_device
@@ -76,7 +77,7 @@ def plain_module(config: Config) -> nn.Module:
     """The case's network as distmeta starts it, in plain torch; batch norms use the batch's own statistics."""
     family = TASKS[config.tasks.kind]
     shape, outputs = family.input_shape(config.tasks), family.outputs(config.tasks)
-    module = models.build(config.model, shape, outputs, config.seed).train()
+    module = build(config.model, shape, outputs, config.seed).train()
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.track_running_stats = False

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distmeta.config.schema import TaskOptions
+from distmeta.config.sections import TaskOptions
 from distmeta.core.philox import Purpose, uniform, words
 from distmeta.core.records import Split, TaskBatch
 from distmeta.tasks import TASKS

@@ -32,10 +32,12 @@ import ray
 import torch
 from simulated_ray import CutTransport, simulated_ray, simulated_transport
 
-from distmeta.config.schema import Config, OuterOptions, load_config
+from distmeta.config.schema import Config
+from distmeta.config.sections import OuterOptions
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient, Shard
 from distmeta.core.tree import Sum, add, share
+from distmeta.loading import load_config
 from distmeta.outer.learner import Learner
 from distmeta.runs.evaluate import cut
 from distmeta.workers.dispatch import DEPTH

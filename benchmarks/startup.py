@@ -36,8 +36,8 @@ import yaml
 from common import show, write
 from overhead import Processes
 
-from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
+from distmeta.loading import load_config
 from distmeta.runs import checkpoint
 from distmeta.tasks import prepare_family
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distmeta.config.schema import Config, load_config
+    from distmeta.config.schema import Config
     from distmeta.errors import DistmetaError
+    from distmeta.loading import load_config
     from distmeta.runs.evaluate import evaluate
     from distmeta.runs.inference import AdaptedModel, MetaLearner, load
     from distmeta.runs.train import train
-    from distmeta.sweeps.search import tune
+    from distmeta.sweeps.tune import tune
     from distmeta.version import __version__
 else:
     from distmeta.core.registry import lazily
@@ -20,16 +19,16 @@ else:
     __getattr__ = lazily(
         __name__,
         {
-            "AdaptedModel": "meta_learner:AdaptedModel",
-            "Config": "config:Config",
+            "AdaptedModel": "runs.inference:AdaptedModel",
+            "Config": "config.schema:Config",
             "DistmetaError": "errors:DistmetaError",
-            "MetaLearner": "meta_learner:MetaLearner",
+            "MetaLearner": "runs.inference:MetaLearner",
             "__version__": "version:__version__",
-            "evaluate": "evaluate:evaluate",
-            "load": "meta_learner:load",
-            "load_config": "config:load_config",
-            "train": "train:train",
-            "tune": "tune:tune",
+            "evaluate": "runs.evaluate:evaluate",
+            "load": "runs.inference:load",
+            "load_config": "loading:load_config",
+            "train": "runs.train:train",
+            "tune": "sweeps.tune:tune",
         },
     )
 
@@ -45,14 +44,3 @@ __all__ = [
     "train",
     "tune",
 ]
-
-
-class _Package(ModuleType):
-    """Some of its functions are called as their modules are: to import the module must not replace the function."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in __all__ and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

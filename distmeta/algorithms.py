@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import create_model
 
 from distmeta.adaptations import ADAPTATIONS
-from distmeta.config.schema import AlgorithmOptions, Config, choose
+from distmeta.config.problems import choose
+from distmeta.config.schema import Config
+from distmeta.config.sections import AlgorithmOptions
 from distmeta.estimators import ESTIMATORS
 from distmeta.objectives import OBJECTIVES
 

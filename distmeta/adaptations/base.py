@@ -15,7 +15,7 @@ from distmeta.adaptations.gradients import gradient
 from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.records import Data
-from distmeta.functional.module import FunctionalModule
+from distmeta.models.base import Network
 from distmeta.objectives import Objective
 
 Params = Mapping[str, Tensor]
@@ -83,9 +83,9 @@ class Adaptation(Protocol):
     needs_head: ClassVar[bool]
     needs_classes: ClassVar[bool]
     objective: Objective
-    network: FunctionalModule
+    network: Network
 
-    def __init__(self, options: Any, network: FunctionalModule, objective: Objective) -> None: ...
+    def __init__(self, options: Any, network: Network, objective: Objective) -> None: ...
 
     def extras(self, seed: int) -> dict[str, Tensor]:
         """Initial values of what is meta-learned beside the module's parameters, under ``GROUP/NAME``."""

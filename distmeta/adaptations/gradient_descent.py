@@ -18,7 +18,7 @@ from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.philox import Purpose, uniform, words
 from distmeta.errors import ConfigError
-from distmeta.functional.module import FunctionalModule
+from distmeta.models.base import Network
 from distmeta.objectives import Objective
 
 RATES = "rates/"
@@ -44,7 +44,7 @@ class GradientDescent:
     needs_head: ClassVar[bool] = Options.needs_head
     needs_classes: ClassVar[bool] = Options.needs_classes
 
-    def __init__(self, options: GradientDescentOptions, network: FunctionalModule, objective: Objective) -> None:
+    def __init__(self, options: GradientDescentOptions, network: Network, objective: Objective) -> None:
         self.options = options
         self.network = network
         self.objective = objective
@@ -147,7 +147,7 @@ def _optimizer(options: GradientDescentOptions) -> InnerOptimizer:
     return SGD()
 
 
-def _select(options: GradientDescentOptions, network: FunctionalModule) -> tuple[str, ...]:
+def _select(options: GradientDescentOptions, network: Network) -> tuple[str, ...]:
     """The parameter names that a task changes, sorted."""
     names, adapt = sorted(network.parameters), options.adapt
     if adapt == "all":
@@ -163,7 +163,7 @@ def _select(options: GradientDescentOptions, network: FunctionalModule) -> tuple
     return chosen
 
 
-def _head(named: str | None, network: FunctionalModule) -> tuple[str, ...]:
+def _head(named: str | None, network: Network) -> tuple[str, ...]:
     """The parameter names of the head."""
     head = network.head if named is None else network.names_below(named)
     if head:

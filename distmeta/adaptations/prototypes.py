@@ -11,7 +11,7 @@ from distmeta.adaptations.base import Batch, Support, module_parameters
 from distmeta.adaptations.options import PrototypesOptions
 from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import Meta
-from distmeta.functional.module import FunctionalModule
+from distmeta.models.base import Network
 from distmeta.objectives import Objective
 
 
@@ -27,7 +27,7 @@ class Prototypes:
     needs_head: ClassVar[bool] = Options.needs_head
     needs_classes: ClassVar[bool] = Options.needs_classes
 
-    def __init__(self, options: PrototypesOptions, network: FunctionalModule, objective: Objective) -> None:
+    def __init__(self, options: PrototypesOptions, network: Network, objective: Objective) -> None:
         self.network = network
         self.objective = objective
 

@@ -20,11 +20,13 @@ from distmeta.cli import tune as cli_tune
 from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, output
 from distmeta.cli.common import errors as _errors
 from distmeta.cli.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
-from distmeta.config.schema import Section, dump_config, load_config
+from distmeta.config.schema import dump_config
+from distmeta.config.sections import Section
 from distmeta.config.text import check_local, read_text
 from distmeta.core.plan import Plan
 from distmeta.core.secrets import mask
 from distmeta.errors import ConfigError
+from distmeta.loading import load_config
 from distmeta.runs.interrupts import interruptible
 from distmeta.runs.plan_file import check_target, with_engine, write_engine
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from distmeta.cli.display import Display, clock
 from distmeta.sweeps.sweep import Sweep
+from distmeta.sweeps.view import Row
 
 ROWS = 12
 """Trials that a table shows while a sweep runs, and those of the ranking in a terminal."""
@@ -31,33 +31,6 @@ BAR = 60
 
 ENDED = ("TERMINATED", "ERROR")
 """Tune's words for trials that have ended."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A trial as it is now.
-
-    Attributes:
-        name: the trial's.
-        values: of the space's keys.
-        status: in Tune's words.
-        step: meta-steps done.
-        score: the best so far; ``None`` before there is one.
-    """
-
-    name: str
-    values: Mapping[str, Any]
-    status: str
-    step: int
-    score: float | None
-
-
-class View(Protocol):
-    """Is shown all trials, often."""
-
-    def show(self, rows: Sequence[Row]) -> None:
-        """All trials that there are by now."""
-        ...
 
 
 class SweepDisplay:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import os
 import sys
@@ -16,9 +15,11 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+from distmeta.core.hashing import sha256
+
 PREFIX = "module:"
 
-_OURS = Path(__file__).absolute().parent  # in a job it lies beside the user's modules
+_OURS = Path(__file__).absolute().parents[1]  # in a job it lies beside the user's modules
 _SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in the order in which Python looks
 _noted: dict[str, set[Path]] = {}
 
@@ -231,11 +232,6 @@ def keep_importable(kind: str) -> None:
 def lexical(path: str | Path) -> Path:
     """The absolute path; links stay, since a linked file counts where the link lies."""
     return Path(os.path.abspath(path))
-
-
-def sha256(data: bytes) -> str:
-    """The hash by which code is known."""
-    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The sections of a configuration: each class checks its own settings, :mod:`distmeta.config.schema` what spans several."""
+"""The sections of a configuration: each class checks its own settings, :mod:`~distmeta.config.schema` what spans some."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class EngineOptions(Section):
     """How meta-gradients are computed; everything here changes rounding or speed, never what is computed.
 
     ``auto`` is a function of the model, the shapes, the device kind and the length of the run, never of a timing
-    (:func:`distmeta.core.plan.decide`); ``distmeta plan`` measures the alternatives and writes values.
+    (:func:`distmeta.programs.deciding.decide`); ``distmeta plan`` measures the alternatives and writes values.
 
     ``chunk`` is the number of tasks of a shard that are computed together. ``compile``: ``none`` runs the mapped Python
     code, ``graph`` records its operations once and repeats them, ``inductor`` lets torch's compiler fuse them (it needs

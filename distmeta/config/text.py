@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from distmeta.core.secrets import looks_like_uri, mask
+from distmeta.core.quoting import BAD_TEXT, shown
+from distmeta.core.secrets import looks_like_uri
 from distmeta.errors import ConfigError
 
 LONGEST = 2**20
@@ -26,18 +27,6 @@ MOST = 100_000
 
 INTEGERS = (-(2**63), 2**64 - 1)
 """The smallest and the largest whole number."""
-
-_SHOWN = 200
-"""Characters of a value in a message."""
-
-BAD_TEXT = re.compile("[\0\ud800-\udfff]")
-"""Characters that no file system and no UTF-8 takes."""
-
-
-def shown(value: Any) -> str:
-    """A value as a message quotes it: like ``repr``, cut where it is long."""
-    text = mask(repr(value))  # before it is cut: a part of a URI is not known as one
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
 
 
 def check_local(path: str | Path, what: str) -> None:
@@ -269,3 +258,55 @@ def _problem(value: Any) -> str | None:
 
 def _refused(place: tuple[str, ...], problem: str) -> ConfigError:
     return ConfigError(f"{shown('.'.join(place))[1:-1]}: {problem}" if place else problem)
+
+
+def read_mapping(source: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The content of a YAML file, or a copy of a mapping; nothing is checked yet.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no mapping.
+    """
+    if source is None:
+        return {}
+    if isinstance(source, Mapping):
+        return plain(source)
+    return parse_yaml(read_text(source, "configuration"), str(source))
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """The dotted key and the YAML value of a ``key=value`` pair.
+
+    >>> parse_override("outer.lr=1e-3")
+    ('outer.lr', 0.001)
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {shown(override)} is not of the form key=value, for example run.steps=1000")
+    try:
+        return key.strip(), parse_value(text)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None)
+        raise ConfigError(
+            f"override {shown(override)}: {shown(text)} is not a valid YAML value" + (f": {problem}" if problem else "")
+        ) from None
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at a dotted key; sections that are missing are made.
+
+    >>> values = {"run": {"steps": 5}}
+    >>> put(values, "run.keep", 1)
+    >>> values
+    {'run': {'steps': 5, 'keep': 1}}
+    """
+    *parents, last = key.split(".")
+    section = values
+    for parent in parents:
+        child = section.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f"override {shown(f'{key}={value}')}: {shown(parent)[1:-1]} is a single value, it has no setting "
+                f"{shown(last)}"
+            )
+        section = child
+    section[last] = value

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distmeta.config.text import shown
+from distmeta.core.quoting import shown
 from distmeta.data.omniglot_source import MD5, STORE, Folder, find_anywhere, find_given, fingerprint
 from distmeta.data.store import EpisodeStore, write_store
 from distmeta.errors import DataError

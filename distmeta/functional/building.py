@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from distmeta.config.schema import ModelOptions
-from distmeta.config.text import shown
+from distmeta.config.sections import ModelOptions
+from distmeta.core.quoting import shown
 from distmeta.errors import ConfigError
 from distmeta.functional.checks import check_types, materialise
 from distmeta.functional.watching import kept_generators

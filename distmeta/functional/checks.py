@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from distmeta.config.schema import ModelOptions
+from distmeta.config.sections import ModelOptions
 from distmeta.errors import ConfigError
 from distmeta.functional.conversion import one_tensor
 from distmeta.functional.copying import copy_module

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import distmeta
 from distmeta.config.modules import PREFIX, importable, is_installed, split
-from distmeta.config.schema import Config, dump_config, load_config
-from distmeta.core.secrets import S3_VARIABLES, is_masked, mask, masked
+from distmeta.config.schema import Config, dump_config
+from distmeta.core.secrets import is_masked, mask, masked
 from distmeta.errors import ConfigError
+from distmeta.loading import load_config
+from distmeta.storage.credentials import S3_VARIABLES
 from distmeta.storage.files import below
 from distmeta.sweeps.sweep import dump_sweep, load_sweep
 

@@ -17,7 +17,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobType
 
-from distmeta.core.environment import variable
+from distmeta.core.environment import environment
 from distmeta.core.secrets import mask
 from distmeta.errors import ClusterError, Interrupted, JobError
 from distmeta.jobs.packing import Job, pack
@@ -57,7 +57,7 @@ class Cluster:
             )
         for chatter in CHATTER:
             logging.getLogger(chatter).setLevel(logging.WARNING)
-        with self._explained(), variable(ADDRESS_VARIABLES[0], self.address):
+        with self._explained(), environment({ADDRESS_VARIABLES[0]: self.address}):
             self._client = job_client(_TIMEOUT)  # Ray lets its variables win over an argument
 
     def submit(self, job: Job) -> list[str]:

@@ -13,10 +13,7 @@ from distmeta.core.registry import Table, lazily
 from distmeta.models.options import Conv4Options, MLPOptions, ResNet12Options, UserOptions
 
 if TYPE_CHECKING:
-    from distmeta.config.schema import ModelOptions
-    from distmeta.functional.building import build
-    from distmeta.functional.checks import check_outputs
-    from distmeta.functional.module import FunctionalModule
+    from distmeta.config.sections import ModelOptions
     from distmeta.models.base import Model
     from distmeta.models.conv4 import Conv4
     from distmeta.models.mlp import MLP
@@ -26,12 +23,9 @@ else:
         __name__,
         {
             "Conv4": "conv4:Conv4",
-            "FunctionalModule": "functional:FunctionalModule",
             "MLP": "mlp:MLP",
             "Model": "base:Model",
             "ResNet12": "resnet12:ResNet12",
-            "build": "building:build",
-            "check_outputs": "checks:check_outputs",
         },
     )
 
@@ -47,12 +41,9 @@ __all__ = [
     "MLP",
     "MODELS",
     "Conv4",
-    "FunctionalModule",
     "Model",
     "ResNet12",
     "UserOptions",
-    "build",
-    "check_outputs",
     "model_options",
 ]
 
@@ -66,7 +57,7 @@ def model_options(values: Mapping[str, Any]) -> type[ModelOptions]:
     >>> [model_options({"kind": kind}).__qualname__ for kind in ("mlp", "module:my_model.make")]
     ['MLPOptions', 'UserOptions']
     """
-    from distmeta.config.schema import choose
+    from distmeta.config.problems import choose
 
     kind = values.get("kind")
     if isinstance(kind, str) and kind.startswith(PREFIX):

@@ -1,12 +1,13 @@
-"""What a model is."""
+"""What a model is, and what adaptations see of one."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from distmeta.config.schema import ModelOptions
+from distmeta.config.sections import ModelOptions
 from distmeta.errors import ConfigError
 
 
@@ -44,6 +45,37 @@ class Model(nn.Module):
         """(N, *input_shape) to (N, outputs), or to (N, features) without a head."""
         features = self.features(inputs)
         return features if self.head is None else self.head(features)
+
+
+class Network(Protocol):
+    """A module as a function of its trainable parameters, for one task.
+
+    Attributes:
+        parameters: initial values of the trainable parameters, by the module's own names.
+    """
+
+    parameters: dict[str, Tensor]
+
+    def __call__(
+        self, parameters: Mapping[str, Tensor], inputs: Tensor, *, key: Tensor | None = None, draw: int = 0
+    ) -> Tensor:
+        """The module's outputs for the inputs (N, ...) of one task; ``key`` and ``draw`` fix its dropout."""
+        ...
+
+    def with_support_statistics(
+        self, parameters: Mapping[str, Tensor], support_inputs: Tensor, query_inputs: Tensor
+    ) -> Tensor:
+        """Outputs for the query, every batch norm normalising by the support's statistics."""
+        ...
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the trainable parameters of the layer that makes the outputs; none where that is not one layer."""
+        ...
+
+    def names_below(self, path: str) -> tuple[str, ...]:
+        """Names of the trainable parameters of a submodule."""
+        ...
 
 
 def image_shape(kind: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distmeta.config.schema import OuterOptions, StepSchedule
-from distmeta.config.text import shown
+from distmeta.config.sections import OuterOptions, StepSchedule
 from distmeta.core.layout import MODEL, Layout, Meta
+from distmeta.core.quoting import shown
 from distmeta.core.records import MetaGradient, MetaState
 from distmeta.errors import StorageError
 from distmeta.outer.optimizers import MOMENTS, OuterOptimizer

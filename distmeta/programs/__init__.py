@@ -10,7 +10,7 @@ from distmeta.programs.base import Blueprint, Program
 
 def blueprint(config: Config) -> Blueprint:
     """The learner's view of the configured program."""
-    from distmeta.programs.assembly import Assembly
+    from distmeta.programs.engine.assembly import Assembly
 
     return Assembly(config)
 

@@ -22,11 +22,12 @@ from distmeta.adaptations.base import trajectory
 from distmeta.config.schema import Config
 from distmeta.core.layout import Layout, Meta
 from distmeta.core.philox import Purpose, keys, minibatches
-from distmeta.core.plan import Compile, Facts, Plan, decide
+from distmeta.core.plan import Compile, Plan
 from distmeta.core.records import Data, MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
 from distmeta.functional.kernels.build import unavailable
-from distmeta.programs.assembly import Assembly
 from distmeta.programs.cuda import allow_tf32
+from distmeta.programs.deciding import Facts, decide
+from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.compiling import is_recorded, recorded_by, specialise
 from distmeta.programs.engine.kept import host, kept, origin
 from distmeta.programs.engine.mapping import OneTask, chunks, run_tasks
@@ -76,7 +77,7 @@ class SupervisedProgram:
         self._sampling = threading.Lock()  # of what is ahead: another thread than that which computes may ask for it
 
     def probe(self, *, training: bool = True) -> Plan:
-        """What :func:`~distmeta.core.plan.decide` says, as far as it works for everything that the run will ask for."""
+        """What :func:`~distmeta.programs.deciding.decide` says, as far as it works for all that the run will ask for."""
         tasks, _ = self._tasks("train", range(2), self._steps, dropout=True)
         plan = decide(self._config, self._facts(tasks), training=training)
         if self._origin is None:

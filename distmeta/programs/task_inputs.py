@@ -10,7 +10,7 @@ from torch import Tensor
 from distmeta.adaptations import Support
 from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
-from distmeta.programs.assembly import Assembly
+from distmeta.programs.engine.assembly import Assembly
 from distmeta.tasks import TASKS
 
 

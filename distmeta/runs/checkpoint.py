@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import io
 import json
 import platform
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,20 +14,32 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from distmeta.config.text import parse_json, shown
+from distmeta.core.hashing import sha256
 from distmeta.core.layout import MODEL
 from distmeta.core.plan import Plan
 from distmeta.errors import StorageError
-from distmeta.runs.checkpoint_checks import META, PARAMS, STATE, check_manifest, join_meta, read_state, read_tensors
-from distmeta.runs.directory import CHECKPOINTS, CONFIG
+from distmeta.runs.checkpoint_checks import join_meta, read_state, read_tensors
+from distmeta.runs.directory import CONFIG
 from distmeta.storage.files import MANIFEST, Storage
+from distmeta.storage.manifests import (
+    CHECKPOINTS,
+    META,
+    PARAMS,
+    SCHEMA,
+    STATE,
+    DamagedCheckpoint,
+    checkpoint_at,
+    checkpoints_of,
+    damage,
+    damaged,
+    name_of,
+    read_file,
+    read_manifest,
+    sealed,
+    steps,
+)
 
-SCHEMA = 1
 _T = TypeVar("_T")
-
-
-class DamagedCheckpoint(StorageError):
-    """A checkpoint's files are not what was written."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,8 @@ class Snapshot:
         fingerprint: what the workers computed on, JSON values.
         seconds: training time so far.
         finished: whether this is the run's last step.
-        identity: hashes of the data, the user's code and the frozen weights, see :mod:`distmeta.runs.identity`; empty in
-            checkpoints of older versions.
+        identity: hashes of the data, the user's code and the frozen weights, see :mod:`distmeta.runs.identity`;
+            empty in checkpoints of older versions.
     """
 
     step: int
@@ -98,9 +107,9 @@ def save(run: Storage, snapshot: Snapshot) -> str:
     files = {PARAMS: _safetensors(snapshot.module_state), STATE: buffer.getvalue()}
     if groups:
         files[META] = _safetensors(groups)
-    manifest = json.dumps(_sealed(_manifest(snapshot, files)), indent=2).encode()
-    _checkpoints(run).publish(_name(snapshot.step), {**files, MANIFEST: manifest})
-    return _at(run, snapshot.step).location
+    manifest = json.dumps(sealed(_manifest(snapshot, files)), indent=2).encode()
+    checkpoints_of(run).publish(name_of(snapshot.step), {**files, MANIFEST: manifest})
+    return checkpoint_at(run, snapshot.step).location
 
 
 def load(checkpoint: Storage) -> Snapshot:
@@ -111,14 +120,14 @@ def load(checkpoint: Storage) -> Snapshot:
         StorageError: the checkpoint cannot be read, or a newer version wrote it.
     """
     manifest, files = _read_files(checkpoint)
-    with _damage(checkpoint, PARAMS):
+    with damage(checkpoint, PARAMS):
         module_state = read_tensors(files[PARAMS])
-    with _damage(checkpoint, META):
+    with damage(checkpoint, META):
         groups = read_tensors(files[META]) if META in files else {}
-    with _damage(checkpoint, STATE):
+    with damage(checkpoint, STATE):
         state = read_state(files[STATE], manifest)
         meta = join_meta(state, module_state, groups)
-    with _damage(checkpoint, MANIFEST):
+    with damage(checkpoint, MANIFEST):
         Plan.from_dict(manifest["plan"])
     kept = ("step", "tasks", "optimizer", "best", "counters", "seconds", "finished")
     return Snapshot(
@@ -130,27 +139,6 @@ def load(checkpoint: Storage) -> Snapshot:
         fingerprint=manifest["fingerprint"],
         identity=manifest.get("identity", {}),
     )
-
-
-def read_identity(checkpoint: Storage) -> dict[str, Any]:
-    """``identity`` of one checkpoint, from its manifest alone; empty where it has none, or is damaged."""
-    try:
-        return dict(_read_manifest(checkpoint).get("identity", {}))
-    except DamagedCheckpoint:
-        return {}
-
-
-def newest_identity(run: Storage) -> dict[str, Any]:
-    """The same, of a run's newest checkpoint."""
-    found = steps(run)
-    return read_identity(_at(run, found[-1])) if found else {}
-
-
-def steps(run: Storage) -> list[int]:
-    """The steps, ascending, of the checkpoints of a run that look whole: those that have a manifest."""
-    names = _checkpoints(run).list()
-    found = (int(name.removeprefix("step-")) for name in names if re.fullmatch(r"step-\d{8,}", name))
-    return sorted(step for step in found if _at(run, step).exists(MANIFEST))
 
 
 def latest(run: Storage) -> tuple[Snapshot | None, list[str]]:
@@ -174,7 +162,7 @@ def best(run: Storage) -> tuple[Snapshot | None, list[str]]:
     if step in steps(run):
         chosen, damaged = _first_good(run, [step], load)
     else:
-        chosen, damaged = None, [f"{_at(run, step).location} is missing"]
+        chosen, damaged = None, [f"{checkpoint_at(run, step).location} is missing"]
     if chosen is None:
         damaged[-1] += (
             f" (it has the best validation, {last.best['metric']} {last.best['value']:.6g}); using the last "
@@ -189,16 +177,16 @@ def prune(run: Storage, keep: int) -> None:
     What a killed writer left where folders cannot be renamed, a folder without a manifest, goes too.
     """
     present = steps(run)
-    kept = {_name(step) for step in present[-keep:]}
-    spare = [name for name in _checkpoints(run).list() if name.startswith("step-") and name not in kept]
+    kept = {name_of(step) for step in present[-keep:]}
+    spare = [name for name in checkpoints_of(run).list() if name.startswith("step-") and name not in kept]
     good = _first_good(run, present[::-1], _read_files)[0] if spare else None
     if good is None:
         return
     manifest, _ = good
     needed = {manifest["step"], (manifest["best"] or {}).get("step")}
     for name in spare:
-        if name not in {_name(step) for step in needed if step is not None}:
-            _checkpoints(run).delete(name)
+        if name not in {name_of(step) for step in needed if step is not None}:
+            checkpoints_of(run).delete(name)
 
 
 def resolve(location: str | Path) -> tuple[Snapshot, list[str]]:
@@ -226,23 +214,11 @@ def resolve(location: str | Path) -> tuple[Snapshot, list[str]]:
     )
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _checkpoints(run: Storage) -> Storage:
-    return run.child(CHECKPOINTS)
-
-
-def _at(run: Storage, step: int) -> Storage:
-    return run.child(CHECKPOINTS, _name(step))
-
-
 def _first_good(run: Storage, candidates: Iterable[int], read: Callable[[Storage], _T]) -> tuple[_T | None, list[str]]:
     passed_over: list[str] = []
     for step in candidates:
         try:
-            return read(_at(run, step)), passed_over
+            return read(checkpoint_at(run, step)), passed_over
         except DamagedCheckpoint as error:
             passed_over.append(str(error))
     return None, passed_over
@@ -255,7 +231,7 @@ def _manifest(snapshot: Snapshot, files: Mapping[str, bytes]) -> dict[str, Any]:
         "tasks": snapshot.tasks,
         "finished": snapshot.finished,
         "best": snapshot.best,
-        "files": {name: {"size": len(data), "sha256": _hash(data)} for name, data in sorted(files.items())},
+        "files": {name: {"size": len(data), "sha256": sha256(data)} for name, data in sorted(files.items())},
         "versions": {
             "distmeta": _own_version(),
             "torch": torch.__version__,
@@ -275,70 +251,17 @@ def _own_version() -> str:
         return "unknown"
 
 
-def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
-    """With a hash of itself, since the configuration stands nowhere else in the checkpoint."""
-    plain = json.loads(json.dumps(manifest))  # keys become text, as they are when it is read back
-    return {**plain, "sha256": _hash(json.dumps(plain, sort_keys=True).encode())}
-
-
-def _read_manifest(checkpoint: Storage) -> dict[str, Any]:
-    data = _read(checkpoint, MANIFEST)
-    try:
-        manifest: dict[str, Any] = parse_json(data)
-        seal = manifest.pop("sha256")
-        sealed = _sealed(manifest)["sha256"]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise _damaged(checkpoint, MANIFEST, "it is not what was written") from None
-    if sealed != seal:
-        raise _damaged(checkpoint, MANIFEST, "its content does not match its hash")
-    schema = manifest.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise StorageError(
-            f"{checkpoint.location} was written in a newer format ({shown(schema)}, this version reads {SCHEMA}) by "
-            f"distmeta {_version(manifest)}; install that version"
-        )
-    with _damage(checkpoint, MANIFEST):
-        check_manifest(manifest)
-    return manifest
-
-
-def _version(manifest: Mapping[str, Any]) -> str:
-    versions = manifest.get("versions")
-    return shown(versions.get("distmeta"))[1:-1] if isinstance(versions, dict) else "unknown"
-
-
 def _read_files(checkpoint: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The manifest and every file it names, verified."""
-    manifest = _read_manifest(checkpoint)
-    files = {name: _read(checkpoint, name) for name in manifest["files"]}
+    manifest = read_manifest(checkpoint)
+    files = {name: read_file(checkpoint, name) for name in manifest["files"]}
     for name, data in files.items():
         size = manifest["files"][name]["size"]
         if len(data) != size:
-            raise _damaged(checkpoint, name, f"it has {len(data)} bytes instead of {size}")
-        if _hash(data) != manifest["files"][name]["sha256"]:
-            raise _damaged(checkpoint, name, "its content does not match its hash")
+            raise damaged(checkpoint, name, f"it has {len(data)} bytes instead of {size}")
+        if sha256(data) != manifest["files"][name]["sha256"]:
+            raise damaged(checkpoint, name, "its content does not match its hash")
     return manifest, files
-
-
-def _read(checkpoint: Storage, name: str) -> bytes:
-    if not checkpoint.exists(name):
-        raise _damaged(checkpoint, name, "it is missing")
-    return checkpoint.read_bytes(name)
-
-
-@contextmanager
-def _damage(checkpoint: Storage, name: str) -> Iterator[None]:
-    """Say in which file there is a wrong value."""
-    try:
-        yield
-    except ValueError as error:
-        raise _damaged(checkpoint, name, str(error)) from None
-
-
-def _damaged(checkpoint: Storage, name: str, what: str) -> DamagedCheckpoint:
-    return DamagedCheckpoint(
-        f"{checkpoint.child(name).location} is damaged: {what}; use another checkpoint or delete this one"
-    )
 
 
 def _in_module(name: str, snapshot: Snapshot) -> bool:
@@ -379,7 +302,3 @@ def _detached(tree: Any) -> Any:
         # A NumPy number, say: it would be written, and refused by every load with ``weights_only=True``.
         raise TypeError(f"a checkpoint holds tensors and plain Python values, not {type(tree).__name__}")
     return tree
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

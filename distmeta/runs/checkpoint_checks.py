@@ -9,17 +9,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
-from distmeta.config.text import plain, shown
 from distmeta.core.layout import MODEL
-from distmeta.errors import ConfigError
-from distmeta.storage.json_files import problem_of
-
-PARAMS = "params.safetensors"
-META = "meta.safetensors"
-STATE = "state.pt"
+from distmeta.core.quoting import shown
+from distmeta.storage.manifests import PARAMS, Best, ExactValues, Step, check_values
 
 _DEEPEST = 64
 _MOST = 1_000_000
@@ -28,77 +23,17 @@ _MOST = 1_000_000
 _PICKLED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3"}
 """What ``torch.save`` names in a pickle of tensors and plain values, beside storages and dtypes."""
 
-Step = Annotated[int, Field(ge=0, le=2**40)]
 
-
-class _Values(BaseModel):
-    """Types are exact: nothing is converted. What a later version adds is left alone."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", arbitrary_types_allowed=True, frozen=True)
-
-
-class _Best(_Values):
-    step: Step
-    metric: str
-    value: Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _File(_Values):
-    size: NonNegativeInt
-    sha256: str
-
-
-class _Accepted(_Values):
-    step: Step
-    changes: list[str]
-
-
-class _Identity(_Values):
-    data: dict[str, str] = Field(default_factory=dict)
-    code: dict[str, str] = Field(default_factory=dict)
-    frozen: dict[str, str] = Field(default_factory=dict)
-    accepted: list[_Accepted] = Field(default_factory=list)
-
-
-class _Manifest(_Values):
-    version: Annotated[int, Field(ge=1, alias="schema")]
-    step: Step
-    tasks: NonNegativeInt
-    finished: bool
-    best: _Best | None
-    files: dict[str, _File]
-    config: dict[str, Any]
-    plan: dict[str, Any]
-    fingerprint: dict[str, Any]
-    identity: _Identity = Field(default_factory=lambda: _Identity())
-
-
-class _State(_Values):
+class _State(ExactValues):
     step: Step
     tasks: Annotated[int, Field(ge=0, lt=2**63)]
     optimizer: dict[str, Any]
-    best: _Best | None
+    best: Best | None
     counters: dict[str, NonNegativeInt]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     finished: bool
     meta_in_params: list[str]
     meta: dict[str, Tensor]
-
-
-def check_manifest(manifest: Mapping[str, Any]) -> None:
-    """Check the values of ``manifest.json``.
-
-    Raises:
-        ValueError: naming what is wrong.
-    """
-    _check(_Manifest, manifest)
-    try:
-        plain(manifest["config"])
-    except ConfigError as error:
-        raise ValueError(f"config: {error}") from None
-    files = set(manifest["files"])
-    if not {PARAMS, STATE} <= files <= {PARAMS, STATE, META}:
-        raise ValueError(f"files: expected {PARAMS}, {STATE} and perhaps {META}, got {shown(sorted(files))}")
 
 
 def read_tensors(data: bytes) -> dict[str, Tensor]:
@@ -127,7 +62,7 @@ def read_state(data: bytes, manifest: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:  # whatever zipfile, pickle and torch raise for what they do not read
         raise ValueError(f"it holds something else than tensors and plain values ({_line(error)})") from None
     _Walk().check(state, 0)
-    _check(_State, state)
+    check_values(_State, state)
     for key in ("step", "tasks", "finished", "best"):
         if state[key] != manifest[key]:
             raise ValueError(f"{key} is {shown(state[key])}, but {shown(manifest[key])} in manifest.json")
@@ -151,13 +86,6 @@ def join_meta(
     if len(joined) != sum(map(len, parts)) or not joined:
         raise ValueError("meta-parameters stand in several files, or in none")
     return joined
-
-
-def _check(model: type[BaseModel], values: Any) -> None:
-    try:
-        model.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(problem_of(error)) from None
 
 
 def _check_pickle(data: bytes) -> None:

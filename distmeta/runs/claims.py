@@ -12,7 +12,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from distmeta.config.text import parse_json, shown
+from distmeta.config.text import parse_json
+from distmeta.core.quoting import shown
 from distmeta.errors import StorageError
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues

@@ -14,10 +14,10 @@ from distmeta.core.secrets import without_secrets
 from distmeta.errors import ConfigError, StorageError
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, MetaTest, read_json
+from distmeta.storage.manifests import CHECKPOINTS
 
 CONFIG = "config.yaml"
 RESULT = "result.json"
-CHECKPOINTS = "checkpoints"
 
 _PROBE = ".probe"
 _PROBE_BYTES = 64 * 1024  # more than a full disk lends from a block that is already taken

@@ -10,26 +10,23 @@ from typing import Any, cast
 
 import torch
 
-from distmeta.config.schema import (
-    Config,
-    EngineOptions,
-    load_config,
-    named_keys,
-    named_kinds,
-    parse_override,
-    put,
-    read_mapping,
-)
-from distmeta.config.text import shown
+from distmeta import trust
+from distmeta.config.schema import Config
+from distmeta.config.sections import EngineOptions
+from distmeta.config.text import parse_override, put, read_mapping
 from distmeta.core.hosts import hosts_in
 from distmeta.core.layout import Layout, Meta
-from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.plan import Plan
+from distmeta.core.quoting import shown
 from distmeta.core.records import MetaState, Shard, Split, TaskMetrics
 from distmeta.core.secrets import mask
 from distmeta.errors import ConfigError
+from distmeta.loading import load_config, named_keys, named_kinds
+from distmeta.origins import of_run
 from distmeta.outer.learner import check_layout
 from distmeta.programs import blueprint
-from distmeta.runs import checkpoint, trust
+from distmeta.programs.deciding import RunPlan
+from distmeta.runs import checkpoint
 from distmeta.runs.identity import differing
 from distmeta.runs.metrics import mean_ci
 from distmeta.tasks import prepare_family
@@ -138,7 +135,7 @@ def load_snapshot(
         put(values, *parse_override(override))
     if with_data and not trust_code:
         trust.check_hosts({"tasks": values.get("tasks")}, named_keys(overrides), mask(str(location)))
-    origin = trust.of_run(location, snapshot.identity)
+    origin = of_run(location, snapshot.identity)
     with trust.check(values, named_kinds(overrides), origin, trust_code).guard():
         config = load_config(values)
         _check_layout(config, snapshot.meta)

@@ -5,19 +5,16 @@ A resumed run is refused where one of them differs, by name, since it would not 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from distmeta import models
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.config.modules import code_of, kinds, noted
 from distmeta.config.schema import Config
+from distmeta.core.hashing import content_hash
 from distmeta.errors import ChangedError
+from distmeta.functional.building import build
 from distmeta.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -143,17 +140,9 @@ def _frozen(config: Config) -> dict[str, str]:
     """Hashes of what the freshly built module holds and nothing learns: it is built once more, so that it is fresh."""
     family = TASKS[config.tasks.kind]
     outputs = family.outputs(config.tasks) if ADAPTATIONS[config.algorithm.adaptation].needs_head else None
-    module = models.build(config.model, family.input_shape(config.tasks), outputs, config.seed)
+    module = build(config.model, family.input_shape(config.tasks), outputs, config.seed)
     fixed = {name: value for name, value in module.named_parameters() if not value.requires_grad}
     return {name: content_hash(value) for name, value in {**fixed, **dict(module.named_buffers())}.items()}
-
-
-def content_hash(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's type, shape and values."""
-    plain = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}\n".encode())
-    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 _PARTS: dict[str, Callable[[Config], dict[str, str]]] = {"data": _data, "frozen": _frozen}

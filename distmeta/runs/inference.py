@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from distmeta.adaptations import Batch, Iterative, Support
-from distmeta.config.schema import Config, load_config, written_values
+from distmeta.config.schema import Config, written_values
 from distmeta.core.layout import Meta
 from distmeta.errors import ConfigError
-from distmeta.programs.assembly import Assembly
+from distmeta.loading import load_config
+from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.task_inputs import TaskInputs
 from distmeta.runs.evaluate import load_snapshot
 from distmeta.runs.replicas import Replicas

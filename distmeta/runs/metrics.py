@@ -198,7 +198,7 @@ def flat(record: StepRecord) -> dict[str, float]:
 
 
 def shares(gradient: MetaGradient, available: float, aggregation: float) -> dict[str, float]:
-    """Of a step's time, see :class:`~distmeta.core.records.StepRecord`; ``available`` is the workers' time in the step."""
+    """Of a step's time, see :class:`~distmeta.core.records.StepRecord`; ``available`` is the workers' time in it."""
     busy = {name: spent / available for name, spent in gradient.seconds.items()}
     return {**busy, "aggregation": aggregation, "waiting": max(0.0, 1.0 - sum(busy.values()))}
 

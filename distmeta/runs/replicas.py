@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from distmeta.programs.assembly import Assembly
+from distmeta.programs.engine.assembly import Assembly
 
 
 class Replicas:

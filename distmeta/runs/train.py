@@ -52,7 +52,7 @@ def train(
     """Meta-train, and meta-test at the end.
 
     Args:
-        config: from :func:`~distmeta.config.schema.load_config`.
+        config: from :func:`~distmeta.loading.load_config`.
         run_dir: where the run's files go, a path or a URI; ``run.dir``/``name`` by default.
         resume: continue the run that lies there; without a checkpoint it starts at 0, finished it does nothing.
         check: called often; raises when the run should end, which checkpoints it first.

@@ -22,9 +22,10 @@ from typing import Any
 
 import pyarrow.fs
 
-from distmeta.config.text import BAD_TEXT, shown
-from distmeta.core.secrets import is_masked, looks_like_uri, mask, missing_from_environment, strip
+from distmeta.core.quoting import BAD_TEXT, shown
+from distmeta.core.secrets import is_masked, looks_like_uri, mask, strip
 from distmeta.errors import StorageError
+from distmeta.storage.credentials import missing_from_environment
 
 MANIFEST = "manifest.json"
 """The file that makes a published folder whole where folders cannot be renamed."""

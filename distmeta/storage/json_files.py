@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from distmeta.config.text import parse_json, shown
+from distmeta.config.text import parse_json
+from distmeta.core.quoting import shown
 from distmeta.errors import StorageError
 from distmeta.storage.files import Storage
 

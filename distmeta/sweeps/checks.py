@@ -7,8 +7,10 @@ import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from distmeta.config.schema import Config, listed, load_config
+from distmeta.config.problems import listed
+from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
+from distmeta.loading import load_config
 from distmeta.objectives import OBJECTIVES
 from distmeta.sweeps.points import TRIALS, Values, changed, drawn, grid
 from distmeta.sweeps.sections import MOST_TRIALS, Asha, Domain, Hyperband, Median, Pbt, SweepOptions

@@ -16,7 +16,7 @@ from distmeta.sweeps.sweep import Sweep
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from distmeta.sweeps.results import TrialResult
+    from distmeta.sweeps.outcomes import TrialResult
 
 SIZE = (7.0, 5.0)
 """Inches."""

@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from distmeta.config.schema import put, read_mapping
+from distmeta.config.text import put, read_mapping
 from distmeta.sweeps.sections import Domain, Pbt, SweepOptions
 
 Values = dict[str, Any]

@@ -12,23 +12,13 @@ import yaml
 from pydantic import ValidationError
 
 from distmeta.config.modules import kinds
-from distmeta.config.schema import (
-    Config,
-    check_origin,
-    choose,
-    describe,
-    load_config,
-    named_keys,
-    named_kinds,
-    parse_override,
-    put,
-    read_mapping,
-    suggest,
-)
+from distmeta.config.problems import choose, describe, suggest
+from distmeta.config.schema import Config
 from distmeta.config.sections import Section
-from distmeta.config.text import parse_yaml, plain
+from distmeta.config.text import parse_override, parse_yaml, plain, put, read_mapping
 from distmeta.core.secrets import masked
 from distmeta.errors import ConfigError
+from distmeta.loading import check_origin, load_config, named_keys, named_kinds
 from distmeta.runs.directory import differences
 from distmeta.sweeps.checks import find_metric, find_problems, point_problems, refusal, refuse
 from distmeta.sweeps.points import TRIALS, Values, changed, points

@@ -20,12 +20,13 @@ from distmeta.core.records import StepRecord
 from distmeta.core.secrets import mask
 from distmeta.errors import NonFiniteError, StorageError
 from distmeta.runs import checkpoint
-from distmeta.runs.directory import CHECKPOINTS, RunDirectory, to_json
+from distmeta.runs.directory import RunDirectory, to_json
 from distmeta.runs.identity import check_same
 from distmeta.runs.metrics import read_lines
 from distmeta.runs.train import train
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, read_json
+from distmeta.storage.manifests import CHECKPOINTS
 from distmeta.sweeps.points import Values
 from distmeta.sweeps.sweep import Sweep
 

@@ -13,7 +13,8 @@ from distmeta.tasks.options import GlyphOptions, OmniglotOptions, SinusoidOption
 if TYPE_CHECKING:
     import torch
 
-    from distmeta.config.schema import Config, TaskOptions
+    from distmeta.config.schema import Config
+    from distmeta.config.sections import TaskOptions
     from distmeta.tasks.glyphs import Glyphs
     from distmeta.tasks.omniglot import Omniglot
     from distmeta.tasks.sinusoid import Sinusoid
@@ -46,7 +47,7 @@ __all__ = [
 
 def task_options(values: Mapping[str, Any]) -> type[TaskOptions]:
     """The settings class of ``values["kind"]``; a ``ValueError`` where there is no such kind."""
-    from distmeta.config.schema import choose
+    from distmeta.config.problems import choose
 
     options: type[TaskOptions] = choose(TASKS.options, values.get("kind"), "tasks.kind")
     return options

@@ -12,7 +12,8 @@ from distmeta.core.records import Split, TaskBatch
 if TYPE_CHECKING:
     import torch
 
-    from distmeta.config.schema import Config, TaskOptions
+    from distmeta.config.schema import Config
+    from distmeta.config.sections import TaskOptions
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distmeta.config.schema import TaskOptions
+from distmeta.config.sections import TaskOptions
 from distmeta.core.records import SPLITS, Split
 from distmeta.data.store import EpisodeStore, write_store
 from distmeta.storage.cache import build_once, cache_for

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distmeta.config.schema import TaskOptions
+from distmeta.config.sections import TaskOptions
 from distmeta.core.philox import Purpose, distinct, words
 from distmeta.core.records import Split, TaskBatch
 from distmeta.data.store import EpisodeStore

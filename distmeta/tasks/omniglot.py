@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distmeta.config.schema import TaskOptions
+from distmeta.config.sections import TaskOptions
 from distmeta.core.philox import Purpose, distinct, words
 from distmeta.core.records import Split
 from distmeta.data.omniglot_build import open_omniglot

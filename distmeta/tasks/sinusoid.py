@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distmeta.config.schema import TaskOptions
+from distmeta.config.sections import TaskOptions
 from distmeta.core.philox import Purpose, uniform, words
 from distmeta.core.records import Split, TaskBatch
 from distmeta.tasks.base import Episode

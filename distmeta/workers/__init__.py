@@ -8,7 +8,8 @@ from importlib import import_module
 from threading import Thread
 
 from distmeta.config.schema import Config
-from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.plan import Plan
+from distmeta.programs.deciding import RunPlan
 from distmeta.workers.base import Check, Kind, Part, Transport, Workers
 
 TRANSPORTS: dict[str, str] = {

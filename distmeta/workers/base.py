@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.core.tree import Node
+from distmeta.programs.deciding import RunPlan
 
 Kind = Literal["gradient", "validate", "test"]
 """``gradient``: meta-gradients. ``validate``: metrics after adaptation. ``test``: those with details."""
@@ -37,7 +38,7 @@ class Transport(Protocol):
     Attributes:
         plan: how the workers compute, once it is open.
         fingerprint: what decides the workers' rounding, once it is open.
-        faults: counts so far, by names of :data:`~distmeta.core.records.FAULTS` or others; a name that is missing counts 0.
+        faults: counts so far, by names of :data:`~distmeta.core.records.FAULTS` or others; a missing one counts 0.
     """
 
     plan: Plan

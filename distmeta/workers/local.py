@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from distmeta.config.schema import Config
-from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.core.tree import Node
 from distmeta.programs.cuda import memory_explained
+from distmeta.programs.deciding import RunPlan
 from distmeta.workers.base import Check, Kind, Part, Workers
 from distmeta.workers.worker import Worker
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from distmeta.config.schema import Config
-from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.plan import Plan
 from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
 from distmeta.core.tree import Node, Sum, add
 from distmeta.errors import ConfigError
 from distmeta.functional.kernels.build import Unavailable, find_compiler
 from distmeta.programs import open_program
 from distmeta.programs.cuda import reproducible
+from distmeta.programs.deciding import RunPlan
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -20,7 +20,9 @@ from kubernetes_schema import SCHEMAS
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from distmeta.config.schema import Config, WorkerRange, load_config
+from distmeta.config.schema import Config
+from distmeta.config.sections import WorkerRange
+from distmeta.loading import load_config
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

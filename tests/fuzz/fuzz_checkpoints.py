@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 import distmeta
-from distmeta.config.schema import Config, load_config
+from distmeta.config.schema import Config
+from distmeta.loading import load_config
 from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 

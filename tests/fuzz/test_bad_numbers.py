@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 import distmeta
 from distmeta.cli.common import errors
 from distmeta.cli.main import app
-from distmeta.config.schema import OuterOptions, load_config
+from distmeta.config.sections import OuterOptions
 from distmeta.core.records import MetaGradient
 from distmeta.errors import ConfigError
+from distmeta.loading import load_config
 from distmeta.outer.learner import Learner
 
 GLYPHS = {"tasks": {"kind": "glyphs"}, "model": {"kind": "conv4"}, "algorithm": {"name": "maml"}}

@@ -22,9 +22,11 @@ from fuzz_helpers import (
 )
 from hypothesis import strategies as st
 
-from distmeta.config.schema import dump_config, load_config, parse_yaml
+from distmeta.config.schema import dump_config
+from distmeta.config.text import parse_yaml
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
+from distmeta.loading import load_config
 from distmeta.runs.plan_file import with_engine
 
 SECTIONS = ("tasks", "model", "algorithm", "run", "outer")

@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 
 import distmeta
 from distmeta.cli.main import app
-from distmeta.config.schema import load_config
+from distmeta.loading import load_config
 from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 

@@ -11,7 +11,7 @@ from fuzz_helpers import CONFIGS, damaged, fuzz, mutated, refusal, sweep_texts, 
 from hypothesis import strategies as st
 from test_fuzz_config import texts
 
-from distmeta.config.schema import parse_yaml
+from distmeta.config.text import parse_yaml
 from distmeta.errors import ConfigError
 from distmeta.sweeps.sweep import check_resume, dump_sweep, load_sweep
 

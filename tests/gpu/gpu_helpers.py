@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distmeta.config.schema import Config, load_config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
+from distmeta.loading import load_config
 from distmeta.programs.engine.settling import TOLERANCE, disagreement
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.workers.worker import Worker

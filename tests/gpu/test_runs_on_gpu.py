@@ -9,10 +9,11 @@ import torch
 from gpu_helpers import configure, equal, worker_on
 
 import distmeta
-from distmeta.config.schema import Config, load_config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.functional.philox import random_words
+from distmeta.loading import load_config
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.runs.checkpoint import latest
 from distmeta.storage.files import Storage

@@ -20,9 +20,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distmeta.config.schema import load_config
 from distmeta.errors import ConfigError
-from distmeta.programs.assembly import Assembly
+from distmeta.loading import load_config
+from distmeta.programs.engine.assembly import Assembly
 from distmeta.runs.inference import AdaptedModel, MetaLearner
 
 THREADS = 8
@@ -172,9 +172,9 @@ def test_within_inference_mode() -> None:
 
 PEAK = """
 import sys, torch
-from distmeta.config.schema import load_config
+from distmeta.loading import load_config
 from distmeta.runs.inference import MetaLearner
-from distmeta.programs.assembly import Assembly
+from distmeta.programs.engine.assembly import Assembly
 
 torch.set_num_threads(1)
 config = load_config(

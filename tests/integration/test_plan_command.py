@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from integration_helpers import SINUSOID, invoke, train, write_config
 
-from distmeta.config.schema import load_config
 from distmeta.functional.kernels import build
+from distmeta.loading import load_config
 
 QUICK = ("--seconds", "0.05", "engine.compile=graph")
 

@@ -10,9 +10,10 @@ import torch
 from integration_helpers import EVALUATION, GLYPHS, SINUSOID, assert_same, parameters, snapshot, train
 
 import distmeta
-from distmeta.config.schema import Config, load_config
+from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
-from distmeta.models import FunctionalModule
+from distmeta.functional.module import FunctionalModule
+from distmeta.loading import load_config
 from distmeta.programs import supervised
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.runs.planning import measure_plans

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from integration_helpers import SINUSOID, invoke
 
-from distmeta.core.secrets import S3_VARIABLES, mask
+from distmeta.core.secrets import mask
+from distmeta.storage.credentials import S3_VARIABLES
 from distmeta.storage.files import below
 
 BASE = {**SINUSOID, "name": "run", "engine": {"compile": "none"}}

@@ -16,9 +16,9 @@ from integration_helpers import invoke, train
 from trust_helpers import OWN, OWN_SMALL, SMALL, forge, new_process, write_own
 
 import distmeta
-from distmeta.config.schema import load_config
 from distmeta.core.hosts import hosts_in
 from distmeta.errors import DataError, TrustError
+from distmeta.loading import load_config
 from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 from distmeta.sweeps.sweep import load_sweep

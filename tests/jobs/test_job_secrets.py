@@ -9,8 +9,8 @@ import pyarrow.fs
 import pytest
 from job_helpers import Head, running_head, write_config
 
-from distmeta.core.secrets import S3_VARIABLES
 from distmeta.jobs.packing import Request, prepare
+from distmeta.storage.credentials import S3_VARIABLES
 
 SECRET = "PLANTED5ecretOfThisTest"
 

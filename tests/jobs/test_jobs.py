@@ -13,8 +13,8 @@ import pytest
 import yaml
 from job_helpers import Head, finish, invoke, result_of, running_head, write_config
 
-from distmeta.core.secrets import S3_VARIABLES
 from distmeta.runs import checkpoint
+from distmeta.storage.credentials import S3_VARIABLES
 from distmeta.storage.files import Storage
 
 pytestmark = pytest.mark.timeout(600)

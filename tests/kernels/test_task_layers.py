@@ -17,8 +17,8 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 from distmeta.functional.kernels import build, native, products
 from distmeta.functional.kernels.functions import batch_norm, conv2d
 from distmeta.functional.kernels.geometry import Geometry
+from distmeta.functional.module import FunctionalModule
 from distmeta.functional.pooling import task_max_pool2d, task_windows
-from distmeta.models import FunctionalModule
 
 FORMS = {"native": native.OPERATORS, "products": products}
 GEOMETRIES = {

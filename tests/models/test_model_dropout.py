@@ -9,7 +9,7 @@ from torch.func import grad, jvp, vmap
 from torch.nn import functional as F
 
 from distmeta.errors import ConfigError
-from distmeta.models import FunctionalModule
+from distmeta.functional.module import FunctionalModule
 
 KEYS = torch.tensor([[1, 2], [3, 4], [2**32 - 1, 5]])
 

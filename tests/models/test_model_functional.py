@@ -7,7 +7,7 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from distmeta.errors import ConfigError
-from distmeta.models import FunctionalModule
+from distmeta.functional.module import FunctionalModule
 
 NORMS = {
     "batch": lambda: nn.BatchNorm1d(6),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from distmeta.errors import ConfigError
-from distmeta.models import FunctionalModule
+from distmeta.functional.module import FunctionalModule
 
 
 class Two(nn.Module):

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 
 from distmeta.errors import ConfigError
 from distmeta.functional.kernels import build
-from distmeta.models import FunctionalModule
+from distmeta.functional.module import FunctionalModule
 
 RATE, WAYS, SHAPE = 0.1, 3, (1, 8, 8)
 FORMS = [None, "products", *([] if build.unavailable() else ["native"])]

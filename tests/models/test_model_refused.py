@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from distmeta.errors import ConfigError
-from distmeta.models import FunctionalModule
+from distmeta.functional.module import FunctionalModule
 
 EXAMPLE = torch.zeros(2, 4)
 GENERATOR = random.Random(3)

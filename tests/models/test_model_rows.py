@@ -8,7 +8,10 @@ from torch.func import grad, jvp, vmap
 from torch.nn import functional as F
 
 from distmeta.errors import ConfigError
-from distmeta.models import MODELS, FunctionalModule, build, check_outputs, model_options
+from distmeta.functional.building import build
+from distmeta.functional.checks import check_outputs
+from distmeta.functional.module import FunctionalModule
+from distmeta.models import MODELS, model_options
 
 SMALL_RESNET = {"kind": "resnet12", "widths": [3, 4, 5, 6]}
 VARIANTS = {

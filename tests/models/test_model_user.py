@@ -10,7 +10,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from distmeta.errors import ConfigError
-from distmeta.models import FunctionalModule, UserOptions, build, check_outputs, model_options
+from distmeta.functional.building import build
+from distmeta.functional.checks import check_outputs
+from distmeta.functional.module import FunctionalModule
+from distmeta.models import UserOptions, model_options
 
 SOURCE = """
 import random

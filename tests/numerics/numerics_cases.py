@@ -16,7 +16,9 @@ from distmeta.algorithms import algorithm_options
 from distmeta.core.layout import MODEL
 from distmeta.estimators import ESTIMATORS
 from distmeta.estimators.exact import Exact
-from distmeta.models import FunctionalModule, build, model_options
+from distmeta.functional.building import build
+from distmeta.functional.module import FunctionalModule
+from distmeta.models import model_options
 from distmeta.objectives import OBJECTIVES
 from distmeta.programs.engine.mapping import run_tasks
 

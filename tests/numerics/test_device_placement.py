@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
+from distmeta.loading import load_config
 from distmeta.programs.supervised import SupervisedProgram
 
 ELSEWHERE = torch.device("meta")

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
 from distmeta.functional.kernels import build
+from distmeta.loading import load_config
 from distmeta.programs.engine import kept as cache
 from distmeta.programs.engine.compiling import RECORDING, is_recorded, specialise
 from distmeta.programs.engine.kept import kept, origin
@@ -173,7 +173,7 @@ def test_another_process_loads_it(folder: Path, tmp_path: Path) -> None:
     made = gradient(Plan(compile="graph"))
     code = f"""
         import sys, torch
-        from distmeta.config.schema import load_config
+        from distmeta.loading import load_config
         from distmeta.core.plan import Plan
         from distmeta.programs.engine.recording import Recording
         from distmeta.programs.supervised import SupervisedProgram

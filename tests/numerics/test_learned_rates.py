@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from distmeta.adaptations import gradient_descent
-from distmeta.config.schema import load_config
-from distmeta.programs.assembly import Assembly
+from distmeta.loading import load_config
+from distmeta.programs.engine.assembly import Assembly
 
 LOW, HIGH = 0.005, 0.1
 

@@ -11,11 +11,12 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from distmeta.adaptations import Support
-from distmeta.config.schema import Config, load_config
+from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
 from distmeta.functional.recomputation import without_checkpoints
+from distmeta.loading import load_config
 from distmeta.programs.engine.comparison import disagreement
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.runs.inference import MetaLearner

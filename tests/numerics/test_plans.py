@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from distmeta.config.schema import load_config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ClusterError, ConfigError
 from distmeta.functional.kernels import build
+from distmeta.loading import load_config
 from distmeta.programs.engine.settling import disagreement
 from distmeta.programs.supervised import SupervisedProgram
 

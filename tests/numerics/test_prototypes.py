@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distmeta.adaptations import Batch, Prototypes, Support
 from distmeta.core.layout import MODEL
-from distmeta.models import FunctionalModule
+from distmeta.functional.module import FunctionalModule
 from distmeta.objectives import CrossEntropy
 
 Parts = tuple[Prototypes, dict[str, Tensor]]

@@ -11,14 +11,15 @@ import torch
 from numerics_cases import WAYS, Case
 from torch import Tensor
 
-from distmeta import models
-from distmeta.config.schema import Config, load_config
+from distmeta.config.schema import Config
 from distmeta.core.layout import Layout
 from distmeta.core.philox import minibatches
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
-from distmeta.programs.assembly import Assembly
+from distmeta.functional.building import build
+from distmeta.loading import load_config
+from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.reference import one_task
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.tasks import TASKS, open_family
@@ -65,7 +66,7 @@ def reference(config: Config, ids: range) -> Tensor:
     family = TASKS[config.tasks.kind]
     algorithm = {key: value for key, value in config.algorithm.model_dump().items() if value is not None}
     outputs = family.outputs(config.tasks) if algorithm["name"] != "protonet" else None
-    module = models.build(config.model, family.input_shape(config.tasks), outputs, config.seed).double()
+    module = build(config.model, family.input_shape(config.tasks), outputs, config.seed).double()
     batch = open_family(config, CPU).sample("train", ids)
     double = {
         name: {"x": data["x"].double(), "y": data["y"].double() if data["y"].is_floating_point() else data["y"]}

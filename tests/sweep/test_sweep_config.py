@@ -11,8 +11,9 @@ import pytest
 import yaml
 from sweep_helpers import BASE, SPACE, STEPS, sweep, written
 
-from distmeta.config.schema import dump_config, load_config
+from distmeta.config.schema import dump_config
 from distmeta.errors import ConfigError
+from distmeta.loading import load_config
 from distmeta.sweeps.points import perturb
 from distmeta.sweeps.sweep import check_resume, dump_sweep, load_sweep
 

@@ -12,11 +12,12 @@ import torch
 from sweep_helpers import EVERY, STEPS, storage, sweep
 
 from distmeta.runs import checkpoint
-from distmeta.runs.directory import CHECKPOINTS
 from distmeta.storage.files import Storage
+from distmeta.storage.manifests import CHECKPOINTS
+from distmeta.sweeps.outcomes import TrialResult
 from distmeta.sweeps.plots import importance, plots
 from distmeta.sweeps.points import Values
-from distmeta.sweeps.results import TrialResult, best_checkpoint, ranked, read_trial, write_results
+from distmeta.sweeps.results import best_checkpoint, ranked, read_trial, write_results
 from distmeta.sweeps.sweep import Sweep
 from distmeta.sweeps.trial import Place, TrialRun
 

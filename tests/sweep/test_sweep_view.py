@@ -9,7 +9,8 @@ from rich.console import Console
 from sweep_helpers import STEPS, sweep
 
 from distmeta.cli import sweep_view
-from distmeta.cli.sweep_view import Row, SweepDisplay
+from distmeta.cli.sweep_view import SweepDisplay
+from distmeta.sweeps.view import Row
 
 
 def row(number: int, status: str, step: int, score: float | None) -> Row:

@@ -15,11 +15,11 @@ import ray
 from sweep_helpers import BASE, EVERY, STEPS, scores, storage, sweep, trial_names, undisturbed_scores, written
 
 import distmeta
-from distmeta.cli.sweep_view import Row
 from distmeta.errors import ClusterError, ConfigError, StorageError
 from distmeta.runs import checkpoint
 from distmeta.runs.directory import RunDirectory
 from distmeta.sweeps.trial import read_parts, read_validations
+from distmeta.sweeps.view import Row
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

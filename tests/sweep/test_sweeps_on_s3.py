@@ -8,9 +8,9 @@ import pytest
 from sweep_helpers import scores, undisturbed_scores, written
 
 import distmeta
-from distmeta.core.secrets import S3_VARIABLES
 from distmeta.errors import Interrupted, TrustError
 from distmeta.runs import checkpoint, claims
+from distmeta.storage.credentials import S3_VARIABLES
 from distmeta.storage.files import Storage
 from distmeta.sweeps.results import TRIALS
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from task_helpers import episodes, flat
 
-from distmeta.config.schema import EvaluationOptions
+from distmeta.config.sections import EvaluationOptions
 from distmeta.core.philox import Purpose, uniform, words
 from distmeta.core.records import SPLITS
 from distmeta.errors import ConfigError

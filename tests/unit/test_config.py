@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from distmeta.algorithms import ALGORITHMS
-from distmeta.config.schema import Config, dump_config, load_config
+from distmeta.config.schema import Config, dump_config
 from distmeta.errors import ConfigError
+from distmeta.loading import load_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SINUSOID: dict[str, Any] = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}

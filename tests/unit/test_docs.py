@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.algorithms import ALGORITHMS
 from distmeta.config.schema import Config
-from distmeta.core.plan import GRAPH_REPAYS, INDUCTOR_REPAYS, LONGEST_GRAPH, MIXED_REPAYS
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS
+from distmeta.programs.deciding import GRAPH_REPAYS, INDUCTOR_REPAYS, LONGEST_GRAPH, MIXED_REPAYS
 from distmeta.sweeps.sections import SCHEDULERS, Domain, Resources, SweepOptions
 from distmeta.tasks import TASKS
 

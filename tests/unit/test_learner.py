@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distmeta.config.schema import OuterOptions
+from distmeta.config.sections import OuterOptions
 from distmeta.core.records import MetaGradient
 from distmeta.outer.learner import Learner, euclidean_norm, schedule_factor
 

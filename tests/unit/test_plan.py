@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from distmeta.config.schema import load_config
-from distmeta.core.plan import Facts, Plan, RunPlan, decide
+from distmeta.core.plan import Plan
+from distmeta.loading import load_config
+from distmeta.programs.deciding import Facts, RunPlan, decide
 from distmeta.runs.plan_file import with_engine
 
 CONV: dict[str, Any] = {

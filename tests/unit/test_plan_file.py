@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distmeta.config.schema import load_config
 from distmeta.config.text import parse_yaml
 from distmeta.core.plan import Plan
 from distmeta.errors import ConfigError
+from distmeta.loading import load_config
 from distmeta.runs.plan_file import check_target, with_engine, write_engine
 
 PLAN = Plan(chunk=4, layers="native", compile="graph")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distmeta.config.schema import load_config
 from distmeta.errors import ClusterError
+from distmeta.loading import load_config
 from distmeta.runs.train import train
 from distmeta.workers.ray.tmpdir import LONGEST, check_tmpdir
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from distmeta.config.schema import load_config
-from distmeta.config.text import parse_yaml, read_text, shown
-from distmeta.core.secrets import S3_VARIABLES, is_masked, mask, masked, strip, without_secrets
+from distmeta.config.text import parse_yaml, read_text
+from distmeta.core.quoting import shown
+from distmeta.core.secrets import is_masked, mask, masked, strip, without_secrets
 from distmeta.errors import ConfigError, DistmetaError, StorageError
+from distmeta.loading import load_config
 from distmeta.runs.directory import check_resume
+from distmeta.storage.credentials import S3_VARIABLES
 from distmeta.storage.files import Storage
 
 SECRET = "PLANTED+s3cret"

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distmeta.config.schema import load_config
-from distmeta.config.text import DEEPEST, LONGEST, parse_value, parse_yaml, plain, read_text, shown
+from distmeta.config.text import DEEPEST, LONGEST, parse_value, parse_yaml, plain, read_text
+from distmeta.core.quoting import shown
 from distmeta.errors import ConfigError
+from distmeta.loading import load_config
 
 SINUSOID = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(

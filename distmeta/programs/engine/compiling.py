@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from distmeta.core.environment import variable
+from distmeta.core.environment import environment
+from distmeta.core.hashing import content_hash
 from distmeta.core.plan import Compile
 from distmeta.functional.kernels.build import program, unavailable
 from distmeta.programs.engine.kept import host, is_kept, kept
 from distmeta.programs.engine.recording import Recording
-from distmeta.runs.identity import content_hash
 from distmeta.storage.cache import cache_for
 
 Function = Callable[..., Any]
@@ -88,7 +88,7 @@ def _own_folder() -> Iterator[None]:
     if os.environ.get(_FOLDER_VARIABLE) not in (None, default_cache_dir()):
         yield
         return
-    with variable(_FOLDER_VARIABLE, str(cache_for(folder="inductor"))):
+    with environment({_FOLDER_VARIABLE: str(cache_for(folder="inductor"))}):
         yield
 
 

@@ -130,7 +130,7 @@ def host() -> dict[str, Any]:
 @functools.cache
 def _code() -> str:
     """Hash of this package's own code."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*")):
         if file.suffix in (".py", ".cpp"):

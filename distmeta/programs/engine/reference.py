@@ -20,7 +20,7 @@ from distmeta.core.layout import Layout, Meta
 from distmeta.functional.dropout import KeyedDropout
 from distmeta.functional.forward import forward
 from distmeta.functional.hidden_state import kept
-from distmeta.programs.assembly import Assembly
+from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.curvature import hides_curvature
 
 
@@ -34,7 +34,7 @@ def one_task(tree: Mapping[str, Any], ways: int | None, steps: int | None) -> Ta
 
 
 class OwnModule:
-    """A user's module as it is, to be called as a :class:`~distmeta.models.FunctionalModule`.
+    """A user's module as it is, to be called as a :class:`~distmeta.functional.module.FunctionalModule`.
 
     Args:
         module: turned to ``dtype`` in place.
@@ -47,7 +47,7 @@ class OwnModule:
     def __call__(
         self, parameters: Mapping[str, Tensor], inputs: Tensor, *, key: Tensor | None = None, draw: int = 0
     ) -> Tensor:
-        """The module's outputs; see :meth:`FunctionalModule.__call__ <distmeta.models.FunctionalModule.__call__>`."""
+        """The module's outputs, as :class:`~distmeta.functional.module.FunctionalModule` gives them."""
         buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         # A copy would not do: what a closure, an object or a global leads to would be the module itself.
         with kept(self._module), KeyedDropout(key, draw):

@@ -12,7 +12,7 @@ from typing import Protocol, get_args
 import torch
 from torch import Tensor
 
-from distmeta.config.schema import EngineOptions
+from distmeta.config.sections import EngineOptions
 from distmeta.core.plan import Plan, Running
 from distmeta.errors import ClusterError, ConfigError, DistmetaError
 from distmeta.functional.hints import hint

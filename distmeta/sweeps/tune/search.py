@@ -15,25 +15,19 @@ from typing import Any
 import ray
 from ray import tune
 
-from distmeta.cli.sweep_view import View
 from distmeta.config.modules import kinds
 from distmeta.config.schema import Config
-from distmeta.core.secrets import credentials, environment, masked, without_secrets
+from distmeta.core.environment import environment
+from distmeta.core.secrets import masked, without_secrets
 from distmeta.errors import ClusterError, Interrupted, StorageError
 from distmeta.runs.directory import to_json
 from distmeta.runs.evaluate import Progress, evaluate
 from distmeta.runs.lease import acquire
+from distmeta.storage.credentials import credentials
 from distmeta.storage.files import Storage, below
+from distmeta.sweeps.outcomes import TrialResult
 from distmeta.sweeps.points import Values
-from distmeta.sweeps.results import (
-    TRIALS,
-    TrialResult,
-    best_checkpoint,
-    ranked,
-    read_results,
-    read_trial,
-    write_results,
-)
+from distmeta.sweeps.results import TRIALS, best_checkpoint, ranked, read_results, read_trial, write_results
 from distmeta.sweeps.sections import Domain
 from distmeta.sweeps.state import STATE, check_own, put_back
 from distmeta.sweeps.sweep import SWEEP, Sweep, check_resume, dump_sweep
@@ -41,6 +35,7 @@ from distmeta.sweeps.trial import Place, TrialRun, check_trials, finite
 from distmeta.sweeps.tune.internals import CHATTER, CREDENTIALS, without_credentials
 from distmeta.sweeps.tune.schedulers import scheduler
 from distmeta.sweeps.tune.watch import Watch, current_values, reported, why
+from distmeta.sweeps.view import View
 from distmeta.tasks import prepare_family
 from distmeta.workers import Check
 from distmeta.workers.ray.cluster import ROUNDING, connect, fit, may_hold
@@ -122,7 +117,7 @@ def run_sweep(
     view: View | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run a sweep to its end; see :func:`distmeta.sweeps.search.tune`."""
+    """Run a sweep to its end; see :func:`distmeta.sweeps.tune.tune`."""
     home = Storage.at(run_dir if run_dir is not None else below(sweep.config.run.dir, sweep.options.name))
     if resume and (results := read_results(home)) is not None and _check_home(home, sweep, resume):
         log.info("%s is finished: nothing to do", home.location)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from ray import tune
 
-from distmeta.cli.sweep_view import Row, View
 from distmeta.config.modules import code_of
 from distmeta.errors import ChangedError, DistmetaError, Interrupted
 from distmeta.storage.files import Storage
@@ -19,6 +18,7 @@ from distmeta.sweeps.state import StateKeeper
 from distmeta.sweeps.sweep import Sweep
 from distmeta.sweeps.trial import FAILURE, WORST, finite, read_parts
 from distmeta.sweeps.tune.internals import error_of, staging_folder
+from distmeta.sweeps.view import Row, View
 from distmeta.workers import Check
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,11 @@ import torch
 from ray.exceptions import RayTaskError
 
 from distmeta.config.schema import Config
-from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.plan import Plan
 from distmeta.core.records import FAULTS, MetaGradient, MetaState, Shard
 from distmeta.core.tree import Node, cover, share
 from distmeta.errors import ClusterError, ConfigError, DistmetaError, TaskError
+from distmeta.programs.deciding import RunPlan
 from distmeta.workers.base import Check, Kind, Part, Workers
 from distmeta.workers.dispatch import SOON, Board
 from distmeta.workers.pace import Clock, Pace, Piece

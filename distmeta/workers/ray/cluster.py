@@ -17,7 +17,8 @@ from typing import Any
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from distmeta.config.schema import Config, WorkerRange
+from distmeta.config.schema import Config
+from distmeta.config.sections import WorkerRange
 from distmeta.errors import ClusterError, DistmetaError
 from distmeta.workers.ray.internals import draining_nodes, most_resources, on_loopback, silence_errors
 from distmeta.workers.ray.private import Connection

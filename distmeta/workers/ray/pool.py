@@ -22,8 +22,9 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distmeta.config.schema import Config
-from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.plan import Plan
 from distmeta.errors import ClusterError, DistmetaError
+from distmeta.programs.deciding import RunPlan
 from distmeta.workers.base import Check
 from distmeta.workers.bundle import pack
 from distmeta.workers.pace import Clock, Desk

@@ -13,8 +13,9 @@ import ray
 import torch
 
 from distmeta.config.schema import Config
-from distmeta.core.plan import Plan, RunPlan
+from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState, Shard, TaskMetrics
+from distmeta.programs.deciding import RunPlan
 from distmeta.workers.bundle import Parcel, check_code, unpack
 from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
 from distmeta.workers.worker import Worker
@@ -41,7 +42,9 @@ CALLS = 4
 
 @ray.remote(max_concurrency=CALLS)
 class RayWorker:
-    """A :class:`~distmeta.workers.worker.Worker` behind Ray. Vectors travel as NumPy arrays, which Ray reads without a copy.
+    """A :class:`~distmeta.workers.worker.Worker` behind Ray.
+
+    Vectors travel as NumPy arrays, which Ray reads without a copy.
 
     All computing is done in one thread, one call after the other: a number of threads is torch's setting of a thread.
     """

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distmeta import models
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.adaptations.base import module_parameters
 from distmeta.config.schema import Config
@@ -18,6 +17,8 @@ from distmeta.core.layout import MODEL, Meta
 from distmeta.core.plan import Plan
 from distmeta.estimators import ESTIMATORS
 from distmeta.estimators.exact import Exact
+from distmeta.functional.building import build
+from distmeta.functional.checks import check_outputs
 from distmeta.functional.module import FunctionalModule
 from distmeta.objectives import OBJECTIVES
 from distmeta.tasks import TASKS
@@ -44,7 +45,7 @@ class Assembly:
         shape, outputs = self._shapes()
         with _BUILDING:
             module = self.build()
-            models.check_outputs(module, config.model, shape, outputs)
+            check_outputs(module, config.model, shape, outputs)
             self.network = FunctionalModule(module, torch.zeros(2, *shape), self.build)
         self.objective = OBJECTIVES[family.objective]()
         self.metric = self.objective.metric
@@ -55,7 +56,7 @@ class Assembly:
     def build(self) -> nn.Module:
         """The configured module, newly built, as the user wrote it."""
         shape, outputs = self._shapes()
-        return models.build(self.config.model, shape, outputs, self.config.seed)
+        return build(self.config.model, shape, outputs, self.config.seed)
 
     def on(self, network: Any, estimator: str | None = None) -> Assembly:
         """The same parts on another network, or with another estimator of the table."""
