@@ -1,4 +1,4 @@
-"""The sections of a configuration: each class checks its own settings, :mod:`~distmeta.config.schema` what spans some."""
+"""The sections of a configuration: each class checks its own settings; what spans several, the schema."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from distmeta.functional import refusals
 from distmeta.functional.conversion import Converted
 from distmeta.functional.copying import is_result
 from distmeta.functional.dropout import KeyedDropout
-from distmeta.functional.hidden_state import Snapshot, holds_generator, kept
+from distmeta.functional.hidden_state import Snapshot, holds_generator
 from distmeta.functional.hints import hint
 from distmeta.functional.inspection import hookable, overlapping, views
 from distmeta.functional.interception import Interception, Written
@@ -25,6 +25,7 @@ from distmeta.functional.kernels import Form
 from distmeta.functional.objects import within
 from distmeta.functional.places import Place
 from distmeta.functional.trials import trials
+from distmeta.functional.values import close, holding_values, nearby, same, shared_tensor, tensors_of
 from distmeta.functional.watching import Randomness, Writes, kept_generators, storage
 
 _ROUNDING = 1e-4
@@ -249,7 +250,7 @@ class Probe:
     def _compare_with_plain(self) -> None:
         """Given other parameters, the module computes what it does when these are its own."""
         plain = self._fresh()
-        self._moved = {name: _moved(value) for name, value in self._parameters.items()}
+        self._moved = {name: nearby(value) for name, value in self._parameters.items()}
         try:
             self._plain = self._call_plainly(plain, self._moved)
         except Exception:  # these values are not for this module
@@ -281,15 +282,15 @@ class Probe:
         if self._build is None:
             return self._copy().module
         module = self._build()
-        if shared := _shared(self._module, module):
+        if shared := shared_tensor(self._module, module):
             raise refusals.same_again(shared)
         module.to(self._example.device)
-        refusals.check_equal(_tensors(self._converted.module), _tensors(module))
+        refusals.check_equal(tensors_of(self._converted.module), tensors_of(module))
         return module
 
     def _call_plainly(self, module: nn.Module, parameters: Mapping[str, Tensor]) -> Tensor:
         # Afterwards it has its own values again: a copy that reads the module itself would follow others.
-        with _holding(module, parameters), KeyedDropout(self._key):
+        with holding_values(module, parameters), KeyedDropout(self._key):
             return module(self._inputs.clone())  # type: ignore[no-any-return]
 
     def _has_task_form(self) -> bool:
@@ -356,48 +357,6 @@ def _live(parameters: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, Ten
     return {name: value.detach().clone().requires_grad_() * scale for name, value in parameters.items()}
 
 
-def _shared(module: nn.Module, other: nn.Module) -> str | None:
-    """The first tensor of a module that is one of another's as well, ``None`` without such."""
-    own = {id(tensor) for tensor in _tensors(module).values()}
-    return next((name for name, tensor in _tensors(other).items() if id(tensor) in own), None)
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-@contextmanager
-def _holding(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block the module's parameters have these values; after it all is as before."""
-    own = _tensors(module)
-    scripted = not all(map(hookable, module.modules()))  # its buffers cannot be replaced
-    before = {name: tensor.detach().clone() for name, tensor in own.items() if name in parameters or scripted}
-    with kept(module):
-        for layer in module.modules():
-            for name, buffer in layer._buffers.items():
-                if buffer is not None and hookable(layer):
-                    layer._buffers[name] = buffer.clone()
-        try:
-            _fill(own, parameters)
-            yield
-        finally:
-            _fill(own, before)
-
-
-def _fill(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    for name, value in values.items():
-        if 0 in own[name].stride():  # expanded, which cannot be written
-            own[name].data = value.clone()
-        else:
-            own[name].data.copy_(value)  # in place, so that views follow
-
-
-def _moved(value: Tensor) -> Tensor:
-    """Nearby values, other ones for every element."""
-    steps = torch.arange(value.numel(), device=value.device).view(value.shape)
-    return value * 1.1 + 0.05 * torch.sin(1.0 + steps).to(value.dtype)
-
-
 @contextmanager
 def _counting(module: nn.Module, findings: Findings, examples: int) -> Iterator[None]:
     """Count what the innermost layers give for each of so many examples."""
@@ -416,18 +375,3 @@ def _counting(module: nn.Module, findings: Findings, examples: int) -> Iterator[
 
 def _random_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two results of the same operations are equal, up to what the order of parallel additions changes."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return bool(torch.equal(a, b)) or close(a, b, 1e-4 if a.is_cuda else 1e-6)
-
-
-def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    """Whether two results agree up to rounding, relative to their size."""
-    if a.shape != b.shape:
-        return False
-    a, b = (torch.nan_to_num(value.detach().double()) for value in (a, b))
-    return bool((a - b).norm() <= tolerance * (b.norm() + 1e-12))

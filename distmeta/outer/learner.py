@@ -44,7 +44,7 @@ def schedule_factor(options: OuterOptions, step: int, steps: int) -> float:
 
     ``constant`` 1; ``linear`` 1 - s/S; ``cosine`` (1 + cos(pi s/S)) / 2; ``step`` factor^floor(s / every).
 
-    >>> from distmeta.config.schema import OuterOptions
+    >>> from distmeta.config.sections import OuterOptions
     >>> [schedule_factor(OuterOptions(schedule="linear"), s, 4) for s in range(4)]
     [1.0, 0.75, 0.5, 0.25]
     """

@@ -77,7 +77,7 @@ class SupervisedProgram:
         self._sampling = threading.Lock()  # of what is ahead: another thread than that which computes may ask for it
 
     def probe(self, *, training: bool = True) -> Plan:
-        """What :func:`~distmeta.programs.deciding.decide` says, as far as it works for all that the run will ask for."""
+        """What :func:`~distmeta.programs.deciding.decide` says, as far as it works for all that the run asks for."""
         tasks, _ = self._tasks("train", range(2), self._steps, dropout=True)
         plan = decide(self._config, self._facts(tasks), training=training)
         if self._origin is None:

@@ -38,7 +38,7 @@ def identify(config: Config) -> dict[str, Any]:
         ``data``: content hash by data set, ``code``: SHA-256 by the path of a file, ``frozen``: SHA-256 by the name of
         a parameter that is not trained, or of a buffer, as the module is built.
 
-    >>> from distmeta.config.schema import load_config
+    >>> from distmeta.loading import load_config
     >>> identify(load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}))
     {'data': {}, 'frozen': {}, 'code': {}}
     """

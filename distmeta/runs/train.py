@@ -73,7 +73,7 @@ def train(
         DistmetaError: see its subclasses; whatever ends the loop, the steps that were done are checkpointed.
 
     >>> import tempfile
-    >>> from distmeta.config.schema import load_config
+    >>> from distmeta.loading import load_config
     >>> config = load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}},
     ...                      ["run.steps=2", "evaluation.tasks=4"])
     >>> [record.step for record in train(config, tempfile.mkdtemp())]

@@ -26,7 +26,7 @@ from distmeta.runs.metrics import read_lines
 from distmeta.runs.train import train
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, read_json
-from distmeta.storage.manifests import CHECKPOINTS
+from distmeta.storage.manifests import CHECKPOINTS, newest_identity
 from distmeta.sweeps.points import Values
 from distmeta.sweeps.sweep import Sweep
 
@@ -158,7 +158,7 @@ def check_trials(sweep: Sweep, trials: Storage) -> None:
     seen: set[str] = set()
     for part in (part for name in trials.list() for part in read_parts(trials.child(name))[-1:]):
         config = sweep.trial_config(part.values, sweep.seeds[0])
-        before = checkpoint.newest_identity(part.run(sweep.seeds[0]).storage)
+        before = newest_identity(part.run(sweep.seeds[0]).storage)
         same = to_json([before, config.model_dump(mode="json", include={"seed", "tasks", "model"})])
         if before and same not in seen:
             seen.add(same)

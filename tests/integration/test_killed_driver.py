@@ -60,7 +60,7 @@ def drive(run: str, workers: int, environment: dict[str, str]) -> None:
 def driver(run: Path, workers: int) -> Iterator[BaseProcess]:
     """A driver at work, which is killed at the end."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distmeta.train", "distmeta.workers.ray.actors"])
+    context.set_forkserver_preload(["distmeta.runs.train", "distmeta.workers.ray.actors"])
     settings = {name: os.environ[name] for name in ("DISTMETA_CACHE", "RAY_AUTH_MODE")}
     settings["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     process = context.Process(target=drive, args=(str(run), workers, settings), daemon=True)

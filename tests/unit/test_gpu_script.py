@@ -100,7 +100,7 @@ def test_nothing_that_runs_there_imports_ray() -> None:
     program = (
         "import sys; sys.modules['ray'] = None\n"
         "import tempfile, distmeta, peers, memory, busy, gpu\n"
-        "from distmeta.config.schema import load_config\n"
+        "from distmeta.loading import load_config\n"
         "settings = {'tasks': {'kind': 'sinusoid'}, 'model': {'kind': 'mlp', 'hidden': [4]}, "
         "'algorithm': {'name': 'maml'}}\n"
         "config = load_config(settings, ['run.steps=1', 'evaluation.tasks=2', 'cluster.workers=0'])\n"

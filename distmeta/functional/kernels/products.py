@@ -1,4 +1,4 @@
-"""The operations of :mod:`~distmeta.functional.kernels.native` by torch's own operators: any device and floating-point type.
+"""Those of :mod:`~distmeta.functional.kernels.native` by torch's operators: any device, any floating-point type.
 
 A convolution is one batched product of its patches with the filters; a max-pool goes tap by tap.
 """

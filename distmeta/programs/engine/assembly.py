@@ -33,7 +33,7 @@ class Assembly:
     Raises:
         ConfigError: the model cannot be built, or does not fit the tasks or the algorithm.
 
-    >>> from distmeta.config.schema import load_config
+    >>> from distmeta.loading import load_config
     >>> config = load_config({"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}})
     >>> sorted(Assembly(config).initial_meta())[0]
     'model/body.0.bias'
