@@ -32,6 +32,7 @@ from distmeta.sweeps.sections import Domain
 from distmeta.sweeps.state import STATE, check_own, put_back
 from distmeta.sweeps.sweep import SWEEP, Sweep, check_resume, dump_sweep
 from distmeta.sweeps.trial import Place, TrialRun, check_trials, finite
+from distmeta.sweeps.tune.former import former_names
 from distmeta.sweeps.tune.internals import CHATTER, CREDENTIALS, without_credentials
 from distmeta.sweeps.tune.schedulers import scheduler
 from distmeta.sweeps.tune.watch import Watch, current_values, reported, why
@@ -262,7 +263,7 @@ def _search(
         tune.PlacementGroupFactory(_bundles(sweep), strategy="PACK"),
     )
     state = home.child(STATE)
-    with environment({**quiet, **opening}), without_credentials():
+    with environment({**quiet, **opening}), without_credentials(), former_names():
         if begun and put_back(home):
             tuner = tune.Tuner.restore(without_secrets(state.uri), trainable, resume_errored=True)
         else:
