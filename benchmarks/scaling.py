@@ -43,7 +43,7 @@ from distmeta.runs.evaluate import cut
 from distmeta.workers.dispatch import DEPTH
 from distmeta.workers.ray.actors import RayTransport
 from distmeta.workers.ray.cluster import connect
-from distmeta.workers.ray.pool import Crew
+from distmeta.workers.ray.pool import WorkerPool
 from distmeta.workers.ray.worker import Opened
 from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
 
@@ -105,7 +105,7 @@ class SimulatedWorker:
         return {**total, "vector": None}
 
 
-class SimulatedCrew(Crew):
+class SimulatedPool(WorkerPool):
     """Simulated workers; counts the seconds that the learner waits for them."""
 
     waited = 0.0
@@ -125,7 +125,7 @@ class SimulatedCrew(Crew):
 class SimulatedTransport(CutTransport):
     """A run's transport over simulated workers."""
 
-    crew_of = SimulatedCrew
+    pool_of = SimulatedPool
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, lambda: None)
@@ -134,7 +134,7 @@ class SimulatedTransport(CutTransport):
     @property
     def waited(self) -> float:
         """Seconds that the learner has waited for vectors."""
-        return cast(SimulatedCrew, self.crew).waited
+        return cast(SimulatedPool, self.pool).waited
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,9 @@ def measure_alone(workers: int, shards: int, seconds: float, tree: bool, steps: 
         try:
             for _ in range(ALONE_WARM_UP + steps):
                 began = time.process_time()
-                pieces = cut("train", 0, batch, ALONE_TASKS)
-                transport.prefetch(pieces)
-                vectors = meta_step(transport, learner, pieces)
+                items = cut("train", 0, batch, ALONE_TASKS)
+                transport.prefetch(items)
+                vectors = meta_step(transport, learner, items)
                 taken.append((time.process_time() - began, vectors))
         finally:
             transport.close()

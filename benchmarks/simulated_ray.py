@@ -22,12 +22,12 @@ from distmeta.core.plan import Plan
 from distmeta.core.records import Shard
 from distmeta.core.tree import cover
 from distmeta.workers import Kind
-from distmeta.workers.dispatch import Board
+from distmeta.workers.dispatch import Dispatcher
 from distmeta.workers.ray import actors as ray_actors
-from distmeta.workers.ray import pool as ray_crew
+from distmeta.workers.ray import pool as ray_pool
 from distmeta.workers.ray.actors import RayTransport
 from distmeta.workers.ray.cluster import Changes
-from distmeta.workers.ray.pool import Crew, Seat
+from distmeta.workers.ray.pool import ActorSlot, WorkerPool
 from distmeta.workers.ray.worker import Opened
 
 MESSAGE = 0.005
@@ -146,8 +146,8 @@ def simulated_ray() -> Iterator[SimulatedRay]:
     try:
         with (
             patch.object(ray_actors, "ray", stand_in),
-            patch.object(ray_crew, "ray", stand_in),
-            patch.object(ray_crew, "Cluster", SimulatedCluster),
+            patch.object(ray_pool, "ray", stand_in),
+            patch.object(ray_pool, "Cluster", SimulatedCluster),
         ):
             yield stand_in
     finally:
@@ -163,21 +163,21 @@ class CutTransport(RayTransport):
 
     tree = True
 
-    def _new_board(self, kind: Kind, shards: Sequence[Shard]) -> Board[Seat]:
+    def _new_dispatcher(self, kind: Kind, shards: Sequence[Shard]) -> Dispatcher[ActorSlot]:
         if self.tree:
-            return super()._new_board(kind, shards)
-        return Board(kind, shards, cover(len(shards), 0), self._pace, self.faults)
+            return super()._new_dispatcher(kind, shards)
+        return Dispatcher(kind, shards, cover(len(shards), 0), self._pace, self.faults)
 
 
 def simulated_transport(config: Config, seconds: float, tree: bool) -> RayTransport:
     """A run's transport over workers that take so many seconds a shard; with ``tree`` they add up subtrees."""
 
-    class SimulatedCrew(Crew):
+    class SimulatedPool(WorkerPool):
         def start(self) -> Any:
             return SimulatedActor(seconds)
 
     class SimulatedTransport(CutTransport):
-        crew_of = SimulatedCrew
+        pool_of = SimulatedPool
 
     transport = SimulatedTransport(config, lambda: None)
     transport.tree = tree

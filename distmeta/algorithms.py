@@ -23,8 +23,8 @@ class Algorithm:
     """A named pair.
 
     Attributes:
-        adaptation: row of :data:`~distmeta.adaptations.ADAPTATIONS`.
-        estimator: row of :data:`~distmeta.estimators.ESTIMATORS`.
+        adaptation: entry of :data:`~distmeta.adaptations.ADAPTATIONS`.
+        estimator: entry of :data:`~distmeta.estimators.ESTIMATORS`.
         paper: where it comes from.
         defaults: settings of the pair that differ from the parts' own defaults.
     """
@@ -62,10 +62,10 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 def algorithm_options(values: Mapping[str, Any]) -> type[AlgorithmOptions]:
-    """The class that validates an ``algorithm`` section: the row's pair, or the pair that the section names instead."""
-    row = choose(ALGORITHMS, values.get("name"), "algorithm.name")
-    adaptation_name = values.get("adaptation", row.adaptation)
-    estimator_name = values.get("estimator", row.estimator)
+    """The class that validates an ``algorithm`` section: of the entry's pair, or of the pair that it names itself."""
+    entry = choose(ALGORITHMS, values.get("name"), "algorithm.name")
+    adaptation_name = values.get("adaptation", entry.adaptation)
+    estimator_name = values.get("estimator", entry.estimator)
     choose(ADAPTATIONS.options, adaptation_name, "algorithm.adaptation")
     choose(ESTIMATORS.options, estimator_name, "algorithm.estimator")
     return _options(values["name"], adaptation_name, estimator_name)
@@ -73,7 +73,7 @@ def algorithm_options(values: Mapping[str, Any]) -> type[AlgorithmOptions]:
 
 @cache
 def _options(name: str, adaptation: str, estimator: str) -> type[AlgorithmOptions]:
-    """One class for each row and pair, so that equal settings are equal."""
+    """One class for each entry and pair, so that equal settings are equal."""
     defaults = {"adaptation": adaptation, "estimator": estimator, **ALGORITHMS[name].defaults}
     bases: tuple[Any, ...] = (AlgorithmOptions, ADAPTATIONS.options[adaptation], ESTIMATORS.options[estimator])
     fields: dict[str, Any] = {}

@@ -119,7 +119,7 @@ def named_kinds(overrides: Iterable[str]) -> list[str]:
 
 
 def _section(key: str, value: Any) -> type[Section] | None:
-    """The class that validates a section; where settings depend on a kind, the room's table knows it."""
+    """The class that validates a section; where settings depend on a kind, the registry knows it."""
     plain: dict[str, type[Section]] = {
         "outer": OuterOptions,
         "run": RunOptions,
@@ -127,15 +127,15 @@ def _section(key: str, value: Any) -> type[Section] | None:
         "cluster": ClusterOptions,
         "engine": EngineOptions,
     }
-    rooms: dict[str, Callable[[Mapping[str, Any]], type[Section]]] = {
+    registries: dict[str, Callable[[Mapping[str, Any]], type[Section]]] = {
         "tasks": task_options,
         "model": model_options,
         "algorithm": algorithm_options,
     }
-    if key not in plain and key not in rooms:
+    if key not in plain and key not in registries:
         return None
     if not isinstance(value, Mapping):
         raise ValueError(f"{key}: expected a section with settings of its own, got {shown(value)}")
-    if key in rooms:
-        return rooms[key](value)
+    if key in registries:
+        return registries[key](value)
     return plain[key]

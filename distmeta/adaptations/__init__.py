@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distmeta.adaptations.options import GradientDescentOptions, PrototypesOptions
-from distmeta.core.registry import Table, lazily
+from distmeta.core.registry import Registry, lazily
 
 if TYPE_CHECKING:
     from distmeta.adaptations.base import Adaptation, Batch, Iterative, Support, Task
@@ -29,7 +29,7 @@ else:
         },
     )
 
-ADAPTATIONS: Table[Adaptation, AdaptationOptions] = Table(
+ADAPTATIONS: Registry[Adaptation, AdaptationOptions] = Registry(
     {
         "gradient_descent": (GradientDescentOptions, "distmeta.adaptations.gradient_descent:GradientDescent"),
         "prototypes": (PrototypesOptions, "distmeta.adaptations.prototypes:Prototypes"),

@@ -33,7 +33,7 @@ Name = Annotated[str, typer.Argument(help="The job's name.")]
 
 
 class Command(str, Enum):
-    """What a job can do: the rows of :data:`distmeta.jobs.packing.COMMANDS`."""
+    """What a job can do: the entries of :data:`distmeta.jobs.packing.COMMANDS`."""
 
     train = "train"
     evaluate = "evaluate"

@@ -48,7 +48,7 @@ class Archives(str, Enum):
     omniglot = "omniglot"
 
 
-class Room(str, Enum):
+class Listing(str, Enum):
     """What ``distmeta list`` lists."""
 
     tasks = "tasks"
@@ -190,31 +190,31 @@ def build(
 
 
 @app.command("list")
-def list_room(room: Annotated[Room, typer.Argument(help="What to list.")]) -> None:
-    """List the rows of a table, with their settings."""
+def list_entries(what: Annotated[Listing, typer.Argument(help="What to list.")]) -> None:
+    """List the entries of a registry, with their settings."""
     out, _ = consoles()
-    table = Table(title=room.value)
-    for column in {"algorithms": ("name", "adaptation", "estimator", "paper")}.get(room.value, ("kind", "settings")):
+    table = Table(title=what.value)
+    for column in {"algorithms": ("name", "adaptation", "estimator", "paper")}.get(what.value, ("kind", "settings")):
         table.add_column(column)
-    for row in _rows(room):
+    for row in _entries(what):
         table.add_row(*row)
     out.print(table)
 
 
-def _rows(room: Room) -> Iterator[tuple[str, ...]]:
+def _entries(what: Listing) -> Iterator[tuple[str, ...]]:
     from distmeta.algorithms import ALGORITHMS
     from distmeta.models import MODELS
     from distmeta.tasks import TASKS
 
-    if room is Room.algorithms:
+    if what is Listing.algorithms:
         for name, row in ALGORITHMS.items():
             yield name, row.adaptation, row.estimator, row.paper
         return
-    kinds: Mapping[str, type[Section]] = TASKS.options if room is Room.tasks else MODELS.options
+    kinds: Mapping[str, type[Section]] = TASKS.options if what is Listing.tasks else MODELS.options
     for name, options in kinds.items():
         fields = options.model_fields.items()
         yield name, ", ".join(f"{key}={info.default}" for key, info in fields if key != "kind")
-    if room is Room.models:
+    if what is Listing.models:
         yield "module:package.factory", "any keyword arguments of your own factory"
 
 

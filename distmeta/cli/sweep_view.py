@@ -15,7 +15,7 @@ from rich.text import Text
 
 from distmeta.cli.display import Display, clock
 from distmeta.sweeps.sweep import Sweep
-from distmeta.sweeps.view import Row
+from distmeta.sweeps.view import TrialStatus
 
 ROWS = 12
 """Trials that a table shows while a sweep runs, and those of the ranking in a terminal."""
@@ -41,7 +41,7 @@ class SweepDisplay:
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._test: Display | None = None
         self._told: set[str] = set()
-        self._rows: Sequence[Row] = ()
+        self._rows: Sequence[TrialStatus] = ()
         self._began = self._drawn = time.monotonic()
         self._before: int | None = None
 
@@ -62,9 +62,9 @@ class SweepDisplay:
             self._test = Display(self._console, 0, 1).__enter__()
         self._test.test(done, total)
 
-    def show(self, rows: Sequence[Row]) -> None:
+    def show(self, rows: Sequence[TrialStatus]) -> None:
         """Tell of the trials that have ended; in a terminal draw all of them."""
-        if self._before is None:  # what an earlier sitting has done is not in the rate
+        if self._before is None:  # what an earlier session has done is not in the rate
             self._before = sum(row.step for row in rows)
         self._rows = rows
         if self._live:
@@ -93,19 +93,19 @@ class SweepDisplay:
         self._drawn = time.monotonic()
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _line(self, row: Row, rows: Sequence[Row]) -> str:
+    def _line(self, row: TrialStatus, rows: Sequence[TrialStatus]) -> str:
         score = "no score" if row.score is None else f"{self._sweep.metric} {row.score:.4g}"
         steps = f"step {row.step}/{self._sweep.config.run.steps}"
         failed = "  failed" if row.status == "ERROR" else ""
         return f"trial {row.name}  {told(row.values)}  {steps}  {score}{failed}; {self._summary(rows)}"
 
-    def _summary(self, rows: Sequence[Row]) -> str:
+    def _summary(self, rows: Sequence[TrialStatus]) -> str:
         ended = sum(row.status in ENDED for row in rows)
         best = self._ranked(rows)[:1]
         leader = f"best {self._sweep.metric} {best[0].score:.4g} ({best[0].name})" if best else "none measured yet"
         return f"{leader}  {ended} of {self._sweep.trials} trials done{self._left(rows)}"
 
-    def _left(self, rows: Sequence[Row]) -> str:
+    def _left(self, rows: Sequence[TrialStatus]) -> str:
         """The rate, and the time left if no other trial were stopped early."""
         done, seconds = sum(row.step for row in rows) - (self._before or 0), time.monotonic() - self._began
         if done <= 0:
@@ -118,21 +118,21 @@ class SweepDisplay:
         """Meta-steps of the sweep, if no trial is stopped early."""
         return self._sweep.trials * self._sweep.config.run.steps
 
-    def _settled(self, rows: Sequence[Row]) -> int:
+    def _settled(self, rows: Sequence[TrialStatus]) -> int:
         """Meta-steps that are done, or that trials which were stopped will not do."""
         return sum(self._sweep.config.run.steps if row.status in ENDED else row.step for row in rows)
 
-    def _ranked(self, rows: Sequence[Row]) -> list[Row]:
+    def _ranked(self, rows: Sequence[TrialStatus]) -> list[TrialStatus]:
         sign = -1 if self._sweep.mode == "max" else 1
         return sorted((row for row in rows if row.score is not None), key=lambda row: sign * (row.score or 0.0))
 
-    def _picture(self, rows: Sequence[Row]) -> Group:
+    def _picture(self, rows: Sequence[TrialStatus]) -> Group:
         bar = ProgressBar(total=self._total, completed=self._settled(rows), width=BAR)
         below = Table.grid()  # a bar by itself does not end its line
         below.add_row(bar)
         return Group(self._table(rows), below, Text(self._summary(rows)))
 
-    def _table(self, rows: Sequence[Row]) -> Table:
+    def _table(self, rows: Sequence[TrialStatus]) -> Table:
         """Those that run, then the best of the others."""
         at_work = [row for row in rows if row.status == "RUNNING"]
         others = [row for row in self._ranked(rows) if row.status != "RUNNING"]

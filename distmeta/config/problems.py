@@ -15,7 +15,7 @@ _LISTED = 20
 
 
 def choose(table: Mapping[str, Any], name: object, key: str) -> Any:
-    """The row of a room's table, or a ``ValueError`` that lists the rows."""
+    """The entry of a registry, or a ``ValueError`` that lists what there is."""
     if isinstance(name, str) and name in table:
         return table[name]
     if name is None:

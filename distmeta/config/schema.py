@@ -1,7 +1,7 @@
 """One validated configuration: a YAML file plus ``key=value`` overrides, every limit checked here.
 
 The sections ``tasks``, ``model`` and ``algorithm`` have settings of their own for each kind; a kind's settings are the
-nested ``Options`` class of its row in the room's table, so a new kind needs no change here.
+options class of its entry in the registry, so a new kind needs no change here.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class TaskOptions(Section):
     ``ways`` stands only in the families that have classes.
 
     Attributes:
-        objective: row of :data:`distmeta.objectives.OBJECTIVES`.
+        objective: entry of :data:`distmeta.objectives.OBJECTIVES`.
     """
 
     objective: ClassVar[str]
@@ -68,7 +68,7 @@ class ModelOptions(Section):
 class AlgorithmOptions(Section):
     """Settings that every algorithm has; its adaptation and its estimator add their own.
 
-    ``adaptation`` and ``estimator`` default to the named row's pair.
+    ``adaptation`` and ``estimator`` default to the named entry's pair.
     """
 
     name: str

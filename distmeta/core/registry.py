@@ -39,19 +39,19 @@ def lazily(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
     return attribute
 
 
-class Table(Mapping[str, type[Kind]], Generic[Kind, Options]):
-    """The classes of a room by name, each imported when it is looked up; its settings are there without.
+class Registry(Mapping[str, type[Kind]], Generic[Kind, Options]):
+    """Classes by name, each imported when it is looked up; its settings are there without.
 
     Args:
-        rows: the class of each one's settings, and the ``module:class`` of itself.
+        entries: the class of each one's settings, and the ``module:class`` of itself.
 
     Attributes:
         options: the settings, by name.
     """
 
-    def __init__(self, rows: Mapping[str, tuple[type[Options], str]]) -> None:
-        self.options = {name: options for name, (options, _) in rows.items()}
-        self._places = {name: place for name, (_, place) in rows.items()}
+    def __init__(self, entries: Mapping[str, tuple[type[Options], str]]) -> None:
+        self.options = {name: options for name, (options, _) in entries.items()}
+        self._places = {name: place for name, (_, place) in entries.items()}
 
     def __getitem__(self, name: str) -> type[Kind]:
         found: type[Kind] = find(self._places[name])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distmeta.core.registry import Table, lazily
+from distmeta.core.registry import Registry, lazily
 from distmeta.estimators.options import DisplacementOptions, ExactOptions, FirstOrderOptions
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ else:
         },
     )
 
-ESTIMATORS: Table[Estimator, EstimatorOptions] = Table(
+ESTIMATORS: Registry[Estimator, EstimatorOptions] = Registry(
     {
         "exact": (ExactOptions, "distmeta.estimators.exact:Exact"),
         "first_order": (FirstOrderOptions, "distmeta.estimators.first_order:FirstOrder"),

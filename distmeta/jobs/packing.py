@@ -66,7 +66,7 @@ def prepare(command: str, request: Request) -> Job:
     """Check a request, and say what is to be sent; nothing is sent yet.
 
     Args:
-        command: a row of :data:`COMMANDS`.
+        command: an entry of :data:`COMMANDS`.
         request: what the user asks for.
 
     Raises:
@@ -163,7 +163,7 @@ def _evaluate(request: Request) -> Job:
 
 
 COMMANDS: dict[str, Callable[[Request], Job]] = {"train": _train, "evaluate": _evaluate, "tune": _tune}
-"""What a job can do; each row checks a request and makes a job of it."""
+"""What a job can do; each entry checks a request and makes a job of it."""
 
 
 def _stamped(name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distmeta.config.modules import PREFIX
-from distmeta.core.registry import Table, lazily
+from distmeta.core.registry import Registry, lazily
 from distmeta.models.options import Conv4Options, MLPOptions, ResNet12Options, UserOptions
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ else:
         },
     )
 
-MODELS: Table[Model, ModelOptions] = Table(
+MODELS: Registry[Model, ModelOptions] = Registry(
     {
         "mlp": (MLPOptions, "distmeta.models.mlp:MLP"),
         "conv4": (Conv4Options, "distmeta.models.conv4:Conv4"),

@@ -12,7 +12,7 @@ from distmeta.errors import ConfigError
 
 
 class Model(nn.Module):
-    """A row of the room's table: a network with its settings.
+    """An entry of the registry: a network with its settings.
 
     The submodule that turns features into outputs is called ``head``, so that adaptations of the head alone
     (or of all but the head) find it.

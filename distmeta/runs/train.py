@@ -123,7 +123,7 @@ def _falls(every: int, step: int, steps: int) -> bool:
 
 
 class _Session:
-    """One sitting of a run: from its start or a checkpoint until it ends, however it ends."""
+    """One session of a run: from its start or a checkpoint until it ends, however it ends."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class _Session:
         self._directory = directory = RunDirectory(directory.storage.guarded(lease.guard))
         directory.check_writable()
         self._best: dict[str, Any] | None = None
-        self._counters = dict.fromkeys(FAULTS, 0)  # before this sitting, and what it counts itself
+        self._counters = dict.fromkeys(FAULTS, 0)  # before this session, and what it counts itself
         self._skips = 0  # in a row, up to now
         self._seconds = 0.0
         self._settled = True

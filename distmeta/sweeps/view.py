@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialStatus:
     """A trial as it is now.
 
     Attributes:
@@ -29,6 +29,6 @@ class Row:
 class View(Protocol):
     """Is shown all trials, often."""
 
-    def show(self, rows: Sequence[Row]) -> None:
+    def show(self, rows: Sequence[TrialStatus]) -> None:
         """All trials that there are by now."""
         ...

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from distmeta.core.registry import Table, lazily
+from distmeta.core.registry import Registry, lazily
 from distmeta.tasks.base import Episode, TaskFamily, episodes
 from distmeta.tasks.options import GlyphOptions, OmniglotOptions, SinusoidOptions
 
@@ -23,7 +23,7 @@ else:
         __name__, {"Glyphs": "glyphs:Glyphs", "Omniglot": "omniglot:Omniglot", "Sinusoid": "sinusoid:Sinusoid"}
     )
 
-TASKS: Table[TaskFamily, TaskOptions] = Table(
+TASKS: Registry[TaskFamily, TaskOptions] = Registry(
     {
         "sinusoid": (SinusoidOptions, "distmeta.tasks.sinusoid:Sinusoid"),
         "glyphs": (GlyphOptions, "distmeta.tasks.glyphs:Glyphs"),

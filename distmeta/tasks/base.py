@@ -49,7 +49,7 @@ class TaskFamily(Protocol):
 
     Attributes:
         Options: the settings that stand under ``tasks`` in a configuration.
-        objective: row of :data:`distmeta.objectives.OBJECTIVES`.
+        objective: entry of :data:`distmeta.objectives.OBJECTIVES`.
     """
 
     Options: type[TaskOptions]

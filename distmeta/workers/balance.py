@@ -1,10 +1,10 @@
-"""How many shards a desk is given at a time, so that all of them end together and few messages are sent.
+"""How many shards a slot is given at a time, so that all of them end together and few messages are sent.
 
-All work that is left, at the rate of all desks together, ends at some time from now: the horizon. Until then a desk
+All work that is left, at the rate of all slots together, ends at some time from now: the horizon. Until then a slot
 does its share, which is in proportion to its rate. It is given that share less what it holds, and less what its rate
-may be in error by: what is held back goes to whoever turns out to be early. So desks whose rate is well known get their
-whole share as one piece, others get pieces that become smaller towards the end, down to single shards or what takes as
-long as a message. A desk that is so slow that it would be waited for gets nothing, except for a single shard now and
+may be in error by: what is held back goes to whoever turns out to be early. So slots whose rate is well known get their
+whole share as one item, others get items that become smaller towards the end, down to single shards or what takes as
+long as a message. A slot that is so slow that it would be waited for gets nothing, except for a single shard now and
 then: it may be well again.
 """
 
@@ -15,26 +15,26 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from distmeta.workers.base import Kind
-from distmeta.workers.pace import GUESSED, Desk, Pace
+from distmeta.workers.pace import GUESSED, Pace, WorkerSlot
 
 HALF = 0.5
-"""Of a shard; a piece may be larger than it should be by so much, as no shard is divided. One that is larger by no more
+"""Of a shard; an item may be larger than it should be by so much, as no shard is divided. One that is larger by no more
 than a quarter may be larger by what half a message takes: the rest would be sent by itself."""
 
-AnyDesk = TypeVar("AnyDesk", bound=Desk)
+AnySlot = TypeVar("AnySlot", bound=WorkerSlot)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a desk counts for in the sums; no rate where it is a guess. Its progress counts while it is at work."""
+    """What a slot counts for in the sums; no rate where it is a guess. Its progress counts while it is at work."""
 
     rate: float | None
     load: int
     since: float
 
 
-class Balance(Generic[AnyDesk]):
-    """The desks that take work of one kind now.
+class Balance(Generic[AnySlot]):
+    """The slots that take work of one kind now.
 
     Args:
         kind: of the work.
@@ -44,38 +44,38 @@ class Balance(Generic[AnyDesk]):
     def __init__(self, kind: Kind, pace: Pace) -> None:
         self._kind = kind
         self._pace = pace
-        self._entries: dict[AnyDesk, _Entry] = {}
-        self._guesses = 0  # desks whose rate is a guess
+        self._entries: dict[AnySlot, _Entry] = {}
+        self._guesses = 0  # slots whose rate is a guess
         self._rates = 0.0  # of the others, summed
         self._moving = 0.0  # rates of those of them that are at work
         self._began = 0.0  # the same, each times when it began
         self.load = 0
-        """Shards that these desks hold."""
+        """Shards that these slots hold."""
 
-    def __contains__(self, desk: AnyDesk) -> bool:
-        return desk in self._entries
+    def __contains__(self, slot: AnySlot) -> bool:
+        return slot in self._entries
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def desks(self) -> list[AnyDesk]:
+    def slots(self) -> list[AnySlot]:
         """All of them."""
         return list(self._entries)
 
-    def put(self, desk: AnyDesk) -> None:
-        """A desk takes work, or what it holds or its rate has changed."""
-        self.drop(desk)
-        rate = self._pace.rate(desk, self._kind)
-        self._count(desk, _Entry(rate.value if rate else None, desk.load, desk.since), 1)
+    def put(self, slot: AnySlot) -> None:
+        """A slot takes work, or what it holds or its rate has changed."""
+        self.drop(slot)
+        rate = self._pace.rate(slot, self._kind)
+        self._count(slot, _Entry(rate.value if rate else None, slot.load, slot.since), 1)
 
-    def drop(self, desk: AnyDesk) -> None:
-        """A desk takes no more work."""
-        if desk in self._entries:
-            self._count(desk, self._entries[desk], -1)
-            del self._entries[desk]
+    def drop(self, slot: AnySlot) -> None:
+        """A slot takes no more work."""
+        if slot in self._entries:
+            self._count(slot, self._entries[slot], -1)
+            del self._entries[slot]
 
-    def _count(self, desk: AnyDesk, entry: _Entry, times: int) -> None:
-        self._entries[desk] = entry
+    def _count(self, slot: AnySlot, entry: _Entry, times: int) -> None:
+        self._entries[slot] = entry
         self.load += times * entry.load
         if entry.rate is None:
             self._guesses += times
@@ -86,28 +86,28 @@ class Balance(Generic[AnyDesk]):
             self._began += times * entry.rate * entry.since
 
     def _undone(self) -> float:
-        """Shards that these desks hold and have not done yet, if all keep to their rates."""
+        """Shards that these slots hold and have not done yet, if all keep to their rates."""
         done = self._moving * self._pace.clock.now - self._began
         return max(0.0, self.load - max(0.0, done))
 
-    def size(self, desk: AnyDesk, left: int) -> int:
-        """Shards to give to a desk now, a power of two; 0 where others are to have them.
+    def size(self, slot: AnySlot, left: int) -> int:
+        """Shards to give to a slot now, a power of two; 0 where others are to have them.
 
         Args:
-            desk: one that takes work.
+            slot: one that takes work.
             left: shards that nobody has yet.
         """
         usual = self._pace.usual_rate(self._kind)
-        known = self._pace.rate(desk, self._kind)
+        known = self._pace.rate(slot, self._kind)
         rate, error = (known.value, known.error) if known else (usual, GUESSED)
         together = self._rates + self._guesses * usual
         mean = together / len(self)
         horizon = (left + self._undone()) / together
-        share, held = rate * horizon, float(desk.load)
+        share, held = rate * horizon, float(slot.load)
         if held and known:
-            held = max(0.0, held - rate * self._pace.waited(desk))
+            held = max(0.0, held - rate * self._pace.waited(slot))
         if share - held < 1 - rate / mean:  # others, of the mean rate, would wait for it
-            return int(known is not None and not desk.held and known.stale(self._pace.clock.now))
+            return int(known is not None and not slot.held and known.stale(self._pace.clock.now))
         message = max(1.0, self._pace.message(self._kind) * rate)  # in shards, of which none is divided
         back = min(GUESSED, error * _worst(len(self))) * share
         if back < message or (known and len(self) == 1):

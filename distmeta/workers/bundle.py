@@ -1,6 +1,6 @@
 """What workers on other hosts need of the driver's: the data set's store and the user's module. Knows nothing of Ray.
 
-A host gets each file once, into its ``DISTMETA_CACHE``, in pieces and checked by hash; no shared file system is needed.
+A host gets each file once, into its ``DISTMETA_CACHE``, in items and checked by hash; no shared file system is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK = 32 * 2**20
 """Bytes of a file that travel at a time."""
 
 Read = Callable[[str, int, int], bytes]
-"""Reads ``length`` bytes at ``offset`` of one of the parcel's files, by its name."""
+"""Reads ``length`` bytes at ``offset`` of one of the bundle's files, by its name."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Bundle:
     """What a run's workers elsewhere need.
 
     Attributes:
@@ -56,7 +56,7 @@ class Parcel:
     code: Mapping[str, str] = field(default_factory=dict)
 
 
-def pack(config: Config, elsewhere: bool = True) -> Parcel:
+def pack(config: Config, elsewhere: bool = True) -> Bundle:
     """What this configuration's workers need; the family is prepared and the model built before.
 
     Args:
@@ -65,20 +65,20 @@ def pack(config: Config, elsewhere: bool = True) -> Parcel:
     """
     code = code_of(config.model_dump(mode="json"))
     if not elsewhere:
-        return Parcel(code=code)
+        return Bundle(code=code)
     files = TASKS[config.tasks.kind].holdings(config.tasks)
     modules = sources(config.model.kind) if config.model.kind.startswith(PREFIX) else {}
-    return Parcel({name: _content(path) for name, path in files.items()}, modules, code)
+    return Bundle({name: _content(path) for name, path in files.items()}, modules, code)
 
 
-def check_code(parcel: Parcel, config: Config) -> None:
+def check_code(bundle: Bundle, config: Config) -> None:
     """Refuse to open a worker on the driver's host with other code of the user's than the run began with.
 
     Raises:
         ChangedError: naming the files.
     """
-    now = code_of(config.model_dump(mode="json"), parcel.code)
-    changed = [name for name, digest in parcel.code.items() if now.get(name) != digest]
+    now = code_of(config.model_dump(mode="json"), bundle.code)
+    changed = [name for name, digest in bundle.code.items() if now.get(name) != digest]
     if changed:
         raise ChangedError(
             f"{', '.join(changed)} changed after the run began, and a worker that starts now would compute something "
@@ -86,19 +86,19 @@ def check_code(parcel: Parcel, config: Config) -> None:
         )
 
 
-def unpack(parcel: Parcel, config: Config, read: Read) -> Config:
+def unpack(bundle: Bundle, config: Config, read: Read) -> Config:
     """Fetch on this host what is not here yet; gives the configuration that finds it here.
 
     Raises:
         DataError: a file did not arrive as it was sent, or cannot be written.
     """
-    if parcel.modules:
-        _unpack_modules(parcel.modules)
-    if not parcel.files:
+    if bundle.modules:
+        _unpack_modules(bundle.modules)
+    if not bundle.files:
         return config
-    digest = hashlib.sha256("".join(each.sha256 for _, each in sorted(parcel.files.items())).encode()).hexdigest()
-    folder = cache_for(*parcel.files, folder=f"received/{digest[:16]}")
-    for name, content in parcel.files.items():
+    digest = hashlib.sha256("".join(each.sha256 for _, each in sorted(bundle.files.items())).encode()).hexdigest()
+    folder = cache_for(*bundle.files, folder=f"received/{digest[:16]}")
+    for name, content in bundle.files.items():
         build_once(folder / name, partial(_fetch, name, content, read))
     tasks = TASKS[config.tasks.kind].moved(config.tasks, folder)
     return config.model_copy(update={"tasks": tasks})

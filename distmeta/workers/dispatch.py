@@ -1,10 +1,10 @@
-"""Who computes which piece of a step, who is late, and whose answer counts. Knows nothing of Ray.
+"""Who computes which item of a step, who is late, and whose answer counts. Knows nothing of Ray.
 
-Pieces go to the desk that has least to do, and are cut to its rate (see :mod:`~distmeta.workers.balance`). A desk
-that is late gets nothing new, and what it holds is also given to desks that have nothing to do; the first answer
-counts. Since every piece has one place in the tree of additions, it makes no difference who computed it.
+Items go to the slot that has least to do, and are cut to its rate (see :mod:`~distmeta.workers.balance`). A slot
+that is late gets nothing new, and what it holds is also given to slots that have nothing to do; the first answer
+counts. Since every item has one place in the tree of additions, it makes no difference who computed it.
 
-There may be hundreds of desks. So whatever happens costs as much as concerns it, however many others there are; only
+There may be hundreds of slots. So whatever happens costs as much as concerns it, however many others there are; only
 who is late is looked for among all of them, now and then.
 """
 
@@ -18,26 +18,26 @@ from typing import Generic
 
 from distmeta.core.records import Shard
 from distmeta.core.tree import Node, Pool
-from distmeta.workers.balance import AnyDesk, Balance
+from distmeta.workers.balance import AnySlot, Balance
 from distmeta.workers.base import Kind
-from distmeta.workers.pace import Pace, Piece
+from distmeta.workers.pace import Pace, WorkItem
 
 log = logging.getLogger(__name__)
 
 DEPTH = 2
-"""Pieces that a desk holds: one at work, one waiting, so that a worker never waits for the driver."""
+"""Items that a slot holds: one at work, one waiting, so that a worker never waits for the driver."""
 
 SOON = 0.02
 """Seconds between looks at whether somebody is late."""
 
 
-class Board(Generic[AnyDesk]):
+class Dispatcher(Generic[AnySlot]):
     """The work of one step, until all of it is answered.
 
     Args:
         kind: what is to be done.
         shards: with these.
-        nodes: the largest subtrees that one desk may be given.
+        nodes: the largest subtrees that one slot may be given.
         whole: give out these subtrees as they are.
         pace: how long such work takes.
         faults: counts ``shards_redone`` and ``shards_duplicated``.
@@ -59,13 +59,13 @@ class Board(Generic[AnyDesk]):
         self._whole = whole
         self._pace = pace
         self._faults = faults
-        self._balance: Balance[AnyDesk] = Balance(kind, pace)
-        self._lost: deque[Piece] = deque()  # given back, first in line
-        self._open: dict[Piece, None] = {}  # given out, or given back, and not answered
+        self._balance: Balance[AnySlot] = Balance(kind, pace)
+        self._lost: deque[WorkItem] = deque()  # given back, first in line
+        self._open: dict[WorkItem, None] = {}  # given out, or given back, and not answered
         self._left = len(shards)  # shards that nobody has yet
-        self._ask: list[dict[AnyDesk, None]] = [{} for _ in range(DEPTH)]  # desks to be asked, by what they hold
-        self._idle: dict[AnyDesk, None] = {}
-        self._slow: dict[AnyDesk, None] = {}  # late or leaving
+        self._ask: list[dict[AnySlot, None]] = [{} for _ in range(DEPTH)]  # slots to be asked, by what they hold
+        self._idle: dict[AnySlot, None] = {}
+        self._slow: dict[AnySlot, None] = {}  # late or leaving
         self._looked = -SOON  # at once: who is late with an earlier step's work gets nothing of this one
 
     @property
@@ -75,190 +75,190 @@ class Board(Generic[AnyDesk]):
 
     @property
     def idle(self) -> bool:
-        """Whether a desk that takes work has none."""
+        """Whether a slot that takes work has none."""
         return bool(self._idle)
 
-    def open(self) -> list[Piece]:
-        """Pieces that were given out, or given back, and are not answered."""
+    def open(self) -> list[WorkItem]:
+        """Items that were given out, or given back, and are not answered."""
         return list(self._open)
 
-    def enrol(self, desks: Iterable[AnyDesk]) -> None:
-        """These desks are there now; those that are ready and do not leave take work."""
-        for desk in desks:
-            if desk.leaving:
-                self._retire(desk)
-                self._slow[desk] = None
-            elif desk.ready and desk not in self._slow and desk not in self._balance:
-                self._change(desk)
+    def enrol(self, slots: Iterable[AnySlot]) -> None:
+        """These slots are there now; those that are ready and do not leave take work."""
+        for slot in slots:
+            if slot.leaving:
+                self._retire(slot)
+                self._slow[slot] = None
+            elif slot.ready and slot not in self._slow and slot not in self._balance:
+                self._change(slot)
 
-    def assign(self) -> Iterator[tuple[AnyDesk, Piece]]:
+    def assign(self) -> Iterator[tuple[AnySlot, WorkItem]]:
         """Hand out what can be handed out now: each pair is to be sent on."""
         self._look()
         if self._left and not self._balance.load:
             self._ask_all()  # whoever has let others go first, these may be gone
         for asked in self._ask:
             while asked:
-                desk = next(iter(asked))
-                del asked[desk]
-                piece = self._next(desk)
-                if piece is None and not desk.held and not self._left:
-                    piece = self._second_try()
-                if piece is not None:
-                    self._hold(desk, piece)
-                    yield desk, piece
+                slot = next(iter(asked))
+                del asked[slot]
+                item = self._next(slot)
+                if item is None and not slot.held and not self._left:
+                    item = self._second_try()
+                if item is not None:
+                    self._hold(slot, item)
+                    yield slot, item
 
-    def first_shards(self, desks: Iterable[AnyDesk]) -> Iterator[tuple[AnyDesk, list[Shard]]]:
-        """The shards that desks without work would begin with, a shard of each piece; nothing is handed out."""
-        copies = {copy(desk): desk for desk in desks if desk.ready and not desk.leaving and not self._pace.late(desk)}
+    def first_shards(self, slots: Iterable[AnySlot]) -> Iterator[tuple[AnySlot, list[Shard]]]:
+        """The shards that slots without work would begin with, a shard of each item; nothing is handed out."""
+        copies = {copy(slot): slot for slot in slots if slot.ready and not slot.leaving and not self._pace.late(slot)}
         for each in copies:
             each.held = []
         self.enrol(copies)
         for _ in self.assign():
             pass
-        for each, desk in copies.items():
+        for each, slot in copies.items():
             if each.held:
-                yield desk, [piece.shards[0] for piece in each.held]
+                yield slot, [item.shards[0] for item in each.held]
 
-    def is_open(self, piece: Piece) -> bool:
-        """Whether this board still waits for a piece."""
-        return piece in self._open
+    def is_open(self, item: WorkItem) -> bool:
+        """Whether this dispatcher still waits for an item."""
+        return item in self._open
 
-    def answer(self, desk: AnyDesk, piece: Piece, computing: float | None = None) -> bool:
-        """A desk has finished a piece; whether this is the answer that counts.
+    def answer(self, slot: AnySlot, item: WorkItem, computing: float | None = None) -> bool:
+        """A slot has finished an item; whether this is the answer that counts.
 
         Args:
-            desk: the desk.
-            piece: one that it holds.
+            slot: the slot.
+            item: one that it holds.
             computing: seconds that its shards took themselves, where that is known.
         """
-        if piece is desk.held[0]:
-            self._pace.saw(desk, piece, computing)
-        self._put_down(desk, piece)
-        counts = self.is_open(piece)
+        if item is slot.held[0]:
+            self._pace.saw(slot, item, computing)
+        self._put_down(slot, item)
+        counts = self.is_open(item)
         if counts:
-            desk.done += len(piece.shards)
-            del self._open[piece]
-        piece.answered = True
+            slot.done += len(item.shards)
+            del self._open[item]
+        item.answered = True
         return counts
 
-    def failed(self, desk: AnyDesk, piece: Piece) -> bool:
-        """A desk could not do a piece; whether it is to try again, after what else it holds."""
-        self._put_down(desk, piece)
-        if self.is_open(piece):
-            self._hold(desk, piece)
+    def failed(self, slot: AnySlot, item: WorkItem) -> bool:
+        """A slot could not do an item; whether it is to try again, after what else it holds."""
+        self._put_down(slot, item)
+        if self.is_open(item):
+            self._hold(slot, item)
             return True
         return False
 
-    def give_back(self, desk: AnyDesk) -> None:
-        """What a lost desk held, and nobody else has, is first in line now."""
-        held, desk.held = desk.held, []
-        for piece in held:
-            piece.holders -= 1
-        alone = [piece for piece in held if self.is_open(piece) and not piece.holders]
+    def give_back(self, slot: AnySlot) -> None:
+        """What a lost slot held, and nobody else has, is first in line now."""
+        held, slot.held = slot.held, []
+        for item in held:
+            item.holders -= 1
+        alone = [item for item in held if self.is_open(item) and not item.holders]
         self._lost.extendleft(reversed(alone))
-        shards = sum(len(piece.shards) for piece in alone)
+        shards = sum(len(item.shards) for item in alone)
         self._left += shards
         self._faults["shards_redone"] += shards
-        self._retire(desk)
-        self._slow.pop(desk, None)
+        self._retire(slot)
+        self._slow.pop(slot, None)
         self._ask_all()
 
     # Who takes work -----------------------------------------------------------------------------------------------
 
-    def _change(self, desk: AnyDesk) -> None:
-        """What a desk holds has changed, or its rate."""
-        if desk.leaving:
+    def _change(self, slot: AnySlot) -> None:
+        """What a slot holds has changed, or its rate."""
+        if slot.leaving:
             return
-        self._balance.put(desk)
+        self._balance.put(slot)
         for asked in self._ask:
-            asked.pop(desk, None)
-        self._idle.pop(desk, None)
-        if not desk.held:
-            self._idle[desk] = None
-        if len(desk.held) < DEPTH:
-            self._ask[len(desk.held)][desk] = None
+            asked.pop(slot, None)
+        self._idle.pop(slot, None)
+        if not slot.held:
+            self._idle[slot] = None
+        if len(slot.held) < DEPTH:
+            self._ask[len(slot.held)][slot] = None
 
-    def _retire(self, desk: AnyDesk) -> None:
-        """A desk takes no more work."""
-        self._balance.drop(desk)
+    def _retire(self, slot: AnySlot) -> None:
+        """A slot takes no more work."""
+        self._balance.drop(slot)
         for asked in (*self._ask, self._idle):
-            asked.pop(desk, None)
+            asked.pop(slot, None)
 
     def _ask_all(self) -> None:
-        """What desks were asked before may be answered otherwise now."""
-        for desk in self._balance.desks():
-            self._change(desk)
+        """What slots were asked before may be answered otherwise now."""
+        for slot in self._balance.slots():
+            self._change(slot)
 
     def _look(self) -> None:
         """See who is late."""
         if self._pace.clock.now < self._looked + SOON:
             return
         self._looked = self._pace.clock.now
-        late = [desk for desk in self._balance.desks() if self._pace.late(desk)]
-        for desk in late:
-            self._retire(desk)
-            self._slow[desk] = None
+        late = [slot for slot in self._balance.slots() if self._pace.late(slot)]
+        for slot in late:
+            self._retire(slot)
+            self._slow[slot] = None
         if late or self._slow:
             self._ask_all()
 
     # What is handed out -------------------------------------------------------------------------------------------
 
-    def _next(self, desk: AnyDesk) -> Piece | None:
-        """What a desk is given of what nobody has."""
-        size = self._balance.size(desk, self._left) if self._left else 0
+    def _next(self, slot: AnySlot) -> WorkItem | None:
+        """What a slot is given of what nobody has."""
+        size = self._balance.size(slot, self._left) if self._left else 0
         if not size:
             return None
         most = len(self._shards) if self._whole else size
-        piece = self._again(most) if self._lost else self._new(most)
-        self._left -= len(piece.shards)
-        return piece
+        item = self._again(most) if self._lost else self._new(most)
+        self._left -= len(item.shards)
+        return item
 
-    def _new(self, most: int) -> Piece:
+    def _new(self, most: int) -> WorkItem:
         node = self._pool.take(most)
-        piece = Piece(self._kind, node, [self._shards[leaf] for leaf in node.leaves(len(self._shards))])
-        self._open[piece] = None
-        return piece
+        item = WorkItem(self._kind, node, [self._shards[leaf] for leaf in node.leaves(len(self._shards))])
+        self._open[item] = None
+        return item
 
-    def _again(self, most: int) -> Piece:
-        """The first piece that was given back, or a part of it."""
-        piece = self._lost.popleft()
-        while len(piece.shards) > most:
-            del self._open[piece]
-            piece, other = piece.halves()
-            self._open |= {piece: None, other: None}
+    def _again(self, most: int) -> WorkItem:
+        """The first item that was given back, or a part of it."""
+        item = self._lost.popleft()
+        while len(item.shards) > most:
+            del self._open[item]
+            item, other = item.halves()
+            self._open |= {item: None, other: None}
             self._lost.appendleft(other)
-        return piece
+        return item
 
-    def _second_try(self) -> Piece | None:
-        """A piece of a late desk that nobody else has; rather one that it has not begun."""
-        for desk in sorted(self._slow, key=lambda desk: desk.since):
-            for piece in reversed(desk.held):
-                if self.is_open(piece) and piece.holders == 1:
-                    self._faults["shards_duplicated"] += len(piece.shards)
-                    self._tell(desk)
-                    return piece
+    def _second_try(self) -> WorkItem | None:
+        """An item of a late slot that nobody else has; rather one that it has not begun."""
+        for slot in sorted(self._slow, key=lambda slot: slot.since):
+            for item in reversed(slot.held):
+                if self.is_open(item) and item.holders == 1:
+                    self._faults["shards_duplicated"] += len(item.shards)
+                    self._tell(slot)
+                    return item
         return None
 
-    def _tell(self, desk: AnyDesk) -> None:
-        if not desk.told and not desk.leaving:
-            desk.told = True
-            waited = self._pace.waited(desk)
-            log.info("worker %d is late (%.1f s): others compute its shards too", desk.number, waited)
+    def _tell(self, slot: AnySlot) -> None:
+        if not slot.told and not slot.leaving:
+            slot.told = True
+            waited = self._pace.waited(slot)
+            log.info("worker %d is late (%.1f s): others compute its shards too", slot.number, waited)
 
-    def _hold(self, desk: AnyDesk, piece: Piece) -> None:
-        """A desk takes a piece."""
-        if not desk.held:
-            desk.since = self._pace.clock.now
-        desk.held.append(piece)
-        piece.holders += 1
-        if desk not in self._slow:
-            self._change(desk)
+    def _hold(self, slot: AnySlot, item: WorkItem) -> None:
+        """A slot takes an item."""
+        if not slot.held:
+            slot.since = self._pace.clock.now
+        slot.held.append(item)
+        item.holders += 1
+        if slot not in self._slow:
+            self._change(slot)
 
-    def _put_down(self, desk: AnyDesk, piece: Piece) -> None:
-        """A desk has a piece no more, and begins with the next one."""
-        desk.held.remove(piece)
-        piece.holders -= 1
-        desk.since, desk.told = self._pace.clock.now, False
-        if not desk.leaving:
-            self._slow.pop(desk, None)
-        self._change(desk)
+    def _put_down(self, slot: AnySlot, item: WorkItem) -> None:
+        """A slot has an item no more, and begins with the next one."""
+        slot.held.remove(item)
+        item.holders -= 1
+        slot.since, slot.told = self._pace.clock.now, False
+        if not slot.leaving:
+            self._slow.pop(slot, None)
+        self._change(slot)

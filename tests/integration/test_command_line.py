@@ -25,12 +25,12 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "names"),
+    ("registry", "names"),
     [("tasks", TASKS), ("models", MODELS), ("algorithms", ALGORITHMS)],
     ids=["tasks", "models", "algorithms"],
 )
-def test_list(room: str, names: dict[str, Any]) -> None:
-    shown = invoke("list", room).succeeded().out
+def test_list(registry: str, names: dict[str, Any]) -> None:
+    shown = invoke("list", registry).succeeded().out
     for name in names:
         assert name in shown
 

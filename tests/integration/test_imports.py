@@ -50,9 +50,9 @@ def test_help_imports_nothing_slow(command: list[str]) -> None:
     assert (code, packages & SLOW) == (0, set())
 
 
-@pytest.mark.parametrize("room", ["tasks", "models", "algorithms"])
-def test_lists_import_nothing_slow(room: str) -> None:
-    code, packages, _ = imported("list", room)
+@pytest.mark.parametrize("registry", ["tasks", "models", "algorithms"])
+def test_lists_import_nothing_slow(registry: str) -> None:
+    code, packages, _ = imported("list", registry)
     assert (code, packages & SLOW) == (0, set())
 
 

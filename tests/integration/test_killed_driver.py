@@ -94,11 +94,11 @@ def test_killed_drivers(kills: int, tmp_path: Path) -> None:
     chance = random.Random(0)
     run, whole = tmp_path / "run", tmp_path / "whole"
     hit_a_write = resumed = 0
-    for sitting, workers in enumerate(WORKERS[:kills]):
+    for session, workers in enumerate(WORKERS[:kills]):
         begun = newest(run)
         with driver(run, workers) as process:
             wait_for(process, lambda begun=begun: newest(run) > begun)
-            if sitting % 2:
+            if session % 2:
                 time.sleep(chance.uniform(0.0, 0.1))
             else:
                 wait_for(process, lambda process=process: being_written(run, process))

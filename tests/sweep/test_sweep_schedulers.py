@@ -73,7 +73,7 @@ def test_a_scheduler_knows_earlier_trials(kind: str) -> None:
     levels = [chance.random() for _ in range(TRIALS)]
     curves = [[{"step": step, "score": level + 1 / step} for step in REPORTS] for level in levels]
 
-    def sitting(chosen: TrialScheduler, numbers: range) -> dict[str, list[dict[str, Any]]]:
+    def session(chosen: TrialScheduler, numbers: range) -> dict[str, list[dict[str, Any]]]:
         told = {}
         for number in numbers:
             one = trial(number, [])
@@ -81,16 +81,16 @@ def test_a_scheduler_knows_earlier_trials(kind: str) -> None:
             told[one.trial_id] = goes_on(chosen, one, curves[number])
         return told
 
-    whole = sitting(made(kind, {}), range(TRIALS))
+    whole = session(made(kind, {}), range(TRIALS))
     half = TRIALS // 2
     past = dict(list(whole.items())[:half])
     resumed = made(kind, past)
     for number, told in enumerate(past.values()):
         resumed.on_trial_add(CONTROLLER, trial(number, told))
-    anew = sitting(made(kind, {}), range(half, TRIALS))
+    anew = session(made(kind, {}), range(half, TRIALS))
 
     later = dict(list(whole.items())[half:])
-    assert sitting(resumed, range(half, TRIALS)) == later
+    assert session(resumed, range(half, TRIALS)) == later
     assert anew != later  # it matters
 
 
@@ -105,14 +105,14 @@ def test_what_is_told_again_is_decided_anew() -> None:
 
 
 def test_a_population_knows_earlier_trials() -> None:
-    """The first trial to report in a new sitting goes on from the best one's checkpoint, which reports later."""
+    """The first trial to report in a new session goes on from the best one's checkpoint, which reports later."""
     levels = [3.0, 1.0, 2.0, 4.0]
     past = {
         f"{number:08d}": [{"step": step, "score": level} for step in range(EVERY, 4 * EVERY, EVERY)]
         for number, level in enumerate(levels)
     }
 
-    def sitting(known: dict[str, list[dict[str, Any]]]) -> tuple[list[Trial], str]:
+    def session(known: dict[str, list[dict[str, Any]]]) -> tuple[list[Trial], str]:
         chosen, trials = made("pbt", known), []
         for number, told in enumerate(past.values()):
             one = trial(number, told)
@@ -125,10 +125,10 @@ def test_a_population_knows_earlier_trials() -> None:
         # It last changed at two validations, and has told of a third one since.
         return trials, chosen.on_trial_result(CONTROLLER, trials[3], {"step": 4 * EVERY, "score": 4.0})
 
-    trials, decision = sitting(past)
+    trials, decision = session(past)
     assert decision == TrialScheduler.NOOP
     assert trials[3].checkpoint.path == f"/{trials[1].trial_id}"
     assert trials[3].config["values"] != RATES
-    trials, decision = sitting({})
+    trials, decision = session({})
     assert decision == TrialScheduler.CONTINUE
     assert trials[3].config["values"] == RATES

@@ -26,7 +26,7 @@ def write(staging: Path, content: str, session: str = "a") -> None:
 
 
 def test_the_last_state_comes_back(staging: Path, tmp_path: Path) -> None:
-    """Three copies later, in another sitting, and in place of what Tune left torn."""
+    """Three copies later, in another session, and in place of what Tune left torn."""
     home = Storage.at(tmp_path / "sweep")
     assert not put_back(home)
     keeper = StateKeeper(home)

@@ -10,14 +10,14 @@ from sweep_helpers import STEPS, sweep
 
 from distmeta.cli import sweep_view
 from distmeta.cli.sweep_view import SweepDisplay
-from distmeta.sweeps.view import Row
+from distmeta.sweeps.view import TrialStatus
 
 
-def row(number: int, status: str, step: int, score: float | None) -> Row:
-    return Row(f"trial{number}", {"algorithm.inner_lr": 0.01, "outer.lr": 0.001 * number}, status, step, score)
+def row(number: int, status: str, step: int, score: float | None) -> TrialStatus:
+    return TrialStatus(f"trial{number}", {"algorithm.inner_lr": 0.01, "outer.lr": 0.001 * number}, status, step, score)
 
 
-def shown(*pictures: list[Row], terminal: bool) -> str:
+def shown(*pictures: list[TrialStatus], terminal: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
     with SweepDisplay(console, sweep()) as display:
         for rows in pictures:

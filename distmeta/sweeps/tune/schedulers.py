@@ -1,4 +1,4 @@
-"""Tune's schedulers of a sweep, and what they know of the trials of an earlier sitting."""
+"""Tune's schedulers of a sweep, and what they know of the trials of an earlier session."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CurrentValues = Callable[[str], Values]
 def scheduler(sweep: Sweep, history: History, values: CurrentValues) -> TrialScheduler:
     """The scheduler that a sweep names, with metric and mode left to Tune.
 
-    Tune does not save its schedulers; ours are told again what the trials of an earlier sitting have reported.
+    Tune does not save its schedulers; ours are told again what the trials of an earlier session have reported.
     """
     options, run = sweep.options.scheduler, sweep.config.run
     grace = (options.grace if isinstance(options, (Asha, Median)) else None) or max(run.validate_every, run.steps // 9)
@@ -45,10 +45,10 @@ def scheduler(sweep: Sweep, history: History, values: CurrentValues) -> TrialSch
 
 
 class Halving(OpenHalving):
-    """Asynchronous successive halving, in one bracket or several, that compares with trials of an earlier sitting too.
+    """Asynchronous successive halving, in one bracket or several, that compares with trials of an earlier session too.
 
     Several brackets are HyperBand without synchronous rounds (Li et al., MLSys 2020). Tune's HyperBand has such rounds,
-    and waits in them forever for trials that died or that an earlier sitting has ended.
+    and waits in them forever for trials that died or that an earlier session has ended.
     """
 
     def __init__(self, history: History, **settings: Any) -> None:
@@ -67,7 +67,7 @@ class Halving(OpenHalving):
 
 
 class InformedMedian(OpenMedian):
-    """Compares with trials of an earlier sitting too."""
+    """Compares with trials of an earlier session too."""
 
     def __init__(self, history: History, **settings: Any) -> None:
         super().__init__(**settings)
@@ -82,7 +82,7 @@ class InformedMedian(OpenMedian):
 
 
 class Population(OpenPopulation):
-    """Compares with what trials reached in an earlier sitting too, and knows of trials that have diverged.
+    """Compares with what trials reached in an earlier session too, and knows of trials that have diverged.
 
     Nobody goes on from a trial that has diverged. It waits, at the next validation, until it can go on from another
     one.

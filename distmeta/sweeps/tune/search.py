@@ -138,7 +138,7 @@ def run_sweep(
             if not accept_changes:
                 check_trials(sweep, home.child(TRIALS))
         with _connected(sweep.config, address):
-            _check_room(sweep)
+            _check_resources(sweep)
             return _run(sweep, home.guarded(lease.guard), begun, accept_changes, view, checked, progress)
     finally:
         lease.release()
@@ -216,16 +216,16 @@ def _bundles(sweep: Sweep) -> list[dict[str, float]]:
     return [{**here, **each}] if resources.workers == 0 else [here, *[each] * resources.workers]
 
 
-def _check_room(sweep: Sweep) -> None:
+def _check_resources(sweep: Sweep) -> None:
     """Refuse trials that neither the cluster nor its autoscaler can ever hold."""
     resources = sweep.options.resources
     count = max(1, resources.workers)
     need = {kind: each for kind, each in (("CPU", resources.cpus), ("GPU", resources.gpus)) if each}
     here, nodes = ray.util.get_node_ip_address(), [node for node in ray.nodes() if node["Alive"]]
-    rooms = [node["Resources"] for node in nodes if resources.workers or node["NodeManagerAddress"] == here]
-    if sum(fit(room, need) for room in rooms) >= count:
+    hosts = [node["Resources"] for node in nodes if resources.workers or node["NodeManagerAddress"] == here]
+    if sum(fit(free, need) for free in hosts) >= count:
         return
-    there = {kind: sum(room.get(kind, 0) for room in rooms) for kind in need}
+    there = {kind: sum(free.get(kind, 0) for free in hosts) for kind in need}
     most = may_hold()
     grows = any(most.get(kind, 0) > there[kind] for kind in need) and resources.workers
     if grows and all(most.get(kind, 0) + ROUNDING >= count * each for kind, each in need.items()):

@@ -18,7 +18,7 @@ from distmeta.sweeps.state import StateKeeper
 from distmeta.sweeps.sweep import Sweep
 from distmeta.sweeps.trial import FAILURE, WORST, finite, read_parts
 from distmeta.sweeps.tune.internals import error_of, staging_folder
-from distmeta.sweeps.view import Row, View
+from distmeta.sweeps.view import TrialStatus, View
 from distmeta.workers import Check
 
 log = logging.getLogger(__name__)
@@ -102,11 +102,13 @@ class Watch(tune.Callback):  # type: ignore[misc]
         """The values that a trial has now, from its folder."""
         return read_parts(self._trials.child(name))[-1].values
 
-    def _row(self, trial: Any) -> Row:
+    def _row(self, trial: Any) -> TrialStatus:
         best = trial.metric_analysis.get("score", {}).get(self._sweep.mode)
         known = best is not None and abs(best) < WORST
         values = trial.config.get("values", {})
-        return Row(trial.trial_id, values, trial.status, trial.last_result.get("step", 0), best if known else None)
+        return TrialStatus(
+            trial.trial_id, values, trial.status, trial.last_result.get("step", 0), best if known else None
+        )
 
 
 def _watch() -> Watch | None:

@@ -27,9 +27,9 @@ from distmeta.errors import ClusterError, DistmetaError
 from distmeta.programs.deciding import RunPlan
 from distmeta.workers.base import Check
 from distmeta.workers.bundle import pack
-from distmeta.workers.pace import Clock, Desk
+from distmeta.workers.pace import Clock, WorkerSlot
 from distmeta.workers.ray.cluster import Cluster, first_line
-from distmeta.workers.ray.worker import Courier, Opened, RayWorker
+from distmeta.workers.ray.worker import FileServer, Opened, RayWorker
 from distmeta.workers.shared import SharedAddress
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ PATIENCE = 3
 """Workers that may be lost, one after the other, without one of them having finished anything."""
 
 HURRY = 5.0
-"""Seconds before a draining node's deadline at which its workers' pieces go elsewhere, finished or not."""
+"""Seconds before a draining node's deadline at which its workers' items go elsewhere, finished or not."""
 
 OPENING, OPENING_TIMES = 60.0, 10.0
 """A worker that opens is given up after this many seconds, and after so many times what it took others."""
@@ -60,8 +60,8 @@ SHARED_ENVIRONMENT = ("DISTMETA_CACHE", "DISTMETA_DATA")
 
 
 @dataclass(eq=False)
-class Seat(Desk):
-    """A desk with its actor.
+class ActorSlot(WorkerSlot):
+    """A slot with its actor.
 
     Attributes:
         actor: the Ray actor.
@@ -79,19 +79,19 @@ class Seat(Desk):
     shares: bool = False
 
 
-class Crew:
+class WorkerPool:
     """Hires as many workers as the configuration allows and the cluster holds.
 
     Args:
         config: the resolved configuration.
         check: raises when the run should end.
         faults: counts what happens.
-        left: told of every worker that is gone, so that its pieces go to others.
+        left: told of every worker that is gone, so that its items go to others.
         clock: counts the time that is the workers'.
         shared: where workers on this host find the driver's vectors.
 
     Attributes:
-        seats: workers that are there, or on their way.
+        slots: workers that are there, or on their way.
         plan: how all of them compute.
         fingerprint: what decides their rounding.
         retired: shards that those who are gone had finished.
@@ -105,22 +105,22 @@ class Crew:
         config: Config,
         check: Check,
         faults: MutableMapping[str, int],
-        left: Callable[[Seat], None],
+        left: Callable[[ActorSlot], None],
         clock: Clock,
         shared: SharedAddress | None,
     ) -> None:
         self._shared = shared
         self._config, self._check, self._faults, self._left, self._clock = config, check, faults, left, clock
-        self.seats: list[Seat] = []
+        self.slots: list[ActorSlot] = []
         self.fingerprint: dict[str, Any] = {}
         self.retired: list[int] = []
         self._given: Plan | RunPlan | None = None
         self._plan: Plan | None = None
-        self._deciding: Seat | None = None
+        self._deciding: ActorSlot | None = None
         self._hired = 0
         self._fruitless = 0
         self._openings: list[float] = []
-        self._courier: Any = None
+        self._file_server: Any = None
         self._looked = self._well = time.monotonic()
         self._say_at = SAY_AFTER
         self._cluster = Cluster(config)
@@ -139,7 +139,7 @@ class Crew:
         """
         self._given = plan
         self._plan = plan if isinstance(plan, Plan) else None
-        self._parcel = pack(self._config, elsewhere=not self._cluster.private)
+        self._bundle = pack(self._config, elsewhere=not self._cluster.private)
         self._well = time.monotonic()
         while len(self.ready) < self._needed:
             self.tend(self.wait([], POLL))
@@ -153,13 +153,13 @@ class Crew:
     @property
     def plan(self) -> Plan:
         """How all of them compute."""
-        assert self._plan is not None, "the first worker decides before the crew is there"
+        assert self._plan is not None, "the first worker decides before the pool is there"
         return self._plan
 
     @property
-    def ready(self) -> list[Seat]:
+    def ready(self) -> list[ActorSlot]:
         """Workers that take work."""
-        return [seat for seat in self.seats if seat.ready and not seat.leaving]
+        return [slot for slot in self.slots if slot.ready and not slot.leaving]
 
     def wait(self, work: Collection[Any], seconds: float) -> list[Any]:
         """Wait for work or for workers' news; all refs that are there.
@@ -168,7 +168,7 @@ class Crew:
         spends elsewhere is not counted as the workers'.
         """
         self._check()
-        refs = [*work, *(seat.news for seat in self.seats if seat.news is not None)]
+        refs = [*work, *(slot.news for slot in self.slots if slot.news is not None)]
         there: list[Any] = []
         if refs:
             there, _ = ray.wait(refs, num_returns=len(refs), timeout=0)  # under load many, for the price of one
@@ -181,39 +181,39 @@ class Crew:
 
     def tend(self, refs: list[Any]) -> None:
         """Take in the news among these refs, look at the nodes now and then, say whom the run waits for."""
-        for seat in [seat for seat in self.seats if seat.news is not None and seat.news in refs]:
-            self._hear(seat)
-        for seat in [seat for seat in self.seats if seat.news is not None and seat.node]:
+        for slot in [slot for slot in self.slots if slot.news is not None and slot.news in refs]:
+            self._hear(slot)
+        for slot in [slot for slot in self.slots if slot.news is not None and slot.node]:
             limit = max(OPENING, OPENING_TIMES * max(self._openings)) if self._openings else math.inf
-            waited = self._clock.now - seat.since
-            if seat.news not in refs and waited > limit:
-                self.lose(seat, "workers_hung", f"it has not opened in {waited:.0f} s")
+            waited = self._clock.now - slot.since
+            if slot.news not in refs and waited > limit:
+                self.lose(slot, "workers_hung", f"it has not opened in {waited:.0f} s")
         if time.monotonic() - self._looked > LOOK:
             self._look()
         self._say()
 
-    def finished(self, seat: Seat) -> None:
+    def finished(self, slot: ActorSlot) -> None:
         """A worker has finished some work."""
         self._fruitless = 0
 
-    def lose(self, seat: Seat, fault: str, why: str) -> None:
+    def lose(self, slot: ActorSlot, fault: str, why: str) -> None:
         """Count a worker that is lost, and start another one."""
         self._faults[fault] += 1
-        self._fruitless += not seat.known
-        if self._fruitless > max(PATIENCE, len(self.seats)):
+        self._fruitless += not slot.known
+        if self._fruitless > max(PATIENCE, len(self.slots)):
             raise ClusterError(
                 f"{self._fruitless} workers died one after the other without finishing any work; the last one: {why}. "
                 "Look for a lack of memory, or a crash in the model's code, with cluster.workers=0"
             )
-        log.warning("worker %d is lost (%s); its work is redone and a new one started", seat.number, why)
-        self._dismiss(seat)
+        log.warning("worker %d is lost (%s); its work is redone and a new one started", slot.number, why)
+        self._dismiss(slot)
         self._hire()
 
     def close(self) -> None:
         """End the workers, and Ray if it was started here."""
-        for actor in [*(seat.actor for seat in self.seats), *([self._courier] if self._courier else [])]:
+        for actor in [*(slot.actor for slot in self.slots), *([self._file_server] if self._file_server else [])]:
             ray.kill(actor)
-        self.seats = []
+        self.slots = []
         self._cluster.close()
 
     # Hiring -------------------------------------------------------------------------------------------------------
@@ -221,12 +221,12 @@ class Crew:
     def _hire(self) -> None:
         """Start the workers that there should be and are not; drop those that wait for room that is gone."""
         wanted = self._cluster.wanted
-        while len(self.seats) < wanted:
+        while len(self.slots) < wanted:
             self._hired += 1
             actor = self.start()
-            self.seats.append(Seat(self._hired, actor=actor, news=actor.arrive.remote()))
-        for seat in [seat for seat in reversed(self.seats) if not seat.node][: max(0, len(self.seats) - wanted)]:
-            self._dismiss(seat)
+            self.slots.append(ActorSlot(self._hired, actor=actor, news=actor.arrive.remote()))
+        for slot in [slot for slot in reversed(self.slots) if not slot.node][: max(0, len(self.slots) - wanted)]:
+            self._dismiss(slot)
 
     def start(self) -> Any:
         """A new worker's actor, wherever Ray finds room for it."""
@@ -239,47 +239,47 @@ class Crew:
         }
         return cast(Any, RayWorker).options(**options).remote(ray.util.get_node_ip_address(), environment)
 
-    def _prepare(self, seat: Seat) -> None:
+    def _prepare(self, slot: ActorSlot) -> None:
         """Have a worker that has arrived open data and model."""
-        if self._courier is None and self._parcel.files:
+        if self._file_server is None and self._bundle.files:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            self._courier = cast(Any, Courier).options(num_cpus=0, scheduling_strategy=here).remote(self._parcel)
-        seat.news = seat.actor.prepare.remote(self._config, self._parcel, self._courier)
-        seat.since = self._clock.now
+            self._file_server = cast(Any, FileServer).options(num_cpus=0, scheduling_strategy=here).remote(self._bundle)
+        slot.news = slot.actor.prepare.remote(self._config, self._bundle, self._file_server)
+        slot.since = self._clock.now
 
-    def _hear(self, seat: Seat) -> None:
+    def _hear(self, slot: ActorSlot) -> None:
         """A worker has arrived, prepared or opened, or will not."""
         try:
-            said = ray.get(seat.news)
+            said = ray.get(slot.news)
         except RayTaskError as error:
             if not isinstance(error.cause, DistmetaError):
                 raise
-            self._refuse(seat, error.cause)
+            self._refuse(slot, error.cause)
         except LOST as error:
-            if self._deciding is seat:
+            if self._deciding is slot:
                 self._deciding = None
-            self.lose(seat, "workers_lost", reason(error))
+            self.lose(slot, "workers_lost", reason(error))
             self._open_prepared()
         else:
-            seat.news = None
+            slot.news = None
             if isinstance(said, Opened):
-                self._admit(seat, said)
-            elif not seat.node:
-                seat.node = said
-                self._prepare(seat)
+                self._admit(slot, said)
+            elif not slot.node:
+                slot.node = said
+                self._prepare(slot)
             else:
-                seat.prepared = True
+                slot.prepared = True
                 self._open_prepared()
 
     def _open_prepared(self) -> None:
         """Open those who wait for it; without a plan, only the one who decides it."""
-        for seat in self.seats:
-            if seat.prepared and not seat.ready and seat.news is None and (self._plan or self._deciding is None):
+        for slot in self.slots:
+            if slot.prepared and not slot.ready and slot.news is None and (self._plan or self._deciding is None):
                 if self._plan is None:
-                    self._deciding = seat
-                seat.news = seat.actor.open.remote(self._plan or self._given, self._shared)
+                    self._deciding = slot
+                slot.news = slot.actor.open.remote(self._plan or self._given, self._shared)
 
-    def _admit(self, seat: Seat, opened: Opened) -> None:
+    def _admit(self, slot: ActorSlot, opened: Opened) -> None:
         """Let a worker in, if it computes as the others do."""
         if not self.fingerprint:
             self.fingerprint = opened.fingerprint
@@ -289,28 +289,28 @@ class Crew:
                 "depend on which worker computes what; use alike workers, or set cluster.allow_mixed=true to give "
                 "that up"
             )
-            self._refuse(seat, differing)
+            self._refuse(slot, differing)
             return
-        self._openings.append(self._clock.now - seat.since)
-        seat.ready, seat.shares = True, opened.shares
+        self._openings.append(self._clock.now - slot.since)
+        slot.ready, slot.shares = True, opened.shares
         if self._plan is None:
             self._plan = opened.plan
             self._open_prepared()
 
-    def _refuse(self, seat: Seat, error: DistmetaError) -> None:
+    def _refuse(self, slot: ActorSlot, error: DistmetaError) -> None:
         """One that joins a run that goes on does not end it by being of no use; its node is left alone."""
         if len(self.ready) < self._needed:
             raise error from None
         log.warning("a worker that joined cannot be used, and its node is left alone: %s", error)
-        self._cluster.turned_away.add(seat.node)
-        self._dismiss(seat)
+        self._cluster.turned_away.add(slot.node)
+        self._dismiss(slot)
 
-    def _dismiss(self, seat: Seat) -> None:
-        ray.kill(seat.actor)
-        self.seats.remove(seat)
-        if seat.ready:
-            self.retired.append(seat.done)
-        self._left(seat)
+    def _dismiss(self, slot: ActorSlot) -> None:
+        ray.kill(slot.actor)
+        self.slots.remove(slot)
+        if slot.ready:
+            self.retired.append(slot.done)
+        self._left(slot)
 
     # The cluster --------------------------------------------------------------------------------------------------
 
@@ -324,29 +324,29 @@ class Crew:
             self._faults["nodes_lost"] += 1
             log.warning("node %s is lost", address)
         for node, seconds in self._cluster.draining().items():
-            for seat in [seat for seat in self.seats if seat.node == node]:
-                self._drain(seat, seconds)
-        for seat in [
-            seat for seat in self.seats if seat.ready and not seat.held and not self._cluster.holds(seat.node)
+            for slot in [slot for slot in self.slots if slot.node == node]:
+                self._drain(slot, seconds)
+        for slot in [
+            slot for slot in self.slots if slot.ready and not slot.held and not self._cluster.holds(slot.node)
         ]:
-            self._miss(seat)
+            self._miss(slot)
         self._hire()
         self._looked = time.monotonic()
 
-    def _drain(self, seat: Seat, seconds: float) -> None:
-        if not seat.leaving:
-            log.info("the node of worker %d is about to leave: the worker gets no more work", seat.number)
-        seat.leaving = True
-        if not seat.held or seconds < HURRY:
+    def _drain(self, slot: ActorSlot, seconds: float) -> None:
+        if not slot.leaving:
+            log.info("the node of worker %d is about to leave: the worker gets no more work", slot.number)
+        slot.leaving = True
+        if not slot.held or seconds < HURRY:
             self._faults["workers_drained"] += 1
-            self._dismiss(seat)
+            self._dismiss(slot)
 
-    def _miss(self, seat: Seat) -> None:
+    def _miss(self, slot: ActorSlot) -> None:
         """A worker without work, which could tell of its end, went with its node."""
-        if seat.leaving or self._cluster.announced(seat.node):
-            self._drain(seat, 0.0)
+        if slot.leaving or self._cluster.announced(slot.node):
+            self._drain(slot, 0.0)
         else:
-            self.lose(seat, "workers_lost", "its node is gone")
+            self.lose(slot, "workers_lost", "its node is gone")
 
     def _say(self) -> None:
         """Whom the run waits for, once it has waited for a while."""
@@ -355,8 +355,8 @@ class Crew:
             self._well, self._say_at = now, SAY_AFTER
         elif now - self._well > self._say_at:
             self._say_at += SAY_AGAIN
-            arrived = sum(bool(seat.node) for seat in self.seats)
-            coming = len(self.seats) - arrived
+            arrived = sum(bool(slot.node) for slot in self.slots)
+            coming = len(self.slots) - arrived
             full = "" if self._cluster.private or self._cluster.free() >= coming else self._cluster.describe()
             log.warning("%s", waiting(ready, self._needed, arrived - ready, coming, full))
 

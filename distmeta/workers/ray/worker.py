@@ -1,4 +1,4 @@
-"""What runs in a Ray actor: a worker, and the courier that hands the driver's files to other hosts."""
+"""What runs in a Ray actor: a worker, and the file_server that hands the driver's files to other hosts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.core.records import MetaState, Shard, TaskMetrics
 from distmeta.programs.deciding import RunPlan
-from distmeta.workers.bundle import Parcel, check_code, unpack
+from distmeta.workers.bundle import Bundle, check_code, unpack
 from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
 from distmeta.workers.worker import Worker
 
@@ -61,12 +61,12 @@ class RayWorker:
         """The node that this worker has come to."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def prepare(self, config: Config, parcel: Parcel, courier: Any) -> None:
+    def prepare(self, config: Config, bundle: Bundle, file_server: Any) -> None:
         """Open data and model: all that needs no plan, so that workers do it while another one decides the plan."""
         if self._at_home:
-            check_code(parcel, config)
+            check_code(bundle, config)
         else:
-            config = unpack(parcel, config, lambda *place: ray.get(courier.read.remote(*place)))
+            config = unpack(bundle, config, lambda *place: ray.get(file_server.read.remote(*place)))
         self._worker = self._computing.submit(Worker, config).result()
 
     def open(self, given: Plan | RunPlan | None, shared: SharedAddress | None) -> Opened:
@@ -120,15 +120,15 @@ class RayWorker:
 
 
 @ray.remote
-class Courier:
+class FileServer:
     """Reads the driver's files, on its host, for workers elsewhere."""
 
-    def __init__(self, parcel: Parcel) -> None:
-        self._parcel = parcel
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        """A part of one of the parcel's files."""
-        with self._parcel.files[name].path.open("rb") as file:
+        """A part of one of the bundle's files."""
+        with self._bundle.files[name].path.open("rb") as file:
             file.seek(offset)
             return file.read(length)
 

@@ -11,8 +11,8 @@ import pytest
 from distmeta import load_config
 from distmeta.errors import ChangedError, DataError
 from distmeta.storage.cache import cache_dir
-from distmeta.workers import bundle as parcels
-from distmeta.workers.bundle import Content, Parcel, check_code, pack, unpack
+from distmeta.workers import bundle as bundles
+from distmeta.workers.bundle import Bundle, Content, check_code, pack, unpack
 
 STORE = "omniglot-28.arrow"
 BASE = {"tasks": {"kind": "omniglot", "root": "/nowhere"}, "model": {"kind": "conv4"}, "algorithm": {"name": "maml"}}
@@ -21,7 +21,7 @@ BASE = {"tasks": {"kind": "omniglot", "root": "/nowhere"}, "model": {"kind": "co
 @pytest.fixture(autouse=True)
 def _other_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTMETA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(parcels, "CHUNK", 1000)
+    monkeypatch.setattr(bundles, "CHUNK", 1000)
 
 
 class Driver:
@@ -32,7 +32,7 @@ class Driver:
         path = folder / "store"
         path.write_bytes(self.data)
         content = Content(path, len(self.data), hashlib.sha256(self.data).hexdigest())
-        self.parcel = Parcel({STORE: content})
+        self.bundle = Bundle({STORE: content})
         self.reads = 0
 
     def read(self, name: str, offset: int, length: int) -> bytes:
@@ -43,12 +43,12 @@ class Driver:
 def test_a_file_arrives_once(tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     config = load_config(BASE)
-    first = unpack(driver.parcel, config, driver.read)
+    first = unpack(driver.bundle, config, driver.read)
     assert driver.reads == 6
     root = Path(getattr(first.tasks, "root", ""))
     assert (root / STORE).read_bytes() == driver.data
     assert root.is_relative_to(cache_dir())
-    assert unpack(driver.parcel, config, driver.read) == first
+    assert unpack(driver.bundle, config, driver.read) == first
     assert driver.reads == 6
     assert config.tasks.model_dump()["root"] == "/nowhere"
 
@@ -58,50 +58,50 @@ def test_a_file_that_arrives_otherwise_is_refused_and_not_kept(tmp_path: Path) -
     whole = driver.data
     driver.data = whole[:-1] + b"?"
     with pytest.raises(DataError, match=r"omniglot-28.arrow did not arrive as it is on the driver's host"):
-        unpack(driver.parcel, load_config(BASE), driver.read)
+        unpack(driver.bundle, load_config(BASE), driver.read)
     driver.data = whole
-    moved = unpack(driver.parcel, load_config(BASE), driver.read)
+    moved = unpack(driver.bundle, load_config(BASE), driver.read)
     assert Path(getattr(moved.tasks, "root", ""), STORE).read_bytes() == whole
 
 
 def test_a_users_module_comes_with_what_it_imports_from_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "parcel_parts").mkdir()
-    (tmp_path / "parcel_parts" / "__init__.py").write_text("")
-    (tmp_path / "parcel_parts" / "heads.py").write_text("from torch import nn\nHead = nn.Linear\n")
-    (tmp_path / "parcel_model.py").write_text(
-        "from parcel_parts.heads import Head\ndef make(outputs): return Head(1, outputs)\n"
+    (tmp_path / "bundle_parts").mkdir()
+    (tmp_path / "bundle_parts" / "__init__.py").write_text("")
+    (tmp_path / "bundle_parts" / "heads.py").write_text("from torch import nn\nHead = nn.Linear\n")
+    (tmp_path / "bundle_model.py").write_text(
+        "from bundle_parts.heads import Head\ndef make(outputs): return Head(1, outputs)\n"
     )
     (tmp_path / "unrelated.py").write_text("raise SystemExit\n")
     monkeypatch.chdir(tmp_path)
     config = load_config({"tasks": {"kind": "sinusoid"}, "algorithm": {"name": "maml"}}, MODULE)
     sent = pack(config)
-    assert sorted(sent.modules) == ["parcel_model.py", "parcel_parts/__init__.py", "parcel_parts/heads.py"]
+    assert sorted(sent.modules) == ["bundle_model.py", "bundle_parts/__init__.py", "bundle_parts/heads.py"]
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert unpack(sent, config, lambda *_: b"") == config
     assert Path(sys.path[0]).is_relative_to(cache_dir())
-    assert (Path(sys.path[0]) / "parcel_parts" / "heads.py").read_text().endswith("Head = nn.Linear\n")
+    assert (Path(sys.path[0]) / "bundle_parts" / "heads.py").read_text().endswith("Head = nn.Linear\n")
 
 
-MODULE = ["model={kind: 'module:parcel_model.make'}"]
+MODULE = ["model={kind: 'module:bundle_model.make'}"]
 
 
 def test_workers_that_read_the_users_code_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are opened only where it is as the run began; files that came beside it do not matter."""
-    (tmp_path / "parcelled_net.py").write_text("from parcelled_size import size\n\ndef make():\n    pass\n")
-    (tmp_path / "parcelled_size.py").write_text("size = 3\n")
+    (tmp_path / "bundled_net.py").write_text("from bundled_size import size\n\ndef make():\n    pass\n")
+    (tmp_path / "bundled_size.py").write_text("size = 3\n")
     monkeypatch.chdir(tmp_path)
-    config = load_config({**BASE, "model": {"kind": "module:parcelled_net.make"}})
-    parcel = pack(config, elsewhere=False)
-    assert sorted(parcel.code) == ["parcelled_net.py", "parcelled_size.py"]
-    assert not parcel.modules
-    (tmp_path / "parcelled_other.py").write_text("")
-    check_code(parcel, config)
-    (tmp_path / "parcelled_size.py").write_text("size = 4\n")
-    with pytest.raises(ChangedError, match=r"^parcelled_size.py changed after the run began"):
-        check_code(parcel, config)
-    (tmp_path / "parcelled_size.py").unlink()
-    with pytest.raises(ChangedError, match=r"^parcelled_size.py changed after the run began"):
-        check_code(parcel, config)
+    config = load_config({**BASE, "model": {"kind": "module:bundled_net.make"}})
+    bundle = pack(config, elsewhere=False)
+    assert sorted(bundle.code) == ["bundled_net.py", "bundled_size.py"]
+    assert not bundle.modules
+    (tmp_path / "bundled_other.py").write_text("")
+    check_code(bundle, config)
+    (tmp_path / "bundled_size.py").write_text("size = 4\n")
+    with pytest.raises(ChangedError, match=r"^bundled_size.py changed after the run began"):
+        check_code(bundle, config)
+    (tmp_path / "bundled_size.py").unlink()
+    with pytest.raises(ChangedError, match=r"^bundled_size.py changed after the run began"):
+        check_code(bundle, config)
     check_code(pack(load_config(BASE), elsewhere=False), load_config(BASE))
