@@ -29,7 +29,7 @@ from distmeta.core.secrets import mask
 if TYPE_CHECKING:  # measuring needs a good part of torch, showing does not
     from distmeta.config.schema import Config
     from distmeta.core.records import StepRecord
-    from distmeta.runs.planning import Measured
+    from distmeta.runs.planning import MeasuredPlan
 
 SMOOTHING = 0.95
 """Weight of the past in the shown loss and metric: about the last 20 steps."""
@@ -251,7 +251,7 @@ def _pair(value: Mapping[str, float | None], accurate: bool) -> tuple[str, str]:
     return form.format(scale * mean), form.format(scale * ci95)
 
 
-def plan_table(measured: Sequence[Measured], best: Measured, config: Config) -> Table:
+def plan_table(measured: Sequence[MeasuredPlan], best: MeasuredPlan, config: Config) -> Table:
     """Plans side by side: the first is that of ``auto``, the fastest for the run's tasks is marked."""
     tasks = config.run.steps * config.run.meta_batch
     threads = f"{config.run.threads} thread{'s' if config.run.threads != 1 else ''}"

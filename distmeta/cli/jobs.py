@@ -18,7 +18,7 @@ from distmeta.cli.display import consoles
 from distmeta.core.secrets import mask
 
 if TYPE_CHECKING:  # it brings Ray
-    from distmeta.jobs.submit import Cluster, JobDetails
+    from distmeta.jobs.submit import JobCluster, JobDetails
 
 app = typer.Typer()
 
@@ -130,10 +130,10 @@ def stop(name: Name, address: Address = None) -> None:
     _say(f"job {name} has ended: {job.status}")
 
 
-def _cluster(address: str | None) -> Cluster:
-    from distmeta.jobs.submit import Cluster
+def _cluster(address: str | None) -> JobCluster:
+    from distmeta.jobs.submit import JobCluster
 
-    return Cluster(address)
+    return JobCluster(address)
 
 
 def _say(line: str) -> None:

@@ -23,7 +23,7 @@ ROWS = 12
 MOMENT = 1.0
 """Seconds between pictures."""
 
-QUIET = 30.0
+SILENT_SECONDS = 30.0
 """Seconds after which plain lines say that the sweep goes on."""
 
 BAR = 60
@@ -76,7 +76,7 @@ class SweepDisplay:
             if row.status in ENDED and row.name not in self._told:
                 self._told.add(row.name)
                 self._print(self._line(row, rows))
-        if time.monotonic() - self._drawn > QUIET:
+        if time.monotonic() - self._drawn > SILENT_SECONDS:
             running = sum(row.status == "RUNNING" for row in rows)
             steps = sum(row.step for row in rows)
             self._print(f"{running} running, {steps:,} meta-steps validated; {self._summary(rows)}")

@@ -27,7 +27,7 @@ Examples = Annotated[int, Field(gt=0, le=2**22)]
 """Of a class, or of a task without classes."""
 
 Threads = Annotated[int, Field(gt=0, le=1024)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -132,10 +132,10 @@ class OuterOptions(Section):
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Rate = 1e-3
-    lr_meta: Rate | None = None
+    lr: NonNegativeFloat = 1e-3
+    lr_meta: NonNegativeFloat | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Rate = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     schedule: Schedule = "constant"
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
@@ -246,7 +246,7 @@ class WorkerRange(Section):
         return self
 
 
-Workers = Annotated[
+WorkerCount = Annotated[
     Annotated[NonNegativeInt | Literal["auto"], Tag("number")] | Annotated[WorkerRange, Tag("section")],
     Discriminator(lambda value: "section" if isinstance(value, Mapping | WorkerRange) else "number"),
 ]
@@ -264,9 +264,9 @@ class ClusterOptions(Section):
     bit-identical results.
     """
 
-    workers: Workers = 0
+    workers: WorkerCount = 0
     cpus_per_worker: PositiveFloat = 1
-    gpus_per_worker: Rate | None = None
+    gpus_per_worker: NonNegativeFloat | None = None
     address: str | None = None
     hang_seconds: PositiveFloat = 10.0
     allow_mixed: bool = False

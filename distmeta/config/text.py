@@ -16,7 +16,7 @@ from distmeta.core.quoting import BAD_TEXT, shown
 from distmeta.core.secrets import looks_like_uri
 from distmeta.errors import ConfigError
 
-LONGEST = 2**20
+LONGEST_TEXT = 2**20
 """Bytes of a file."""
 
 DEEPEST = 32
@@ -52,10 +52,10 @@ def read_text(path: str | Path, what: str) -> str:
     check_local(path, what)
     try:
         with Path(path).open("rb") as file:
-            data = file.read(LONGEST + 1)
-        if len(data) <= LONGEST:
+            data = file.read(LONGEST_TEXT + 1)
+        if len(data) <= LONGEST_TEXT:
             return data.decode("utf-8")
-        reason = f"it is longer than {LONGEST:,} bytes"
+        reason = f"it is longer than {LONGEST_TEXT:,} bytes"
     except UnicodeDecodeError:
         reason = "it is not a text file in UTF-8"
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError

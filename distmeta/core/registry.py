@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
-Kind = TypeVar("Kind")
+Entry = TypeVar("Entry")
 Options = TypeVar("Options")
 
 
@@ -39,7 +39,7 @@ def lazily(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
     return attribute
 
 
-class Registry(Mapping[str, type[Kind]], Generic[Kind, Options]):
+class Registry(Mapping[str, type[Entry]], Generic[Entry, Options]):
     """Classes by name, each imported when it is looked up; its settings are there without.
 
     Args:
@@ -53,8 +53,8 @@ class Registry(Mapping[str, type[Kind]], Generic[Kind, Options]):
         self.options = {name: options for name, (options, _) in entries.items()}
         self._places = {name: place for name, (_, place) in entries.items()}
 
-    def __getitem__(self, name: str) -> type[Kind]:
-        found: type[Kind] = find(self._places[name])
+    def __getitem__(self, name: str) -> type[Entry]:
+        found: type[Entry] = find(self._places[name])
         return found
 
     def __contains__(self, name: object) -> bool:

@@ -27,17 +27,17 @@ BUILDER = "1"
 ALPHABETS = {"background": 30, "evaluation": 20}
 CHARACTERS = {"background": 964, "evaluation": 659}
 DRAWINGS = 20
-SIZE = 28
+IMAGE_SIZE = 28
 _SOURCE_SIZE = 105
 _LARGEST = 2**20
 """Bytes of an unpacked image; the official ones have a few hundred."""
 
 _MEMBER = re.compile(r"images_(background|evaluation)/([^/]+)/(character\d+)/[^/]+\.png")
 
-Progress = Callable[[int, int], None]
+BuildProgress = Callable[[int, int], None]
 
 
-def build_omniglot(source: str | Path, out: str | Path, progress: Progress | None = None) -> Path:
+def build_omniglot(source: str | Path, out: str | Path, progress: BuildProgress | None = None) -> Path:
     """Build ``OUT/omniglot-28.arrow`` from the two archives.
 
     Args:
@@ -67,7 +67,7 @@ def open_omniglot(root: str | None) -> EpisodeStore:
     complete = all(
         len(of_part[part]) == ALPHABETS[part] and sum(of_part[part]) == CHARACTERS[part] for part in ALPHABETS
     )
-    if not complete or store.images.shape[1:] != (SIZE, SIZE) or (store.counts != DRAWINGS).any():
+    if not complete or store.images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE) or (store.counts != DRAWINGS).any():
         raise DataError(
             f"{store.path} is not the complete Omniglot: expected {sum(CHARACTERS.values()):,} characters of "
             f"{sum(ALPHABETS.values())} alphabets, {DRAWINGS} drawings each; build it again with "
@@ -77,7 +77,7 @@ def open_omniglot(root: str | None) -> EpisodeStore:
 
 
 def _built_from(folder: Folder) -> Path:
-    name = f"omniglot-{SIZE}-{BUILDER}-{fingerprint(folder)}.arrow"
+    name = f"omniglot-{IMAGE_SIZE}-{BUILDER}-{fingerprint(folder)}.arrow"
     return build_once(cache_for(name) / name, lambda path: _build(folder, None, path))
 
 
@@ -96,11 +96,11 @@ def _store_of(folder: Folder) -> Path:
             except DataError:
                 raise DataError(f"{folder.name}/{STORE} is damaged or incomplete; build it again") from None
 
-    name = f"omniglot-{SIZE}-from-{version}.arrow"
+    name = f"omniglot-{IMAGE_SIZE}-from-{version}.arrow"
     return build_once(cache_for(name) / name, fetch)
 
 
-def _build(folder: Folder, progress: Progress | None, path: Path) -> None:
+def _build(folder: Folder, progress: BuildProgress | None, path: Path) -> None:
     images: list[NDArray[np.uint8]] = []
     classes: list[str] = []
     groups: list[str] = []
@@ -166,7 +166,11 @@ def _image(archive: zipfile.ZipFile, member: str, place: str) -> NDArray[np.uint
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             size = image.size
             # Only an image of the right size is decoded: a few bytes may claim to be gigabytes of pixels.
-            grey = image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS) if size == expected else None
+            grey = (
+                image.convert("L").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
+                if size == expected
+                else None
+            )
     except Exception as error:  # a damaged member gives CRC, zlib, struct, syntax and other errors
         reason = shown(" ".join(str(error).split()))[1:-1]
         raise DataError(f"{place} is damaged: {shown(member)} cannot be read ({reason}); fetch it again") from None

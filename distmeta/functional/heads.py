@@ -12,7 +12,7 @@ from distmeta.functional.copying import copy_module
 from distmeta.functional.hints import hint
 from distmeta.functional.inspection import hookable
 
-Node = Any
+GraphNode = Any
 """A node of torch's autograd graph."""
 
 
@@ -38,7 +38,7 @@ def output_layer(module: nn.Module, example: Tensor) -> str | None:
     '2'
     """
     module = copy_module(module)
-    results: dict[Node, str] = {}
+    results: dict[GraphNode, str] = {}
 
     def remember(path: str) -> Any:
         def hook(layer: nn.Module, given: Any, outputs: Any) -> None:
@@ -74,7 +74,7 @@ def _is_layer(module: nn.Module) -> bool:
     return has_matrix and not any(True for part in parts for _ in part.parameters())
 
 
-def _first_on_the_way(node: Node | None, results: dict[Node, str]) -> str | None:
+def _first_on_the_way(node: GraphNode | None, results: dict[GraphNode, str]) -> str | None:
     """The first remembered result on the way back from a node, as long as there is one way only."""
     while node is not None:
         if node in results:

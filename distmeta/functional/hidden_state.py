@@ -22,7 +22,7 @@ _BYTES = 2**20
 _PLACES = 20_000
 
 
-class Snapshot:
+class StateSnapshot:
     """What all places of a module hold at a moment; tensors are held on to, so that none takes another's identity."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -36,7 +36,7 @@ class Snapshot:
             self.places[label] = replace(place, label=label)
         self._prints = {label: self._print(place.get(), _DEPTH) for label, place in self.places.items()}
 
-    def changes(self, later: Snapshot) -> list[Place]:
+    def changes(self, later: StateSnapshot) -> list[Place]:
         """The places that hold something else later, new ones included."""
         return [
             place
@@ -44,7 +44,7 @@ class Snapshot:
             if label not in self._prints or self._prints[label] != later._prints[label]
         ]
 
-    def innermost(self, later: Snapshot) -> list[Place]:
+    def innermost(self, later: StateSnapshot) -> list[Place]:
         """The same without those of which it can be told which part changed."""
         changed = self.changes(later)
         parts = [place.label for place in changed if place.label in self._prints]

@@ -15,11 +15,11 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 _ROUNDS = 10
 
-Words = tuple[Tensor, Tensor, Tensor, Tensor]
+TensorWords = tuple[Tensor, Tensor, Tensor, Tensor]
 """Four int64 tensors that hold 32-bit words, of shapes that broadcast."""
 
 
-def philox4x32(counter: Words, key: Tensor) -> Words:
+def philox4x32(counter: TensorWords, key: Tensor) -> TensorWords:
     """The four words of each counter.
 
     Args:

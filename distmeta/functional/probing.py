@@ -17,7 +17,7 @@ from distmeta.functional import refusals
 from distmeta.functional.conversion import Converted
 from distmeta.functional.copying import is_result
 from distmeta.functional.dropout import KeyedDropout
-from distmeta.functional.hidden_state import Snapshot, holds_generator
+from distmeta.functional.hidden_state import StateSnapshot, holds_generator
 from distmeta.functional.hints import hint
 from distmeta.functional.inspection import hookable, overlapping, views
 from distmeta.functional.interception import Interception, Written
@@ -154,10 +154,10 @@ class Probe:
     def _repeat(self) -> list[Place]:
         """Equal calls give equal outputs; the places that hold something else after them."""
         converted = self._copy()
-        before = Snapshot(converted.module)
+        before = StateSnapshot(converted.module)
         with Randomness() as first:
             watched = self._watch(converted, self._inputs)
-        once = Snapshot(converted.module)
+        once = StateSnapshot(converted.module)
         with Randomness() as second:
             self._watch(converted, self._inputs)
         try:
@@ -171,7 +171,7 @@ class Probe:
         again = [self._call(converted, self._inputs) for _ in range(2)]
         changed = before.changes(once)
         known = {place.label for place in changed}
-        changed += [place for place in before.changes(Snapshot(converted.module)) if place.label not in known]
+        changed += [place for place in before.changes(StateSnapshot(converted.module)) if place.label not in known]
         own = [f"the generator in {place.label}" for place in changed if holds_generator(place.get())]
         if sources := [*own, *first.beside(second)]:
             raise refusals.random(sources[0])
@@ -203,12 +203,12 @@ class Probe:
         if unknown := [place for place in before.innermost(after) if not trials(place.get())]:
             raise refusals.stateful(unknown)
 
-    def _one_more_call(self, converted: Converted) -> tuple[Snapshot, Snapshot]:
+    def _one_more_call(self, converted: Converted) -> tuple[StateSnapshot, StateSnapshot]:
         """What is kept before and after a call that is not the first one."""
         self._tried(converted, self._inputs)
-        before = Snapshot(converted.module)
+        before = StateSnapshot(converted.module)
         self._tried(converted, self._inputs)
-        return before, Snapshot(converted.module)
+        return before, StateSnapshot(converted.module)
 
     def _with(self, converted: Converted, places: list[Place], values: Sequence[Any]) -> Tensor | None:
         """Outputs where places hold other values, of which those that have run out are ``None``."""

@@ -22,7 +22,7 @@ from distmeta.storage.credentials import S3_VARIABLES
 from distmeta.storage.files import below
 from distmeta.sweeps.sweep import dump_sweep, load_sweep
 
-CONFIG = "config.yaml"
+CONFIG_IN_JOB = "config.yaml"
 RUNS = "~/distmeta-runs"
 """Where runs of jobs lie by default; the head expands it, since a job's own folder is deleted after the job."""
 
@@ -104,7 +104,14 @@ def _train(request: Request) -> Job:
     if kind.startswith(PREFIX):
         modules.append(split(kind)[0])
     config, notes = _for_a_job(config)
-    arguments = ["train", CONFIG, "--run-dir", run_dir, *(["--resume"] if request.resume else []), *request.flags]
+    arguments = [
+        "train",
+        CONFIG_IN_JOB,
+        "--run-dir",
+        run_dir,
+        *(["--resume"] if request.resume else []),
+        *request.flags,
+    ]
     return Job(name, arguments, modules, run_dir, dump_config(config), notes)
 
 
@@ -126,7 +133,7 @@ def _tune(request: Request) -> Job:
     domain = sweep.options.space.get("model.kind")
     kinds = {config.model.kind, *(domain.values if domain else ())}
     modules = [*request.modules, *(split(kind)[0] for kind in sorted(kinds) if kind.startswith(PREFIX))]
-    arguments = ["tune", CONFIG, "--run-dir", run_dir, *(["--resume"] if request.resume else []), *request.flags]
+    arguments = ["tune", CONFIG_IN_JOB, "--run-dir", run_dir, *(["--resume"] if request.resume else []), *request.flags]
     return Job(name, arguments, modules, run_dir, dump_sweep(sweep), tuple(_data_notes(config)))
 
 
@@ -197,7 +204,7 @@ def pack(job: Job, folder: Path) -> list[str]:
     record.mkdir()  # for the version that checkpoints name
     (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: distmeta\nVersion: {distmeta.__version__}\n")
     if job.config is not None:
-        (folder / CONFIG).write_text(job.config, encoding="utf-8")
+        (folder / CONFIG_IN_JOB).write_text(job.config, encoding="utf-8")
     return [note for module in job.modules for note in _pack_module(module, folder)]
 
 

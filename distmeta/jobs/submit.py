@@ -21,9 +21,9 @@ from distmeta.core.environment import environment
 from distmeta.core.secrets import mask
 from distmeta.errors import ClusterError, Interrupted, JobError
 from distmeta.jobs.packing import Job, pack
-from distmeta.workers.ray.internals import CHATTER, job_client
+from distmeta.workers.ray.internals import RAY_LOGGERS, job_client
 
-__all__ = ["Cluster", "JobDetails"]
+__all__ = ["JobCluster", "JobDetails"]
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -36,7 +36,7 @@ _TIMEOUT = (5, 120)  # seconds to connect, and to wait for an answer; Ray's clie
 _POLL = 0.5  # seconds between looks at a job that is stopping
 
 
-class Cluster:
+class JobCluster:
     """The jobs of a cluster.
 
     Args:
@@ -55,7 +55,7 @@ class Cluster:
                 f"{said_by} = {self.address}: expected the address of the cluster's dashboard, for example "
                 f"--address {DEFAULT_ADDRESS}"
             )
-        for chatter in CHATTER:
+        for chatter in RAY_LOGGERS:
             logging.getLogger(chatter).setLevel(logging.WARNING)
         with self._explained(), environment({ADDRESS_VARIABLES[0]: self.address}):
             self._client = job_client(_TIMEOUT)  # Ray lets its variables win over an argument

@@ -21,7 +21,7 @@ from distmeta.storage.json_files import JsonValues
 DEFAULT_SECONDS = 30.0
 """Without a heartbeat after which a process of another host counts as dead."""
 
-SHORTEST, LONGEST = 0.5, 86400.0
+SHORTEST, LONGEST_CLAIM = 0.5, 86400.0
 """Limits of such a time."""
 
 _NAME = re.compile(r"lease-(\d{8,})-([0-9a-f]+)\.json")
@@ -114,7 +114,7 @@ class _Content(JsonValues):
     owner: _Owner
     since: _Time
     heartbeat: _Time
-    seconds: float = Field(ge=SHORTEST, lt=LONGEST)
+    seconds: float = Field(ge=SHORTEST, lt=LONGEST_CLAIM)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from distmeta.errors import LeaseError, StorageError
 from distmeta.runs import claims
-from distmeta.runs.claims import DEFAULT_SECONDS, LONGEST, SHORTEST, Claim, Process
+from distmeta.runs.claims import DEFAULT_SECONDS, LONGEST_CLAIM, SHORTEST, Claim, Process
 from distmeta.storage.files import Storage, explained
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def _limit() -> float:
         seconds = float(said or DEFAULT_SECONDS)
     except ValueError:
         seconds = 0.0
-    if not SHORTEST <= seconds < LONGEST:
+    if not SHORTEST <= seconds < LONGEST_CLAIM:
         raise LeaseError(f"{VARIABLE} = {said}: expected seconds, from 0.5 to a day")
     return seconds
 

@@ -15,7 +15,7 @@ from distmeta.core.plan import Compile, Differentiation, Layers, Plan
 from distmeta.core.records import MetaState
 from distmeta.errors import ConfigError
 from distmeta.programs.engine.comparison import disagreement
-from distmeta.programs.engine.settling import SAMPLES, TOLERANCE, sample
+from distmeta.programs.engine.settling import CHUNKS_COMPARED, PLAN_TOLERANCE, sample
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.tasks import prepare_family
 from distmeta.workers.worker import Worker
@@ -25,7 +25,7 @@ AGREES = 1e-5
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPlan:
     """One plan, measured.
 
     Attributes:
@@ -54,7 +54,9 @@ Report = Callable[[int, int], None]
 """Called with the number of plans measured and their total, as far as it is known."""
 
 
-def measure_plans(config: Config, seconds: float = 2.0, report: Report = lambda done, total: None) -> list[Measured]:
+def measure_plans(
+    config: Config, seconds: float = 2.0, report: Report = lambda done, total: None
+) -> list[MeasuredPlan]:
     """Measure the plan that ``auto`` gives, then others: layers, differentiation, chunks, ways to compile, in turn.
 
     Each stage varies the fastest plan so far, where "fastest" counts preparation and all tasks of the run. What the
@@ -94,7 +96,7 @@ def measure_plans(config: Config, seconds: float = 2.0, report: Report = lambda 
         worker.close()
 
 
-def fastest(measured: list[Measured], tasks: int) -> Measured:
+def fastest(measured: list[MeasuredPlan], tasks: int) -> MeasuredPlan:
     """The plan that is through with so many tasks first, preparation included."""
     best = min(measured, key=lambda each: each.seconds(tasks))
     if not best.agrees:
@@ -112,11 +114,11 @@ class _Bench:
         self._program = program
         self._seconds = seconds
         self._shard = config.run.shard
-        self._references = [program.reference_gradient(self._shard, n * self._shard) for n in range(SAMPLES)]
+        self._references = [program.reference_gradient(self._shard, n * self._shard) for n in range(CHUNKS_COMPARED)]
         program.follow(Plan())
         self._plain = self._error()
 
-    def measure(self, plan: Plan) -> Measured:
+    def measure(self, plan: Plan) -> MeasuredPlan:
         """Prepare, compare, time."""
         program = self._program
         program.follow(Plan())  # forgets what another plan has compiled
@@ -129,12 +131,12 @@ class _Bench:
             error = self._error()
             rounds = list(self._rounds(state))
         except Exception as error_:  # whatever a compiler raises
-            return Measured(plan, problem=f"{type(error_).__name__}: {' '.join(str(error_).split())[:100]}")
+            return MeasuredPlan(plan, problem=f"{type(error_).__name__}: {' '.join(str(error_).split())[:100]}")
         usual = statistics.median(rounds)
-        tolerance = TOLERANCE[plan.precision]
+        tolerance = PLAN_TOLERANCE[plan.precision]
         if plan.precision == "float32":
             tolerance = min(tolerance, max(AGREES, 10 * self._plain))
-        return Measured(plan, self._shard / usual, max(0.0, first - usual), error, error <= tolerance)
+        return MeasuredPlan(plan, self._shard / usual, max(0.0, first - usual), error, error <= tolerance)
 
     def _error(self) -> float:
         """Median distance of some shards' meta-gradients: in single ones an activation may lie at a ReLU's corner."""

@@ -11,7 +11,7 @@ from distmeta.core.quoting import shown
 from distmeta.errors import StorageError
 from distmeta.storage.files import Storage
 
-Values = TypeVar("Values", bound="JsonValues")
+AnyJson = TypeVar("AnyJson", bound="JsonValues")
 
 
 class JsonValues(BaseModel):
@@ -20,7 +20,7 @@ class JsonValues(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
 
-def read_json(folder: Storage, name: str, model: type[Values], advice: str) -> dict[str, Any]:
+def read_json(folder: Storage, name: str, model: type[AnyJson], advice: str) -> dict[str, Any]:
     """The values of a JSON file, as they stand there.
 
     Args:

@@ -12,13 +12,13 @@ from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config
 from distmeta.objectives import OBJECTIVES
-from distmeta.sweeps.points import TRIALS, Values, changed, drawn, grid
+from distmeta.sweeps.points import DEFAULT_TRIALS, Values, changed, drawn, grid
 from distmeta.sweeps.sections import MOST_TRIALS, Asha, Domain, Hyperband, Median, Pbt, SweepOptions
 
 TRIED = 64
 """Random combinations that are checked where the searcher draws its own."""
 
-RATES = ("algorithm.inner_lr", "outer.lr", "outer.lr_meta", "outer.clip_norm", "outer.clip_value")
+RATE_KEYS = ("algorithm.inner_lr", "outer.lr", "outer.lr_meta", "outer.clip_norm", "outer.clip_value")
 """What may change in the middle of a run without making its parameters and optimizer those of another one."""
 
 _RUN = ("steps", "dir", "keep", "device", "threads", "validate_every", "checkpoint_every", "log_every")
@@ -84,14 +84,14 @@ def _check_scheduler(options: SweepOptions, config: Config) -> list[str]:
                 f"scheduler.interval = {scheduler.interval}: expected a validation (run.validate_every = {every}) "
                 f"after it and before the end, run.steps = {steps}"
             )
-        if options.concurrency is not None and options.concurrency < (options.trials or TRIALS):
+        if options.concurrency is not None and options.concurrency < (options.trials or DEFAULT_TRIALS):
             problems.append(
                 f"concurrency = {options.concurrency}: the trials of a population take turns by themselves where there "
                 "is no room for all; leave it out"
             )
         if options.searcher != "random":
             problems.append("searcher: population-based training draws its own values: expected random")
-        if (options.trials or TRIALS) < 2:
+        if (options.trials or DEFAULT_TRIALS) < 2:
             problems.append("trials: a population takes at least 2")
         for key, domain in options.space.items():
             if key == "algorithm.inner_lr" and getattr(config.algorithm, "learned_rates", "none") != "none":
@@ -99,10 +99,10 @@ def _check_scheduler(options: SweepOptions, config: Config) -> list[str]:
                     f"space.{key}: learned rates only begin at it, so changing it in mid-run changes nothing; leave it "
                     "out, or search outer.lr_meta"
                 )
-            if key not in RATES or domain.kind not in ("loguniform", "uniform") or domain.when:
+            if key not in RATE_KEYS or domain.kind not in ("loguniform", "uniform") or domain.when:
                 problems.append(
                     f"space.{key}: population-based training changes rates in mid-run: expected loguniform or uniform "
-                    f"values, without conditions, of {', '.join(RATES)}"
+                    f"values, without conditions, of {', '.join(RATE_KEYS)}"
                 )
     return problems
 
@@ -124,15 +124,18 @@ def _check_searcher(options: SweepOptions) -> list[str]:
         if options.first:
             problems.append("first: the searcher grid tries every combination; list these values in the space")
         return problems
-    size, drawn = len(grid(space)), (options.trials or TRIALS) - len(options.first)
+    size, drawn = len(grid(space)), (options.trials or DEFAULT_TRIALS) - len(options.first)
     if options.searcher == "optuna" and size > 1:
         problems.append("space: the searcher optuna draws listed values; use choice instead of grid")
     if drawn < 0:
-        problems.append(f"first: expected no more than trials = {options.trials or TRIALS}, got {len(options.first)}")
-    elif drawn % size:
         problems.append(
-            f"trials = {options.trials or TRIALS}: the keys with grid have {size} combinations, which should be tried "
-            f"equally often; use a multiple of {size}{f' and {len(options.first)} for first' if options.first else ''}"
+            f"first: expected no more than trials = {options.trials or DEFAULT_TRIALS}, got {len(options.first)}"
+        )
+    elif drawn % size:
+        first = f" and {len(options.first)} for first" if options.first else ""
+        problems.append(
+            f"trials = {options.trials or DEFAULT_TRIALS}: the keys with grid have {size} combinations, which should "
+            f"be tried equally often; use a multiple of {size}{first}"
         )
     return problems
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distmeta.sweeps.points import Values
-from distmeta.sweeps.trial import Place
+from distmeta.sweeps.trial import Moment
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Point:
 
     metrics: Mapping[str, float]
     runs: tuple[float, ...]
-    place: Place
+    place: Moment
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from distmeta.sweeps.outcomes import TrialResult
 
-SIZE = (7.0, 5.0)
+PLOT_INCHES = (7.0, 5.0)
 """Inches."""
 
 LEGEND = "● finished   ■ stopped   x diverged or failed"
@@ -105,7 +105,7 @@ def _image(draw: Any) -> bytes:
     """Draws on one pair of axes; without pyplot, which keeps figures and asks for a display."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=PLOT_INCHES, layout="constrained")
     draw(figure.add_subplot())
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

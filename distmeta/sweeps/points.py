@@ -14,7 +14,7 @@ from distmeta.sweeps.sections import Domain, Pbt, SweepOptions
 Values = dict[str, Any]
 """What distinguishes a trial: values by dotted keys of the configuration."""
 
-TRIALS = 16
+DEFAULT_TRIALS = 16
 """Trials of a sweep that does not say how many."""
 
 
@@ -28,7 +28,7 @@ def points(options: SweepOptions) -> tuple[Values, ...]:
             if values not in found:  # combinations of keys that are not set are the same trial
                 found.append(values)
         return tuple(found)
-    given = itertools.islice(itertools.cycle(grid(space)), (options.trials or TRIALS) - len(options.first))
+    given = itertools.islice(itertools.cycle(grid(space)), (options.trials or DEFAULT_TRIALS) - len(options.first))
     return (*options.first, *(drawn(space, chance, each) for each in given))
 
 

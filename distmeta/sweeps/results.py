@@ -19,12 +19,12 @@ from distmeta.storage.manifests import CHECKPOINTS
 from distmeta.sweeps.outcomes import Point, TrialResult
 from distmeta.sweeps.points import Values
 from distmeta.sweeps.sweep import Sweep
-from distmeta.sweeps.trial import Part, Place, diverged, mean, read_parts, read_validations
+from distmeta.sweeps.trial import Moment, TrialPart, diverged, mean, read_parts, read_validations
 
 RESULTS = "results.json"
 BEST = "best.yaml"
 SCHEDULE = "schedule.yaml"
-TRIALS = "trials"
+TRIALS_FOLDER = "trials"
 
 _TOLD = ("name", "status", "score", "runs", "step", "steps", "values", "problem")
 """What ``results.json`` says of a trial."""
@@ -46,7 +46,7 @@ def read_trial(sweep: Sweep, trials: Storage, name: str, failure: str) -> TrialR
 
 
 def _history(
-    sweep: Sweep, trials: Storage, name: str, parts: Sequence[Part], number: int
+    sweep: Sweep, trials: Storage, name: str, parts: Sequence[TrialPart], number: int
 ) -> tuple[dict[int, Point], list[tuple[int, Values]]]:
     """Validations and values up to a part's end, through all trials that it goes back to."""
     part = parts[number]
@@ -68,7 +68,7 @@ def _history(
     for step in sorted(set.intersection(*(set(each) for each in measured))):
         if step > first:
             runs = [each[step] for each in measured]
-            points[step] = Point(mean(runs), tuple(run[sweep.metric] for run in runs), Place(name, number, step))
+            points[step] = Point(mean(runs), tuple(run[sweep.metric] for run in runs), Moment(name, number, step))
     return points, [*(each for each in rates if each[0] < first), (first, part.values)]
 
 
@@ -161,9 +161,9 @@ def read_results(home: Storage) -> dict[str, Any] | None:
     if not home.exists(RESULTS):
         return None
     results = read_json(home, RESULTS, _Results, "delete it and write it anew with --resume")
-    _, found, below = results["best"]["checkpoint"].partition("?")[0].rpartition(f"/{TRIALS}/")
+    _, found, below = results["best"]["checkpoint"].partition("?")[0].rpartition(f"/{TRIALS_FOLDER}/")
     if found:
-        results["best"]["checkpoint"] = home.child(TRIALS, *below.split("/")).location
+        results["best"]["checkpoint"] = home.child(TRIALS_FOLDER, *below.split("/")).location
     return results
 
 

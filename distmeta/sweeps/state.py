@@ -18,7 +18,7 @@ from distmeta.storage.files import MANIFEST, Storage
 from distmeta.storage.json_files import JsonValues, read_json
 from distmeta.storage.ownership import intruder
 
-STATE = "tune"
+TUNE_FOLDER = "tune"
 """Ray Tune's own folder in a sweep's."""
 
 KEPT = ("tune-state-0", "tune-state-1")
@@ -68,7 +68,7 @@ def check_own(home: Storage) -> None:
     if home.local is None:
         problem: str | None = "it lies elsewhere, where nobody here can see who may write to it"
     else:
-        problem = intruder(home.local, (STATE, *KEPT))
+        problem = intruder(home.local, (TUNE_FOLDER, *KEPT))
     if problem is not None:
         raise TrustError(
             f"{home.location}: --resume would unpickle what Ray Tune has kept of the sweep, which can run code, and "
@@ -79,7 +79,7 @@ def check_own(home: Storage) -> None:
 
 def put_back(home: Storage) -> bool:
     """Make Tune's folder hold what was kept last; says whether there is any state to go on from."""
-    numbers, state = _numbers(home), home.child(STATE)
+    numbers, state = _numbers(home), home.child(TUNE_FOLDER)
     if not numbers:  # it died in its first seconds, and its trials with it
         return False
     kept = home.child(max(numbers, key=lambda name: numbers[name]))

@@ -21,7 +21,7 @@ from distmeta.errors import ConfigError
 from distmeta.loading import check_origin, load_config, named_keys, named_kinds
 from distmeta.runs.directory import differences
 from distmeta.sweeps.checks import find_metric, find_problems, point_problems, refusal, refuse
-from distmeta.sweeps.points import TRIALS, Values, changed, points
+from distmeta.sweeps.points import DEFAULT_TRIALS, Values, changed, points
 from distmeta.sweeps.sections import SCHEDULERS, Domain, Pbt, Resources, SweepOptions
 
 SWEEP = "sweep.yaml"
@@ -53,7 +53,7 @@ class Sweep:
     @property
     def trials(self) -> int:
         """How many trials there are."""
-        return len(self.points) if self.points is not None else self.options.trials or TRIALS
+        return len(self.points) if self.points is not None else self.options.trials or DEFAULT_TRIALS
 
     @property
     def seeds(self) -> list[int]:
@@ -163,7 +163,7 @@ def dump_sweep(sweep: Sweep) -> str:
     return yaml.safe_dump(masked({**values, "base": sweep.base}), sort_keys=False)
 
 
-def check_resume(old: str, new: str) -> None:
+def check_same_sweep(old: str, new: str) -> None:
     """Refuse to resume a sweep with settings that would make it another one.
 
     ``resources`` and the base's ``cluster`` may change.

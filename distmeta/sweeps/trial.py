@@ -36,20 +36,20 @@ DIVERGED = "diverged.json"
 FAILURE = "failure.txt"
 """The traceback of the last exception that ended a trial."""
 
-PATIENCE = 120.0
+TAKEOVER_SECONDS = 120.0
 """Seconds to wait for the process that had a trial's run before, which may be about to end, or be dead elsewhere."""
 
 _VALIDATION = "validation/"
 
-WORST = 1e30
+WORST_SCORE = 1e30
 """Score, for Tune, of what is not finite."""
 
-Measured = dict[int, dict[str, float]]
+Validations = dict[int, dict[str, float]]
 """Validation metrics by step."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Moment:
     """A moment of a trial.
 
     Attributes:
@@ -64,7 +64,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Part:
+class TrialPart:
     """A stretch of a trial with one set of values.
 
     Attributes:
@@ -74,7 +74,7 @@ class Part:
     """
 
     values: Values
-    origin: Place | None
+    origin: Moment | None
     home: Storage
 
     def run(self, seed: int) -> RunDirectory:
@@ -99,21 +99,21 @@ class _Diverged(JsonValues):
 _ADVICE = "restore it, or delete the trial's folder"
 
 
-def read_parts(trial: Storage) -> list[Part]:
+def read_parts(trial: Storage) -> list[TrialPart]:
     """All parts of a trial, the latest last; a part that was only begun when its trial died does not count."""
     if not trial.exists(TRIAL):
         return []
-    parts = [Part(read_json(trial, TRIAL, _Trial, _ADVICE)["values"], None, trial)]
+    parts = [TrialPart(read_json(trial, TRIAL, _Trial, _ADVICE)["values"], None, trial)]
     while trial.exists(_part(len(parts))) and trial.child(_part(len(parts))).exists(ORIGIN):
         home = trial.child(_part(len(parts)))
         origin = read_json(home, ORIGIN, _Origin, _ADVICE)
-        parts.append(Part(origin["values"], Place(origin["trial"], origin["part"], origin["step"]), home))
+        parts.append(TrialPart(origin["values"], Moment(origin["trial"], origin["part"], origin["step"]), home))
     return parts
 
 
-def read_validations(run: RunDirectory) -> Measured:
+def read_validations(run: RunDirectory) -> Validations:
     """What a run's validations measured, by step; what was not finite is NaN."""
-    found: Measured = {}
+    found: Validations = {}
     for _, record in read_lines(run.storage):
         metrics = {name: value for name, value in record.items() if name.startswith(_VALIDATION)}
         if metrics and all(value is None or isinstance(value, (int, float)) for value in metrics.values()):
@@ -124,7 +124,7 @@ def read_validations(run: RunDirectory) -> Measured:
     return found
 
 
-def diverged(part: Part) -> str | None:
+def diverged(part: TrialPart) -> str | None:
     """How a part has diverged, if it has: in the words of the run."""
     if not part.home.exists(DIVERGED):
         return None
@@ -137,7 +137,7 @@ def finite(score: float, mode: str) -> float:
     >>> finite(0.5, "max"), finite(math.nan, "max"), finite(math.inf, "min")
     (0.5, -1e+30, 1e+30)
     """
-    return score if math.isfinite(score) else -WORST if mode == "max" else WORST
+    return score if math.isfinite(score) else -WORST_SCORE if mode == "max" else WORST_SCORE
 
 
 def mean(measured: list[dict[str, float]]) -> dict[str, float]:
@@ -210,11 +210,11 @@ class TrialRun:
             raise
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Moment:
         """Where it is, for :meth:`go_on`."""
-        return Place(self._name, self._number, self.step)
+        return Moment(self._name, self._number, self.step)
 
-    def go_on(self, place: Place, values: Values) -> None:
+    def go_on(self, place: Moment, values: Values) -> None:
         """Continue from a moment of this trial, or, in a population, of another one or with other values.
 
         Args:
@@ -238,7 +238,7 @@ class TrialRun:
         for run in runs.values():
             run.close()
 
-    def _open(self, parts: list[Part], step: int) -> None:
+    def _open(self, parts: list[TrialPart], step: int) -> None:
         self._part, self._number = parts[-1], len(parts) - 1
         self.step = max(step, self._part.origin.step if self._part.origin else 0)
         self._known = {seed: read_validations(self._part.run(seed)) for seed in self._sweep.seeds}
@@ -256,7 +256,7 @@ class TrialRun:
                     resume=True,
                     settle=settle,
                     accept_changes=self._accept,
-                    patience=PATIENCE,
+                    patience=TAKEOVER_SECONDS,
                 )
             record = next(self._runs[seed], None)
             if record is None:
@@ -270,12 +270,12 @@ class TrialRun:
                 self._runs.pop(seed).close()  # it is checkpointed; only the sweep's best is meta-tested
         return known[step]
 
-    def _branch(self, place: Place, values: Values, number: int) -> Part:
+    def _branch(self, place: Moment, values: Values, number: int) -> TrialPart:
         """A new part whose runs begin with the checkpoints of another trial, under these values."""
         donor = read_parts(self._trials.child(place.trial))[place.part]
         home = self._home.child(_part(number))
         self._home.delete(_part(number))  # what is there was left by one that died here
-        part = Part(values, place, home)
+        part = TrialPart(values, place, home)
         for seed in self._sweep.seeds:
             config = self._sweep.trial_config(values, seed)
             source = donor.run(seed).storage.child(CHECKPOINTS, f"step-{place.step:08d}")

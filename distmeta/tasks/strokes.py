@@ -17,7 +17,7 @@ from distmeta.core.philox import Purpose, integers, uniform, words
 GENERATOR = "1"
 """Version of everything in this file: any change of a constant or a formula is a new data set."""
 
-SIZE = 28
+GLYPH_SIZE = 28
 _SEED = 0x676C797068
 _STROKES = 4
 _POINTS = 24
@@ -36,7 +36,7 @@ def draw(classes: Sequence[int], examples: int) -> NDArray[np.uint8]:
     number = (np.array(classes)[:, None] * 4096 + np.arange(examples)).reshape(-1)
     path, pens = _jitter(np.repeat(shape, examples, axis=0), number)
     images = _render(path, np.repeat(present, examples, axis=0), pens)
-    return images.reshape(len(classes), examples, SIZE, SIZE)
+    return images.reshape(len(classes), examples, GLYPH_SIZE, GLYPH_SIZE)
 
 
 def _programmes(classes: Sequence[int]) -> tuple[Floats, NDArray[np.bool_]]:
@@ -97,7 +97,7 @@ def _jitter(strokes: Floats, numbers: NDArray[np.int64]) -> tuple[Floats, NDArra
     matrix = np.stack([wide * cos, wide * (shear * cos - sin), high * sin, high * (shear * sin + cos)], axis=-1)
     path = np.einsum("pc,nscd->nspd", _bezier(), wobbled)
     path = np.einsum("nij,nspj->nspi", matrix.reshape(-1, 2, 2), path)
-    centre = (SIZE - 1) / 2 + 2.0 * unit[:, 4:6]
+    centre = (GLYPH_SIZE - 1) / 2 + 2.0 * unit[:, 4:6]
     return centre[:, None, None] + 9.0 * path, integers(drawn[:, 0], len(_PENS))
 
 
@@ -118,10 +118,10 @@ def _render(path: Floats, present: NDArray[np.bool_], pens: NDArray[np.int64]) -
 
 def _profile(position: Floats, pens: NDArray[np.int64]) -> NDArray[np.float32]:
     """The pen's ink (N, points, 28) along one axis: whole numbers up to ``_INK``."""
-    reach = 2 * SIZE * _GRID
+    reach = 2 * GLYPH_SIZE * _GRID
     distance = np.arange(reach) / _GRID
     profile = np.rint(_INK * np.exp(-0.5 * (distance / _PENS[:, None]) ** 2)).astype(np.float32)
     places = np.rint(position.reshape(len(position), -1, 1) * _GRID).astype(np.int32)
-    apart = np.minimum(np.abs(places - _GRID * np.arange(SIZE, dtype=np.int32)), reach - 1)
+    apart = np.minimum(np.abs(places - _GRID * np.arange(GLYPH_SIZE, dtype=np.int32)), reach - 1)
     ink: NDArray[np.float32] = profile.reshape(-1)[apart + reach * pens.astype(np.int32)[:, None, None]]
     return ink

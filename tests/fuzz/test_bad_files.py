@@ -18,7 +18,7 @@ from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, read_json
 from distmeta.sweeps.results import read_results
 from distmeta.sweeps.state import put_back
-from distmeta.sweeps.sweep import check_resume
+from distmeta.sweeps.sweep import check_same_sweep
 from distmeta.sweeps.trial import diverged, read_parts, read_validations
 
 
@@ -71,7 +71,7 @@ def test_a_damaged_config_of_a_run_without_checkpoints(text: str, tmp_path: Path
         finish(run)
     assert (run / "config.yaml").read_text() == text
     with pytest.raises(ConfigError):
-        check_resume(text, "a: 1")
+        check_same_sweep(text, "a: 1")
 
 
 FILES = {

@@ -13,7 +13,7 @@ from test_fuzz_config import texts
 
 from distmeta.config.text import parse_yaml
 from distmeta.errors import ConfigError
-from distmeta.sweeps.sweep import check_resume, dump_sweep, load_sweep
+from distmeta.sweeps.sweep import check_same_sweep, dump_sweep, load_sweep
 
 SINUSOID = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}
 BASE = {**SINUSOID, "run": {"steps": 20, "validate_every": 5}}
@@ -62,7 +62,7 @@ def taken_or_refused(source: Any, overrides: tuple[str, ...] = ()) -> None:
         again = load_sweep(parse_yaml(text, "dump"))
         assert dump_sweep(again) == text
         assert again.points == sweep.points
-        check_resume(text, dump_sweep(again))
+        check_same_sweep(text, dump_sweep(again))
         for values_of_trial in (sweep.points or ())[:2]:
             sweep.trial_config(values_of_trial, sweep.seeds[0])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.loading import load_config
-from distmeta.programs.engine.settling import TOLERANCE, disagreement
+from distmeta.programs.engine.settling import PLAN_TOLERANCE, disagreement
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.workers.worker import Worker
 
@@ -83,7 +83,7 @@ def check(found: list[Tensor], algorithm: str, model: str, precision: str = "flo
     """The median counts: in a single chunk an activation may lie at a rectifier's corner."""
     apart = [disagreement(a, b) for a, b in zip(found, reference(algorithm, model), strict=True)]
     assert all(vector.isfinite().all() for vector in found)
-    assert 0 < statistics.median(apart) <= (1e-4 if precision == "float32" else TOLERANCE[precision])
+    assert 0 < statistics.median(apart) <= (1e-4 if precision == "float32" else PLAN_TOLERANCE[precision])
 
 
 def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

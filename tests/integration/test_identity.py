@@ -25,7 +25,7 @@ from integration_helpers import (
 from trust_helpers import NET, OWN_SMALL, SMALL, forget, manifest, new_process, write_own
 
 import distmeta
-from distmeta.data.omniglot_build import ALPHABETS, CHARACTERS, DRAWINGS, SIZE
+from distmeta.data.omniglot_build import ALPHABETS, CHARACTERS, DRAWINGS, IMAGE_SIZE
 from distmeta.data.store import write_store
 from distmeta.errors import ChangedError, ConfigError, DataError
 from distmeta.runs import checkpoint
@@ -164,7 +164,7 @@ def write_images(folder: Path, seed: int) -> None:
         for number in range(characters):
             names += [f"{part}-{number:04d}"] * DRAWINGS
             groups += [f"{part}/{number % ALPHABETS[part]}"] * DRAWINGS
-    pixels = np.random.default_rng(seed).integers(0, 256, (len(names), SIZE, SIZE), np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (len(names), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     write_store(folder / "omniglot-28.arrow", pixels, names, groups)
 
 

@@ -15,7 +15,7 @@ from distmeta.config.schema import dump_config
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config
 from distmeta.sweeps.points import perturb
-from distmeta.sweeps.sweep import check_resume, dump_sweep, load_sweep
+from distmeta.sweeps.sweep import check_same_sweep, dump_sweep, load_sweep
 
 SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 GLYPHS = {**BASE, "tasks": {"kind": "glyphs", "ways": 2, "shots": 1, "queries": 2}, "model": {"kind": "conv4"}}
@@ -154,16 +154,18 @@ def test_dump_is_read_again() -> None:
     again = load_sweep(yaml.safe_load(text))
     assert again.points == loaded.points
     assert dump_config(again.config) == dump_config(loaded.config)
-    check_resume(text, dump_sweep(sweep("run.meta_batch=8", space=yaml.safe_load(text)["space"], scheduler="median")))
+    check_same_sweep(
+        text, dump_sweep(sweep("run.meta_batch=8", space=yaml.safe_load(text)["space"], scheduler="median"))
+    )
 
 
 def test_resume_keeps_the_settings() -> None:
-    check_resume(dump_sweep(sweep()), dump_sweep(sweep("resources.cpus=2")))
+    check_same_sweep(dump_sweep(sweep()), dump_sweep(sweep("resources.cpus=2")))
     changed = dump_sweep(sweep("trials=5", "run.meta_batch=8", "cluster.hang_seconds=20"))
     with pytest.raises(
         ConfigError, match=r"differ:\n  base\.run\.meta_batch: was 4, is 8\n  trials: was 4, is 5\nstart"
     ):
-        check_resume(dump_sweep(sweep()), changed)
+        check_same_sweep(dump_sweep(sweep()), changed)
 
 
 def test_perturbed_rates_stay_in_the_space() -> None:

@@ -110,8 +110,8 @@ def test_what_a_trial_knows(tmp_path: Path) -> None:
 
 
 def test_the_logger_of_failed_trials() -> None:
-    module = Path(ray.__file__).parent.parent / f"{sweep_internals.CHATTER.replace('.', '/')}.py"
-    assert "getLogger(__name__)" in module.read_text(), gone(f"logger {sweep_internals.CHATTER}")
+    module = Path(ray.__file__).parent.parent / f"{sweep_internals.TUNE_LOGGER.replace('.', '/')}.py"
+    assert "getLogger(__name__)" in module.read_text(), gone(f"logger {sweep_internals.TUNE_LOGGER}")
 
 
 def test_tune_tells_no_credentials() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from distmeta.storage.files import MANIFEST, Storage
 from distmeta.sweeps import state as sweep_state
-from distmeta.sweeps.state import KEPT, STATE, StateKeeper, put_back
+from distmeta.sweeps.state import KEPT, TUNE_FOLDER, StateKeeper, put_back
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_the_last_state_comes_back(staging: Path, tmp_path: Path) -> None:
         keeper.keep(staging)
     write(staging, "third")
     StateKeeper(home).keep(staging)
-    state = home.child(STATE)
+    state = home.child(TUNE_FOLDER)
     state.write_bytes("experiment_state-b.json", b"to")
     state.write_bytes("tuner.pkl", b"stays")
     assert put_back(home)
@@ -53,7 +53,7 @@ def test_a_copy_that_was_not_finished_does_not_count(staging: Path, tmp_path: Pa
         keeper.keep(staging)
     home.child(KEPT[0]).delete(MANIFEST)
     assert put_back(home)
-    assert home.child(STATE).read_bytes("experiment_state-a.json") == b"first"
+    assert home.child(TUNE_FOLDER).read_bytes("experiment_state-a.json") == b"first"
 
 
 def test_copies_are_some_time_apart(staging: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from distmeta.sweeps.plots import importance, plots
 from distmeta.sweeps.points import Values
 from distmeta.sweeps.results import best_checkpoint, ranked, read_trial, write_results
 from distmeta.sweeps.sweep import Sweep
-from distmeta.sweeps.trial import Place, TrialRun
+from distmeta.sweeps.trial import Moment, TrialRun
 
 PBT = {"kind": "pbt", "interval": EVERY}
 POINTS = range(EVERY, STEPS + 1, EVERY)
@@ -52,7 +52,7 @@ KEPT: list[TrialRun] = []
 RESTARTED = ("repeats=2", "run.validate_every=5")  # the last validation comes sooner than the others
 
 
-def begin(overrides: tuple[str, ...], folder: Path) -> tuple[Any, Place]:
+def begin(overrides: tuple[str, ...], folder: Path) -> tuple[Any, Moment]:
     """The first validation of a trial, whose process goes on to hold its runs."""
     chosen = sweep(*overrides)
     KEPT.append(TrialRun(chosen, storage(folder), "a", points(chosen)[0]))
@@ -117,7 +117,7 @@ def test_exploiting_another_trial(tmp_path: Path) -> None:
 
     again = TrialRun(chosen, trials, "trial", other)  # its process died before its first step
     again.go_on(place, other)
-    assert again.place == Place("trial", 1, 8)
+    assert again.place == Moment("trial", 1, 8)
     rest, unchanged = whole(again), whole(donor)
     assert [step for step, _ in rest] == [step for step, _ in unchanged] == [12]
     assert rest != unchanged  # the other rate counts
@@ -141,10 +141,10 @@ def test_what_was_not_noted_by_tune_counts(tmp_path: Path) -> None:
 
     again = TrialRun(chosen, trials, "trial", mine)
     again.go_on(before, mine)
-    assert again.place == Place("trial", 1, before.step)
+    assert again.place == Moment("trial", 1, before.step)
     assert again.next() == expected
     again.go_on(again.place, {**other, "outer.lr": 0.03})  # from its own moment with other rates
-    assert again.place == Place("trial", 2, 2 * EVERY)
+    assert again.place == Moment("trial", 2, 2 * EVERY)
     assert again.next() != whole(donor)[-1]
     again.close()
 

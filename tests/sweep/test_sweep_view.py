@@ -40,7 +40,7 @@ def test_plain_lines_tell_of_each_trial_once() -> None:
 
 
 def test_plain_lines_while_no_trial_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_view, "QUIET", 0.0)
+    monkeypatch.setattr(sweep_view, "SILENT_SECONDS", 0.0)
     (line,) = shown(BEGUN, terminal=False).splitlines()
     assert line == "1 running, 0 meta-steps validated; none measured yet  0 of 4 trials done"
 

@@ -19,7 +19,7 @@ from distmeta.errors import ClusterError, ConfigError, StorageError
 from distmeta.runs import checkpoint
 from distmeta.runs.directory import RunDirectory
 from distmeta.sweeps.trial import read_parts, read_validations
-from distmeta.sweeps.view import Row
+from distmeta.sweeps.view import TrialStatus
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -144,7 +144,7 @@ class Killer:
         self.killed: list[tuple[bytes, ...]] = []
         self.at_once = 0
 
-    def show(self, rows: Sequence[Row]) -> None:
+    def show(self, rows: Sequence[TrialStatus]) -> None:
         self.at_once = max(self.at_once, sum(row.status == "RUNNING" for row in rows))
         for kind in (WORKER, TRIAL):
             if kind not in self.killed and any(EVERY <= row.step < LATER for row in rows if row.status == "RUNNING"):
@@ -175,7 +175,7 @@ class Counter:
         self.counts: set[tuple[int, int]] = set()
         self._at_work, self._since = 0, time.monotonic()
 
-    def show(self, rows: Sequence[Row]) -> None:
+    def show(self, rows: Sequence[TrialStatus]) -> None:
         running = [row.step for row in rows if row.status == "RUNNING"]
         at_work = len(running)
         if at_work != self._at_work or 0 in running:  # one that begins may have its worker or not

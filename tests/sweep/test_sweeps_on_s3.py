@@ -12,7 +12,7 @@ from distmeta.errors import Interrupted, TrustError
 from distmeta.runs import checkpoint, claims
 from distmeta.storage.credentials import S3_VARIABLES
 from distmeta.storage.files import Storage
-from distmeta.sweeps.results import TRIALS
+from distmeta.sweeps.results import TRIALS_FOLDER
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -23,7 +23,7 @@ def test_a_sweep_in_a_bucket(bucket: str, tmp_path: Path, monkeypatch: pytest.Mo
     home = Storage.at(bucket.format("/runs/sweep"))
 
     def end() -> None:
-        trials = home.child(TRIALS)
+        trials = home.child(TRIALS_FOLDER)
         assert len(claims.names(home)) == 1
         if any(trials.child(name, "seed-0", "checkpoints").list() for name in trials.list()):
             raise Interrupted("interrupted")

@@ -114,3 +114,24 @@ def test_files_and_functions_are_short(module: str) -> None:
     ]
     long = [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= STATEMENT_LINES]
     assert long == []
+
+
+def public_names(file: Path) -> Iterator[str]:
+    """The classes, constants and type aliases that a module defines for others."""
+    for node in ast.parse(file.read_text()).body:
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            targets = [each for target in node.targets for each in getattr(target, "elts", [target])]
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        yield from (target.id for target in targets if isinstance(target, ast.Name) and target.id[0].isupper())
+
+
+def test_one_name_has_one_meaning() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, file in MODULES.items():
+        for name in public_names(file):
+            homes.setdefault(name, []).append(module)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}

@@ -107,7 +107,7 @@ def test_every_request_of_the_job_client_has_a_limit(monkeypatch: pytest.MonkeyP
 
 
 def test_the_job_clients_loggers() -> None:
-    for name in ray_internals.CHATTER:
+    for name in ray_internals.RAY_LOGGERS:
         module = Path(ray.__file__).parent.parent / f"{name.replace('.', '/')}.py"
         assert "getLogger(__name__)" in module.read_text(), gone(f"logger {name}", "CHATTER")
 

@@ -12,7 +12,7 @@ import pytest
 from distmeta.errors import ClusterError
 from distmeta.loading import load_config
 from distmeta.runs.train import train
-from distmeta.workers.ray.tmpdir import LONGEST, check_tmpdir
+from distmeta.workers.ray.tmpdir import LONGEST_SOCKET, check_tmpdir
 
 TINY = {
     "tasks": {"kind": "sinusoid"},
@@ -50,7 +50,7 @@ def test_the_longest_that_fits_makes_sockets_that_can_be_bound(short: Path, monk
     monkeypatch.setenv("TMPDIR", padded(short, room))
     check_tmpdir()
     path = f"{padded(short, room)}/ray/session_2026-11-26_10-53-13_314677_{os.getpid()}/sockets/plasma_store"
-    assert len(path) == LONGEST
+    assert len(path) == LONGEST_SOCKET
     os.makedirs(os.path.dirname(path))
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(path)

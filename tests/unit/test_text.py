@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distmeta.config.text import DEEPEST, LONGEST, parse_value, parse_yaml, plain, read_text
+from distmeta.config.text import DEEPEST, LONGEST_TEXT, parse_value, parse_yaml, plain, read_text
 from distmeta.core.quoting import shown
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config
@@ -71,7 +71,7 @@ def test_files(tmp_path: Path) -> None:
     file.write_text("a: 1", encoding="utf-16")
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*not a text file in UTF-8"):
         read_text(file, "configuration")
-    file.write_bytes(b"#" * (LONGEST + 1))
+    file.write_bytes(b"#" * (LONGEST_TEXT + 1))
     with pytest.raises(ConfigError, match="longer than 1,048,576 bytes"):
         read_text(file, "configuration")
     with pytest.raises(ConfigError, match="longer than"):

@@ -9,13 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-TASKS = 2
+TASKS_COMPARED = 2
 """Tasks that are compared at once."""
 
-SAMPLES = 3
+GROUPS_COMPARED = 3
 """Such groups of tasks, where the first one is not enough."""
 
-TOLERANCE = 1e-3
+FLOAT32_TOLERANCE = 1e-3
 """Relative difference that float32 may have: far above rounding (1e-6), and below a missing derivative."""
 
 AMPLIFIED = 10
@@ -77,27 +77,27 @@ class Comparison:
         """What differs beyond rounding; whatever cannot be computed is raised."""
         program = self._program
         apart: list[float] = []
-        for group in range(SAMPLES):
-            first = group * TASKS
-            found = program.sample_gradient(TASKS, first)
+        for group in range(GROUPS_COMPARED):
+            first = group * TASKS_COMPARED
+            found = program.sample_gradient(TASKS_COMPARED, first)
             apart.append(self._beyond(found, "gradient", first, self._gradient(first)))
             if apart == [0.0]:
                 break
         if statistics.median(apart):
             return f"its meta-gradient differs from plain autograd's by {statistics.median(apart):.1e}"
-        beyond = self._beyond(program.sample_losses(TASKS), "losses", 0, self._losses)
+        beyond = self._beyond(program.sample_losses(TASKS_COMPARED), "losses", 0, self._losses)
         return f"its losses in the meta-test differ from plain autograd's by {beyond:.1e}" if beyond else None
 
     def _gradient(self, first: int) -> Callable[[torch.dtype], Tensor]:
-        return lambda dtype: self._program.reference_gradient(TASKS, first, dtype)
+        return lambda dtype: self._program.reference_gradient(TASKS_COMPARED, first, dtype)
 
     def _losses(self, dtype: torch.dtype) -> Tensor:
-        return self._program.reference_losses(TASKS, dtype)
+        return self._program.reference_losses(TASKS_COMPARED, dtype)
 
     def _beyond(self, found: Tensor, name: str, first: int, compute: Callable[[torch.dtype], Tensor]) -> float:
         """The relative difference to the reference, or 0 where it is rounding."""
         exact = self._reference(name, first, torch.float64, compute)
-        if isinstance(exact, Tensor) and disagreement(found, exact) <= TOLERANCE:
+        if isinstance(exact, Tensor) and disagreement(found, exact) <= FLOAT32_TOLERANCE:
             return 0.0
         rounded = self._reference(name, first, torch.float32, compute)
         if isinstance(rounded, Exception):
@@ -110,7 +110,7 @@ class Comparison:
             exact = rounded
         apart = min(disagreement(found, exact), disagreement(found, rounded))
         rounding = disagreement(rounded, exact)
-        return 0.0 if apart <= max(TOLERANCE, AMPLIFIED * rounding) else apart
+        return 0.0 if apart <= max(FLOAT32_TOLERANCE, AMPLIFIED * rounding) else apart
 
     def _reference(
         self, name: str, first: int, dtype: torch.dtype, compute: Callable[[torch.dtype], Tensor]

@@ -21,17 +21,17 @@ from distmeta.programs.engine.comparison import Compared, Comparison, disagreeme
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = {"float32": 1e-3, "tf32": 3e-2, "bf16": 0.8}
+PLAN_TOLERANCE = {"float32": 1e-3, "tf32": 3e-2, "bf16": 0.8}
 """Relative difference (Euclidean norm) of a meta-gradient beyond which a plan of this precision is not believed.
 
-The median over SAMPLES chunks counts: it is far above rounding (1e-6) and below a missing derivative. A single float32
+The median over the chunks counts: it is far above rounding (1e-6) and below a missing derivative. A single float32
 chunk may be 1e-3 off where an activation lies at the corner of its rectifier and rounding decides its side. The 8 bits
 of bfloat16 are amplified by batch norms of a few examples."""
 
-SAMPLES = 3
+CHUNKS_COMPARED = 3
 """Chunks of tasks by which gradients are compared."""
 
-WORST = 0.1
+WORST_CHUNK = 0.1
 """Relative difference that no chunk of a float32 plan may have."""
 
 
@@ -194,7 +194,7 @@ def settle(program: Tried, plan: Plan, asked: EngineOptions) -> Plan:
 
 def sample(program: Tried, count: int) -> list[Tensor]:
     """Meta-gradients of some chunks of so many tasks."""
-    return [program.sample_gradient(count, number * count) for number in range(SAMPLES)]
+    return [program.sample_gradient(count, number * count) for number in range(CHUNKS_COMPARED)]
 
 
 def _fails(program: Tried, plan: Plan, reference: list[Tensor], count: int) -> str | None:
@@ -208,9 +208,9 @@ def _fails(program: Tried, plan: Plan, reference: list[Tensor], count: int) -> s
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     apart = [disagreement(a, b) for a, b in zip(gradients, reference, strict=True)]
     off = statistics.median(apart)
-    if off <= TOLERANCE[plan.precision] and (max(apart) <= WORST or plan.precision != "float32"):
+    if off <= PLAN_TOLERANCE[plan.precision] and (max(apart) <= WORST_CHUNK or plan.precision != "float32"):
         return None
-    off = max(apart) if off <= TOLERANCE[plan.precision] else off
+    off = max(apart) if off <= PLAN_TOLERANCE[plan.precision] else off
     return f"its meta-gradient differs from the plain way's by {off:.1e}"
 
 

@@ -14,7 +14,7 @@ from ray import cloudpickle
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
 
-CHATTER = "ray.tune.tune"
+TUNE_LOGGER = "ray.tune.tune"
 """The logger by which Tune says, at the end, that trials have failed."""
 
 

@@ -13,7 +13,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from distmeta.sweeps.points import Values, perturb
 from distmeta.sweeps.sections import Asha, Hyperband, Median, Pbt, SweepOptions
 from distmeta.sweeps.sweep import Sweep
-from distmeta.sweeps.trial import WORST
+from distmeta.sweeps.trial import WORST_SCORE
 from distmeta.sweeps.tune.internals import OpenHalving, OpenMedian, OpenPopulation
 
 History = Callable[[str, int], Iterable[dict[str, float]]]
@@ -146,7 +146,7 @@ class Population(OpenPopulation):
 
 
 def _diverged(score: float) -> bool:
-    return abs(score) >= WORST
+    return abs(score) >= WORST_SCORE
 
 
 def _told(trial: Any) -> int:

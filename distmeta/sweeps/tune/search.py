@@ -27,13 +27,13 @@ from distmeta.storage.credentials import credentials
 from distmeta.storage.files import Storage, below
 from distmeta.sweeps.outcomes import TrialResult
 from distmeta.sweeps.points import Values
-from distmeta.sweeps.results import TRIALS, best_checkpoint, ranked, read_results, read_trial, write_results
+from distmeta.sweeps.results import TRIALS_FOLDER, best_checkpoint, ranked, read_results, read_trial, write_results
 from distmeta.sweeps.sections import Domain
-from distmeta.sweeps.state import STATE, check_own, put_back
-from distmeta.sweeps.sweep import SWEEP, Sweep, check_resume, dump_sweep
-from distmeta.sweeps.trial import Place, TrialRun, check_trials, finite
+from distmeta.sweeps.state import TUNE_FOLDER, check_own, put_back
+from distmeta.sweeps.sweep import SWEEP, Sweep, check_same_sweep, dump_sweep
+from distmeta.sweeps.trial import Moment, TrialRun, check_trials, finite
 from distmeta.sweeps.tune.former import former_names
-from distmeta.sweeps.tune.internals import CHATTER, CREDENTIALS, without_credentials
+from distmeta.sweeps.tune.internals import CREDENTIALS, TUNE_LOGGER, without_credentials
 from distmeta.sweeps.tune.schedulers import scheduler
 from distmeta.sweeps.tune.watch import Watch, current_values, reported, why
 from distmeta.sweeps.view import View
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 RESTARTS = 3
 """Times that a trial whose process died is started again."""
 
-QUIET = {
+TUNE_VARIABLES = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's own folder has all of it
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "2",
@@ -99,7 +99,7 @@ class SweepTrial(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from a moment of this trial or of another one."""
-        self._run.go_on(Place(**checkpoint), self.config["values"])
+        self._run.go_on(Moment(**checkpoint), self.config["values"])
 
     def cleanup(self) -> None:
         """End the runs and their workers."""
@@ -136,7 +136,7 @@ def run_sweep(
             if not trust_code:
                 check_own(home)
             if not accept_changes:
-                check_trials(sweep, home.child(TRIALS))
+                check_trials(sweep, home.child(TRIALS_FOLDER))
         with _connected(sweep.config, address):
             _check_resources(sweep)
             return _run(sweep, home.guarded(lease.guard), begun, accept_changes, view, checked, progress)
@@ -166,7 +166,7 @@ def _finish(
     sweep: Sweep, home: Storage, failures: Mapping[str, str], check: Check, progress: Progress | None
 ) -> dict[str, Any]:
     """Rank the trials, meta-test the best one, and write what was found; ``failures`` is what :func:`_search` gives."""
-    trials = home.child(TRIALS)
+    trials = home.child(TRIALS_FOLDER)
     found = ranked(sweep, [read_trial(sweep, trials, name, failure) for name, failure in failures.items()])
     best = best_checkpoint(sweep, trials, _check_best(found))
     # The sweep's own settings name its code, wherever that lies, and secrets that are masked in the checkpoint.
@@ -187,7 +187,7 @@ def _check_home(home: Storage, sweep: Sweep, resume: bool) -> bool:
         raise StorageError(
             f"{home.location} already holds a sweep; continue it with --resume or name another --run-dir"
         )
-    check_resume(home.read_bytes(SWEEP).decode(errors="replace"), dump_sweep(sweep))
+    check_same_sweep(home.read_bytes(SWEEP).decode(errors="replace"), dump_sweep(sweep))
     return True
 
 
@@ -246,8 +246,8 @@ def _search(
     sweep: Sweep, home: Storage, begun: bool, accept_changes: bool, view: View | None, check: Check
 ) -> dict[str, str]:
     """Run all trials; gives their names, and what ended those that failed."""
-    quiet = {name: value for name, value in QUIET.items() if name not in os.environ}
-    logging.getLogger(CHATTER).setLevel(logging.CRITICAL)
+    quiet = {name: value for name, value in TUNE_VARIABLES.items() if name not in os.environ}
+    logging.getLogger(TUNE_LOGGER).setLevel(logging.CRITICAL)
     watch = Watch(sweep, home, view, check)
     opening = credentials(home.uri)  # not by the URI, which Tune writes into its files
     shared = {name: os.environ[name] for name in (*SHARED_ENVIRONMENT, *CREDENTIALS) if name in os.environ}
@@ -255,14 +255,14 @@ def _search(
         tune.with_parameters(
             SweepTrial,
             sweep=sweep,
-            trials=home.child(TRIALS).uri,
+            trials=home.child(TRIALS_FOLDER).uri,
             folder=os.getcwd(),
             variables={**shared, **opening},
             accept_changes=accept_changes,
         ),
         tune.PlacementGroupFactory(_bundles(sweep), strategy="PACK"),
     )
-    state = home.child(STATE)
+    state = home.child(TUNE_FOLDER)
     with environment({**quiet, **opening}), without_credentials(), former_names():
         if begun and put_back(home):
             tuner = tune.Tuner.restore(without_secrets(state.uri), trainable, resume_errored=True)
@@ -305,7 +305,7 @@ def _tuner(sweep: Sweep, home: Storage, trainable: Any, watch: Watch) -> tune.Tu
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
-            name=STATE,
+            name=TUNE_FOLDER,
             storage_path=without_secrets(home.uri),
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
             # Small files that say where a trial is: all of them, since the state that is kept may be an older one.

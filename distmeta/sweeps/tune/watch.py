@@ -13,10 +13,10 @@ from distmeta.config.modules import code_of
 from distmeta.errors import ChangedError, DistmetaError, Interrupted
 from distmeta.storage.files import Storage
 from distmeta.sweeps.points import Values
-from distmeta.sweeps.results import TRIALS, read_trial
+from distmeta.sweeps.results import TRIALS_FOLDER, read_trial
 from distmeta.sweeps.state import StateKeeper
 from distmeta.sweeps.sweep import Sweep
-from distmeta.sweeps.trial import FAILURE, WORST, finite, read_parts
+from distmeta.sweeps.trial import FAILURE, WORST_SCORE, finite, read_parts
 from distmeta.sweeps.tune.internals import error_of, staging_folder
 from distmeta.sweeps.view import TrialStatus, View
 from distmeta.workers import Check
@@ -33,7 +33,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
     current: ClassVar[Watch | None] = None
 
     def __init__(self, sweep: Sweep, home: Storage, view: View | None, check: Check) -> None:
-        self._sweep, self._trials, self._view, self._check = sweep, home.child(TRIALS), view, check
+        self._sweep, self._trials, self._view, self._check = sweep, home.child(TRIALS_FOLDER), view, check
         self._keeper = StateKeeper(home)
         self._code = self._find_code()
         self._problem: ChangedError | None = None
@@ -104,7 +104,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
 
     def _row(self, trial: Any) -> TrialStatus:
         best = trial.metric_analysis.get("score", {}).get(self._sweep.mode)
-        known = best is not None and abs(best) < WORST
+        known = best is not None and abs(best) < WORST_SCORE
         values = trial.config.get("values", {})
         return TrialStatus(
             trial.trial_id, values, trial.status, trial.last_result.get("step", 0), best if known else None

@@ -24,7 +24,7 @@ from distmeta.workers.ray.internals import draining_nodes, most_resources, on_lo
 from distmeta.workers.ray.private import Connection
 from distmeta.workers.ray.tmpdir import check_tmpdir
 
-QUIET = {
+RAY_VARIABLES = {
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -52,7 +52,7 @@ def connect(config: Config) -> Connection | None:
         _check_same(config.cluster.address)
         return None
     connection = Connection()
-    for name, value in QUIET.items():
+    for name, value in RAY_VARIABLES.items():
         os.environ.setdefault(name, value)
     address = _address(config)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}

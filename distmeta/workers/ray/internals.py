@@ -17,7 +17,7 @@ from ray._private import worker as ray_worker
 from ray._private.node import Node
 from ray._private.state import state as cluster_state
 
-CHATTER = (
+RAY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distmeta.errors import ClusterError
 
-LONGEST = 103 if sys.platform == "darwin" else 107
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 """Bytes of a Unix socket's path, a limit of the operating system."""
 
 _SOCKET = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
@@ -27,12 +27,12 @@ def check_tmpdir() -> None:
     said = f"{name} = {place}" if name else place
     if not os.path.isabs(place):
         raise _refusal(said, "Ray's sockets need an absolute path")
-    size, room = len(os.fsencode(place)), LONGEST - len(_SOCKET.format(pid=os.getpid())) - 1
+    size, room = len(os.fsencode(place)), LONGEST_SOCKET - len(_SOCKET.format(pid=os.getpid())) - 1
     if size > room:
         raise _refusal(
             said,
-            f"its {size} bytes are too long for Ray's sockets, whose paths may have {LONGEST} bytes; at most {room} "
-            "are left for this folder",
+            f"its {size} bytes are too long for Ray's sockets, whose paths may have {LONGEST_SOCKET} bytes; at most "
+            f"{room} are left for this folder",
         )
     folder = Path(place, "ray")
     try:
