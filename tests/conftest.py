@@ -28,6 +28,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Ray's workers would starve beside the other process.
     os.environ.setdefault("RAY_worker_niceness", "0")
 
+pytest_plugins = ("run_fixtures", "storage_fixtures")
+
 ARCHIVES = ("images_background.zip", "images_evaluation.zip")
 
 
@@ -82,9 +84,9 @@ def ray_cluster(distmeta_cache: Path) -> Iterator[None]:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         for name, value in QUIET.items():
             patch.setenv(name, value)
-        # Workers import the models of these folders as this process does.
-        models = [str(Path(__file__).parent / name) for name in ("integration", "modules")]
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [*models, os.environ.get("PYTHONPATH")])))
+        # Workers import the models of this folder as this process does.
+        helpers = str(Path(__file__).with_name("helpers"))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [helpers, os.environ.get("PYTHONPATH")])))
         ray.init(
             "local",  # not one that happens to run on this machine
             num_cpus=4,

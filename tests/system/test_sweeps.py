@@ -114,7 +114,7 @@ def test_a_trial_that_fails(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Tried again three times, told in a line each time, kept in the ranking; its traceback is in a file."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "integration")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "helpers")
     kinds = [f"module:integration_models.{name}" for name in ("RaisesOnTasks", "Plain")]
     content = written(
         base={**BASE, "model": {"kind": kinds[1]}},

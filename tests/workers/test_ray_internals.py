@@ -41,7 +41,7 @@ def test_the_loopback_switch() -> None:
 
 
 def test_the_processes_that_a_run_goes_without() -> None:
-    """That none of them is started is tested in tests/integration/test_private_ray.py."""
+    """That none of them is started is tested in tests/system/test_private_ray.py."""
     for name in ray_internals.HELPERS:
         assert callable(getattr(Node, name, None)), gone(f"Node.{name}", "without_helpers")
     before = [getattr(Node, name) for name in ray_internals.HELPERS]
@@ -51,7 +51,7 @@ def test_the_processes_that_a_run_goes_without() -> None:
 
 
 def test_the_token() -> None:
-    """Its effect is tested in tests/integration/test_private_ray.py."""
+    """Its effect is tested in tests/system/test_private_ray.py."""
     from ray import _raylet
 
     assert callable(_raylet.Config.initialize), gone("Config.initialize", "forget_token")

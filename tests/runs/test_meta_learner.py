@@ -273,7 +273,7 @@ def test_an_adapted_model_in_another_process(
     adapted = learner.adapt(support, labels)
     (tmp_path / "model").write_bytes(pickle.dumps((adapted, query)))
     command = [sys.executable, "-c", UNPICKLE, str(tmp_path / "model"), str(tmp_path / "outputs")]
-    subprocess.run(command, check=True, cwd=Path(__file__).parent)
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1] / "helpers")
     expected = [adapted.predict(query, "support"), adapted.predict(query, "query")]
     assert equal(torch.load(tmp_path / "outputs"), expected)
 

@@ -1,13 +1,8 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path += [str(Path(__file__).parents[1] / room) for room in ("integration", "sweep")]
-
 from cluster_hosts import Hosts, refusal
 from cluster_runs import BASES, Reference, settings
 from integration_helpers import logged, parameters, train

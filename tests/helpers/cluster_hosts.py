@@ -10,7 +10,7 @@ driver has there, other hosts do not have. Python's environment and this checkou
 
 It takes root, iproute2 and util-linux (:func:`refusal` says what is missing). By hand:
 
-    python tests/cluster/cluster_hosts.py
+    python tests/helpers/cluster_hosts.py
 
 starts three hosts, prints how to enter them, and ends them with Ctrl-C.
 """

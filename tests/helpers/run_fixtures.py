@@ -1,3 +1,5 @@
+"""Runs that tests compare with."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Storage of every kind, and what may be kept there."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
