@@ -1,6 +1,6 @@
 """What distmeta uses of Ray Tune that Tune does not promise to keep: all of it, each name in one method or function.
 
-A release of Ray that takes one away makes a test of ``tests/sweeps/test_sweep_internals.py`` fail, which says which one.
+A release of Ray that takes one away makes a test of ``tests/sweeps/test_sweep_internals.py`` fail, which names it.
 """
 
 from __future__ import annotations

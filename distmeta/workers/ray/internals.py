@@ -1,6 +1,6 @@
 """What distmeta uses of Ray that Ray does not promise to keep: all of it, each name in one function.
 
-A release of Ray that takes one away makes a test of ``tests/workers/test_ray_internals.py`` fail, which says which one. Of
+A release of Ray that takes one away makes a test of ``tests/workers/test_ray_internals.py`` fail, which names it. Of
 Tune: :mod:`distmeta.sweeps.tune.internals`.
 """
 
