@@ -24,7 +24,8 @@ from common import show, write
 import distmeta
 from distmeta.config.schema import Config
 from distmeta.core.layout import Layout
-from distmeta.core.records import MetaState, TaskBatch
+from distmeta.core.records import TaskBatch
+from distmeta.core.requests import Request, Start
 from distmeta.loading import load_config
 from distmeta.programs import blueprint
 from distmeta.programs.supervised import SupervisedProgram
@@ -60,16 +61,17 @@ class Bare:
         self._program = cast(SupervisedProgram, worker.program)
         size = config.run.shard
         self._shards = [range(first, first + size) for first in range(0, config.run.meta_batch, size)]
-        self._program._family = cast(TaskFamily, Ready(self._program._family, self._shards))
+        samples = self._program._samples
+        samples._family = cast(TaskFamily, Ready(samples._family, self._shards))
         meta = blueprint(config).initial_meta()
-        self._state = MetaState(0, Layout.of(meta).flatten(meta))
+        self._state = Start.of(0, Layout.of(meta).flatten(meta))
 
     def seconds(self, steps: int) -> float:
         """Seconds a meta-batch of gradients takes."""
         began = time.perf_counter()
         for _ in range(steps):
             for ids in self._shards:
-                self._program.gradient(self._state, "train", ids)
+                self._program.answer(Request("gradient", self._state), "train", ids)
         return (time.perf_counter() - began) / steps
 
 

@@ -22,13 +22,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from distmeta.core.records import MetaGradient
-from distmeta.core.tree import Sum, add
+from distmeta.core.requests import Answer, Request, add
+from distmeta.core.tree import Sum
 from distmeta.loading import load_config
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
@@ -70,10 +70,14 @@ class Run:
         """Seconds of a meta-step."""
         began = time.perf_counter()
         shards = cut("train", self.learner.step * 32, 32, 4)
-        total = Sum[MetaGradient](len(shards), add)
-        for node, part in self.transport.run("gradient", self.learner.state(), shards):
-            total.add(node, cast(MetaGradient, part))
-        self.learner.apply(total.result())
+
+        def ask(request: Request) -> Answer:
+            total = Sum[Answer](len(shards), add)
+            for node, part in self.transport.run(request, shards):
+                total.add(node, part)
+            return total.result()
+
+        self.learner.apply(ask)
         return time.perf_counter() - began
 
     def usual(self) -> float:

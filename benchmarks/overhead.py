@@ -18,17 +18,19 @@ import multiprocessing
 import platform
 import statistics
 import time
+from collections.abc import Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import cast
 
 from rich.console import Console
 from rich.table import Table
 
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaGradient
-from distmeta.core.tree import Sum, add
+from distmeta.core.records import Shard
+from distmeta.core.requests import Answer, Request, add
+from distmeta.core.tree import Sum
 from distmeta.loading import load_config
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
@@ -65,6 +67,12 @@ class Bench:
         while min(self.transport.workers().shards_each) < WARM:
             self.seconds(1)
 
+    def _ask(self, shards: Sequence[Shard], request: Request) -> Answer:
+        total = Sum[Answer](len(shards), add)
+        for node, part in self.transport.run(request, shards):
+            total.add(node, part)
+        return total.result()
+
     def seconds(self, steps: int) -> float:
         """Seconds a meta-step: shards out, gradients back, added, outer step."""
         batch, size = self.config.run.meta_batch, self.config.run.shard
@@ -74,10 +82,7 @@ class Bench:
             shards = cut("train", first, batch, size)
             self.transport.prefetch(cut("train", first + batch, batch, size))
             with self.transport.beside_workers():
-                total = Sum[MetaGradient](len(shards), add)
-                for node, part in self.transport.run("gradient", self.learner.state(), shards):
-                    total.add(node, cast(MetaGradient, part))
-                self.learner.apply(total.result())
+                self.learner.apply(partial(self._ask, shards))
         return (time.perf_counter() - began) / steps
 
 
@@ -86,13 +91,13 @@ def compute(plan: Plan, orders: Connection) -> None:
     config = load_config(SETTINGS)
     worker = Worker(config)
     worker.follow(plan)
-    state = Learner(config.outer, 1, blueprint(config).initial_meta()).state()
+    state = Learner(config.outer, 1, blueprint(config).initial_meta()).start()
     size, first = config.run.shard, 0
     while count := orders.recv():
         for _ in range(count):
             shards = cut("train", first, 2 * size, size)
             worker.prefetch(shards[1:])
-            worker.gradient(state, shards[:1])
+            worker.answer(Request("gradient", state), shards[:1])
             first += size
         orders.send(count)
 

@@ -20,7 +20,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from distmeta.config.schema import Config
-from distmeta.core.records import MetaState, Split, TaskBatch
+from distmeta.core.records import Split, TaskBatch
+from distmeta.core.requests import Request, Start
 from distmeta.functional.building import build
 from distmeta.loading import load_config
 from distmeta.programs import blueprint
@@ -103,7 +104,7 @@ class Ours:
         self.device = self._worker.device
         self._worker.follow(self._worker.probe())
         layout, initial = self._worker.program.layout, blueprint(config).initial_meta()
-        self._state = MetaState(0, layout.flatten(initial).detach())
+        self._request = Request("gradient", Start.of(0, layout.flatten(initial).detach()))
         self._shards = shards(config)
         self._model = layout.groups()["model"]
         self._turn = 0
@@ -112,13 +113,13 @@ class Ours:
         """The next shard."""
         ids = self._shards[self._turn % SHARDS]
         self._turn += 1
-        return self._worker.program.gradient(self._state, "train", ids).tasks
+        return self._worker.program.answer(self._request, "train", ids).tasks
 
     def of_task(self, task: int) -> np.ndarray[Any, Any]:
         """The task's meta-gradient of the module's parameters, sorted by name."""
         # A whole shard of the one task, since other numbers of tasks would be compiled anew.
         ids = [task] * len(self._shards[0])
-        vector = self._worker.program.gradient(self._state, "train", ids).vector
+        vector = self._worker.program.answer(self._request, "train", ids).vector
         return (vector.detach().cpu()[self._model] / len(ids)).numpy()
 
 

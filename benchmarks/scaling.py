@@ -33,12 +33,13 @@ import torch
 from simulated_ray import CutTransport, simulated_ray, simulated_transport
 
 from distmeta.config.schema import Config
-from distmeta.config.sections import OuterOptions
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaGradient, Shard
-from distmeta.core.tree import Sum, add, share
+from distmeta.core.records import Shard
+from distmeta.core.requests import Answer, Request, add
+from distmeta.core.tree import Sum, share
 from distmeta.loading import load_config
 from distmeta.outer.learner import Learner
+from distmeta.outer.options import GradientOptions
 from distmeta.runs.evaluate import cut
 from distmeta.workers.dispatch import DEPTH
 from distmeta.workers.ray.actors import RayTransport
@@ -164,7 +165,7 @@ class Cost:
 
 def measure(transport: SimulatedTransport, megabytes: float, workers: int, shards: int, steps: int) -> Cost:
     """Median of the steps, and of a second's worth at least."""
-    learner = Learner(OuterOptions(), steps, {"model/w": torch.zeros(int(megabytes * MEGABYTE / 4))})
+    learner = Learner(GradientOptions(), steps, {"model/w": torch.zeros(int(megabytes * MEGABYTE / 4))})
     batch = shards * TASKS_PER_SHARD
     taken: list[tuple[float, float, int]] = []
     until = 0.0
@@ -184,12 +185,17 @@ def measure(transport: SimulatedTransport, megabytes: float, workers: int, shard
 def meta_step(transport: RayTransport, learner: Learner, shards: Sequence[Shard]) -> int:
     """A step as a run does it; the number of vectors that came."""
     vectors = 0
-    total = Sum[MetaGradient](len(shards), add)
-    for node, part in transport.run("gradient", learner.state(), shards):
-        total.add(node, cast(MetaGradient, part))
-        vectors += 1
-        del part
-    learner.apply(total.result())
+
+    def ask(request: Request) -> Answer:
+        nonlocal vectors
+        total = Sum[Answer](len(shards), add)
+        for node, part in transport.run(request, shards):
+            total.add(node, part)
+            vectors += 1
+            del part
+        return total.result()
+
+    learner.apply(ask)
     return vectors
 
 
@@ -218,7 +224,7 @@ def measure_alone(workers: int, shards: int, seconds: float, tree: bool, steps: 
     """The driver against simulated workers with the smallest of the models."""
     with simulated_ray():
         transport = simulated_transport(load_config(SETTINGS, [f"cluster.workers={workers}"]), seconds, tree)
-        learner = Learner(OuterOptions(), steps, {"model/w": torch.zeros(int(ALONE_MEGABYTES * MEGABYTE / 4))})
+        learner = Learner(GradientOptions(), steps, {"model/w": torch.zeros(int(ALONE_MEGABYTES * MEGABYTE / 4))})
         batch = shards * workers * ALONE_TASKS
         taken: list[tuple[float, int]] = []
         try:

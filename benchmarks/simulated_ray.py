@@ -20,15 +20,15 @@ import torch
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.core.records import Shard
-from distmeta.core.tree import cover
-from distmeta.workers import Kind
+from distmeta.core.requests import Request
+from distmeta.core.tree import Node, cover
 from distmeta.workers.dispatch import Dispatcher
 from distmeta.workers.ray import actors as ray_actors
 from distmeta.workers.ray import pool as ray_pool
 from distmeta.workers.ray.actors import RayTransport
 from distmeta.workers.ray.cluster import Changes
 from distmeta.workers.ray.pool import ActorSlot, WorkerPool
-from distmeta.workers.ray.worker import Opened
+from distmeta.workers.ray.worker import Head, Opened
 
 MESSAGE = 0.005
 """Seconds of a worker that a message takes besides its shards, as seen with Ray."""
@@ -47,14 +47,14 @@ class Ref:
 class SimulatedActor:
     """A worker that takes so many seconds a shard, and answers with ones.
 
-    Its methods are called as a Ray actor's are: ``actor.gradient.remote(...)``.
+    Its methods are called as a Ray actor's are: ``actor.answer.remote(...)``.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._free = 0.0
         self._ones = np.ones(0, np.float32)
-        for name in ("arrive", "prepare", "open", "gradient"):
+        for name in ("arrive", "prepare", "open", "answer"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
 
     def _arrive(self) -> Ref:
@@ -66,14 +66,14 @@ class SimulatedActor:
     def _open(self, *_: Any) -> Ref:
         return Ref(Opened({"device": "none"}, Plan(), shares=False))
 
-    def _gradient(self, step: int, vector: Ref, shards: Sequence[Shard], ahead: Sequence[Shard], back: None) -> Ref:
-        if len(self._ones) != len(vector.value):
-            self._ones = np.ones_like(vector.value)
+    def _answer(self, head: Head, shards: Sequence[Shard], ahead: Sequence[Shard], back: None, *vectors: Ref) -> Ref:
+        if len(self._ones) != len(vectors[0].value):
+            self._ones = np.ones_like(vectors[0].value)
         computing = len(shards) * self._seconds
         self._free = max(self._free, time.perf_counter()) + computing + MESSAGE
         tasks = sum(shard.count for shard in shards)
-        metrics, seconds = {"loss": 0.0, "accuracy": 0.0}, {"compute": computing, "data": 0.0}
-        total = {"vector": self._ones, "tasks": tasks, "metrics": metrics, "seconds": seconds}
+        sums, seconds = {"loss": 0.0, "accuracy": 0.0}, {"compute": computing, "data": 0.0}
+        total = {"vectors": {"gradient": self._ones}, "sums": sums, "tasks": tasks, "seconds": seconds}
         return Ref(total, self._free)
 
 
@@ -163,10 +163,12 @@ class CutTransport(RayTransport):
 
     tree = True
 
-    def _new_dispatcher(self, kind: Kind, shards: Sequence[Shard]) -> Dispatcher[ActorSlot]:
+    def _new_dispatcher(
+        self, request: Request | None, shards: Sequence[Shard], held: Sequence[tuple[Node, ActorSlot]] = ()
+    ) -> Dispatcher[ActorSlot]:
         if self.tree:
-            return super()._new_dispatcher(kind, shards)
-        return Dispatcher(kind, shards, cover(len(shards), 0), self._pace, self.faults)
+            return super()._new_dispatcher(request, shards, held)
+        return Dispatcher("gradient", shards, cover(len(shards), 0), self._pace, self.faults)
 
 
 def simulated_transport(config: Config, seconds: float, tree: bool) -> RayTransport:

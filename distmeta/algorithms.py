@@ -108,6 +108,7 @@ def check(config: Config) -> None:
             "is a regression; use gradient_descent"
         )
     _check_differentiation(config)
+    _check_outer(config)
     ways = getattr(config.tasks, "ways", None)
     if adaptation.needs_head and config.evaluation.ways != ways:
         raise ValueError(
@@ -116,12 +117,30 @@ def check(config: Config) -> None:
         )
 
 
+def _check_outer(config: Config) -> None:
+    """Refuse an outer step that asks for what estimator or objective have not."""
+    if "curvature" not in config.outer.requests:
+        return
+    if not ESTIMATORS.options[config.algorithm.estimator].of_outputs:
+        raise ValueError(
+            f"outer.name = {config.outer.name} asks how outputs change with the meta-parameters, and "
+            f"algorithm.estimator = {config.algorithm.estimator} does not differentiate these; use "
+            "outer.name=gradient"
+        )
+    objective = OBJECTIVES[config.tasks.objective]
+    if not all(hasattr(objective, name) for name in ("curvature", "divergence")):
+        raise ValueError(
+            f"outer.name = {config.outer.name} asks for the curvature and the divergence of outputs, and the objective "
+            f"{config.tasks.objective} has none; use outer.name=gradient"
+        )
+
+
 def _check_differentiation(config: Config) -> None:
     if config.engine.differentiation != "mixed":
         return
-    if config.algorithm.estimator != "exact":
+    if not ESTIMATORS.options[config.algorithm.estimator].through_steps:
         raise ValueError(
-            f"engine.differentiation = mixed is a way to the exact meta-gradient, and algorithm.estimator = "
+            f"engine.differentiation = mixed is a way through inner steps, and algorithm.estimator = "
             f"{config.algorithm.estimator}; use auto"
         )
     if not ADAPTATIONS.options[config.algorithm.adaptation].iterative:

@@ -13,13 +13,14 @@ from distmeta.algorithms import algorithm_options, check
 from distmeta.config.modules import kinds
 from distmeta.config.problems import describe, listed, suggest
 from distmeta.config.schema import Config
-from distmeta.config.sections import ClusterOptions, EngineOptions, EvaluationOptions, OuterOptions, RunOptions, Section
+from distmeta.config.sections import ClusterOptions, EngineOptions, EvaluationOptions, RunOptions, Section
 from distmeta.config.text import parse_override, plain, put, read_mapping
 from distmeta.core.hosts import hosts_in
 from distmeta.core.quoting import shown
 from distmeta.errors import ConfigError
 from distmeta.models import model_options
 from distmeta.origins import home_of, origin_of
+from distmeta.outer import outer_options
 from distmeta.tasks import task_options
 
 
@@ -52,7 +53,7 @@ def load_config(
         check_origin(source, values, named_kinds(overrides), named_keys(overrides), trust_code)
     problems: list[str] = []
     resolved: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in {"outer": {}, **values}.items():
         if key not in Config.model_fields:
             problems.append(f"{key}: there is no such setting{suggest(key, Config.model_fields)}")
             continue
@@ -121,7 +122,6 @@ def named_kinds(overrides: Iterable[str]) -> list[str]:
 def _section(key: str, value: Any) -> type[Section] | None:
     """The class that validates a section; where settings depend on a kind, the registry knows it."""
     plain: dict[str, type[Section]] = {
-        "outer": OuterOptions,
         "run": RunOptions,
         "evaluation": EvaluationOptions,
         "cluster": ClusterOptions,
@@ -131,6 +131,7 @@ def _section(key: str, value: Any) -> type[Section] | None:
         "tasks": task_options,
         "model": model_options,
         "algorithm": algorithm_options,
+        "outer": outer_options,
     }
     if key not in plain and key not in registries:
         return None

@@ -7,7 +7,7 @@ derivatives with respect to inputs inside ``forward``, hooks on saved tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
@@ -82,6 +82,41 @@ def pullback(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable
         return tuple(_as_trees(gradients, primals))
 
     return _detach(value), pull_plainly
+
+
+def curvature_product(
+    function: Callable[[Any], Tensor],
+    primal: Mapping[str, Tensor],
+    direction: Mapping[str, Tensor],
+    curvature: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    r"""``J^T C J d``, where J is the derivative of ``function`` at ``primal``.
+
+    J d is the derivative of ``J^T u`` by u along d, so that reverse mode is enough, which every module has.
+
+    Args:
+        function: from named tensors to a tensor.
+        primal: where.
+        direction: d, named and shaped like ``primal``.
+        curvature: C times a tangent, from the function's value and the tangent.
+
+    >>> point, along = {"x": torch.tensor([1.0, 2.0])}, {"x": torch.tensor([1.0, 0.0])}
+    >>> curvature_product(lambda named: named["x"] ** 2, point, along, lambda outputs, tangent: tangent)
+    {'x': tensor([4., 0.])}
+    """
+
+    def weighted(named: Mapping[str, Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = function(named)
+        return (outputs * weights).sum(), outputs
+
+    def along(weights: Tensor) -> tuple[Tensor, Tensor]:
+        back, (_, outputs) = gradient(weighted, primal, weights)
+        return torch.stack([(back[name] * value).sum() for name, value in direction.items()]).sum(), outputs
+
+    outputs = function(primal).detach()
+    forward, _ = gradient(along, torch.zeros_like(outputs))
+    back, _ = gradient(weighted, primal, curvature(outputs, forward))
+    return dict(back)
 
 
 def _followed(primals: tuple[Any, ...]) -> bool:

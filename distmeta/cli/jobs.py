@@ -68,10 +68,10 @@ def submit(
     accept_changes: AcceptChanges = False,
 ) -> None:
     """Send a run to a Ray cluster as a job, with this package, the configuration and your own modules."""
-    from distmeta.jobs.packing import Request, prepare
+    from distmeta.jobs.packing import Submission, prepare
 
     with errors():
-        request = Request(
+        request = Submission(
             source, tuple(overrides or ()), name, run_dir, resume, tuple(module or ()), trust_code, accept_changes
         )
         job = prepare(command.value, request)

@@ -12,7 +12,6 @@ import yaml
 from pydantic import (
     Field,
     SerializeAsAny,
-    field_validator,
     model_validator,
 )
 
@@ -39,16 +38,11 @@ class Config(Section):
     tasks: SerializeAsAny[TaskOptions]
     model: SerializeAsAny[ModelOptions]
     algorithm: SerializeAsAny[AlgorithmOptions]
-    outer: OuterOptions = OuterOptions()
+    outer: SerializeAsAny[OuterOptions]
     run: RunOptions = RunOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
     cluster: ClusterOptions = ClusterOptions()
     engine: EngineOptions = EngineOptions()
-
-    @field_validator("outer")
-    @classmethod
-    def _outer_rate(cls, value: OuterOptions) -> OuterOptions:
-        return value if value.lr_meta is not None else value.model_copy(update={"lr_meta": value.lr})
 
     @model_validator(mode="after")
     def _resolve_evaluation(self) -> Config:

@@ -95,9 +95,14 @@ class EstimatorOptions(Section):
 
     Attributes:
         needs_steps: whether the adaptation must be one by inner steps.
+        through_steps: whether it differentiates inner steps, so that second derivatives and ``engine.differentiation``
+            matter where there are any.
+        of_outputs: whether its meta-gradient is that of the query's outputs, see ``Estimator.outputs``.
     """
 
     needs_steps: ClassVar[bool] = False
+    through_steps: ClassVar[bool] = False
+    of_outputs: ClassVar[bool] = False
 
     @classmethod
     def refuse(cls, options: Any) -> str | None:
@@ -105,48 +110,22 @@ class EstimatorOptions(Section):
         return None
 
 
-class StepSchedule(Section):
-    """Outer rate multiplied by ``factor`` every ``every`` meta-steps."""
-
-    kind: Literal["step"]
-    every: PositiveInt
-    factor: Annotated[float, Field(gt=0, le=1)]
-
-
-Schedule = Annotated[
-    Annotated[Literal["constant", "linear", "cosine"], Tag("name")] | Annotated[StepSchedule, Tag("section")],
-    # Told apart first, so that a mistake in one is not answered with the rules of the other.
-    Discriminator(lambda value: "section" if isinstance(value, Mapping | StepSchedule) else "name"),
-]
-
-
 class OuterOptions(Section):
-    """The outer optimizer.
+    """What every outer step has; the others stand in :mod:`distmeta.outer.options`.
 
-    ``lr_meta`` is the rate of what is meta-learned beside the module's parameters (learned inner rates); it defaults to
-    ``lr``. ``schedule`` multiplies both: ``constant``, ``linear`` (1 to 0 over ``run.steps``), ``cosine`` (likewise),
-    or ``{kind: step, every: N, factor: F}``. ``clip_value`` bounds each element of the mean meta-gradient, then
-    ``clip_norm`` its Euclidean norm. ``momentum`` belongs to the optimizer ``sgd``; ``weight_decay`` is applied to the
-    module's parameters alone. ``on_nonfinite`` says what becomes of a meta-step whose loss or meta-gradient is not
-    finite: ``stop`` ends the run, ``skip`` leaves the step out, at most ``max_skips`` in a row, and then ends it too.
+    ``name`` is an entry of :data:`distmeta.outer.OUTER`. ``on_nonfinite`` says what becomes of a meta-step whose loss
+    or meta-gradient is not finite: ``stop`` ends the run, ``skip`` leaves the step out, at most ``max_skips`` in a row,
+    and then ends it too.
+
+    Attributes:
+        requests: what it asks of workers.
     """
 
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: NonNegativeFloat = 1e-3
-    lr_meta: NonNegativeFloat | None = None
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: NonNegativeFloat = 0.0
-    schedule: Schedule = "constant"
-    clip_norm: PositiveFloat | None = None
-    clip_value: PositiveFloat | None = None
+    requests: ClassVar[tuple[str, ...]] = ()
+
+    name: str
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skips: PositiveInt = 10
-
-    @model_validator(mode="after")
-    def _check_momentum(self) -> OuterOptions:
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"outer.momentum is a setting of optimizer sgd, not of {self.optimizer}")
-        return self
 
 
 class RunOptions(Section):

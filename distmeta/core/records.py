@@ -51,38 +51,6 @@ class TaskBatch:
 
 
 @dataclass(frozen=True)
-class MetaState:
-    """What a worker needs to compute a meta-gradient.
-
-    Attributes:
-        step: meta-steps done so far.
-        vector: (P,) float32, every meta-parameter in the order of the run's :class:`~distmeta.core.layout.Layout`.
-    """
-
-    step: int
-    vector: Tensor
-
-
-@dataclass(frozen=True)
-class MetaGradient:
-    """A SUM of per-task meta-gradients with its count; the mean is taken once, at the learner.
-
-    Attributes:
-        vector: (P,) float32, sum over the tasks.
-        tasks: number of tasks in the sum.
-        metrics: sums over the tasks of scalar measurements (``loss``, ``accuracy``, ...), float64 arithmetic.
-        nonfinite: ids of the tasks whose loss or meta-gradient was not finite.
-        seconds: what the workers' time went to, summed: ``compute`` of meta-gradients, ``data`` waiting for tasks.
-    """
-
-    vector: Tensor
-    tasks: int
-    metrics: Mapping[str, float]
-    nonfinite: tuple[int, ...] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class TaskMetrics:
     """Measurements of single tasks.
 
@@ -139,6 +107,7 @@ class StepRecord:
         shares: where the time went. Parts of the workers' time in this step: ``compute`` of meta-gradients, ``data``
             waiting for tasks, ``waiting`` without work. ``aggregation``: part of the step's own time that the learner
             spent on adding gradients up and on the outer step, mostly while workers compute.
+        outer: what else the outer step tells of itself.
     """
 
     step: int
@@ -153,3 +122,4 @@ class StepRecord:
     validation: Mapping[str, float] | None = None
     faults: Mapping[str, int] = field(default_factory=dict)
     shares: Mapping[str, float] = field(default_factory=dict)
+    outer: Mapping[str, float] = field(default_factory=dict)

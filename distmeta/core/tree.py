@@ -12,10 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import torch
-
-from distmeta.core.records import MetaGradient
-
 Value = TypeVar("Value")
 
 
@@ -82,7 +78,7 @@ class Pool:
         self._free: list[list[int]] = [[] for _ in range(1 + max((node.level for node in nodes), default=0))]
         self.left = 0
         for node in nodes:
-            self._put(node)
+            self.put(node)
 
     def take(self, most: int) -> Node:
         """The largest subtree of at most ``most`` leaves that halving gives; of several, the leftmost."""
@@ -94,12 +90,16 @@ class Pool:
         while node.level > wanted:
             node, right = node.halves()
             if right.leaves(self._count):
-                self._put(right)
+                self.put(right)
         return node
 
-    def _put(self, node: Node) -> None:
+    def put(self, node: Node) -> int:
+        """Add a subtree that nobody has taken, or that was given back; gives the number of its leaves."""
+        self._free += [[] for _ in range(len(self._free), node.level + 1)]
         heapq.heappush(self._free[node.level], node.index)
-        self.left += len(node.leaves(self._count))
+        leaves = len(node.leaves(self._count))
+        self.left += leaves
+        return leaves
 
 
 class Add(Protocol[Value]):
@@ -156,11 +156,3 @@ class Sum(Generic[Value]):
             missing = next(leaf for leaf in range(self._count) if leaf not in held)
             raise KeyError(f"shard {missing} of {self._count} is missing")
         return self._waiting[self._root][0]
-
-
-def add(a: MetaGradient, b: MetaGradient, into: MetaGradient | None = None) -> MetaGradient:
-    """The sum over the tasks of both; its vector takes the memory of ``into``'s, where given."""
-    vector = torch.add(a.vector, b.vector, out=None if into is None else into.vector)
-    metrics = {name: total + b.metrics[name] for name, total in a.metrics.items()}
-    seconds = {name: spent + b.seconds[name] for name, spent in a.seconds.items()}
-    return MetaGradient(vector, a.tasks + b.tasks, metrics, a.nonfinite + b.nonfinite, seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from distmeta.adaptations.base import Adaptation, Task
 from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Meta
+from distmeta.core.plan import Differentiation
 
 Measured = Mapping[str, Tensor]
 """Named scalars: ``loss`` and the objective's metric."""
@@ -30,4 +31,18 @@ class Estimator(Protocol):
 
     def gradient(self, meta: Meta, task: Task, steps: int | None) -> tuple[Meta, Measured]:
         """The task's meta-gradient, shaped like ``meta``, and measurements after adaptation."""
+        ...
+
+    def follow(self, differentiation: Differentiation) -> None:
+        """Differentiate in this way from now on, where there are several."""
+        ...
+
+
+class OfOutputs(Estimator, Protocol):
+    """An estimator whose meta-gradient is that of the query's outputs."""
+
+    def outputs(self, task: Task, steps: int | None, meta: Meta) -> Callable[[Meta], Tensor]:
+        """The query's outputs (N, D) as a function of the meta-parameters around ``meta``, with the derivative that
+        the estimator takes there.
+        """
         ...

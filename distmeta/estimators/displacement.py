@@ -10,6 +10,7 @@ from distmeta.adaptations.base import Adaptation, Iterative, Task
 from distmeta.adaptations.gradients import gradient
 from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import MODEL, Meta
+from distmeta.core.plan import Differentiation
 from distmeta.estimators.base import Measured
 from distmeta.estimators.options import DisplacementOptions
 
@@ -41,3 +42,6 @@ class Displacement:
             params, state = self.adaptation.update(params, state, found, meta, step)
             measured = {"loss": loss, objective.metric: objective.measure(outputs, batch.data)}
         return {MODEL + name: meta[MODEL + name] - value for name, value in params.items()}, measured
+
+    def follow(self, differentiation: Differentiation) -> None:
+        """There is one way."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, cast
 
 from torch import Tensor
@@ -45,9 +47,20 @@ class Exact:
         found, (_, measured) = gradient(self._loss, meta, task, steps)
         return found, measured
 
+    def follow(self, differentiation: Differentiation) -> None:
+        """Differentiate in this way from now on."""
+        self.differentiation = differentiation
+
+    def outputs(self, task: Task, steps: int | None, meta: Meta) -> Callable[[Meta], Tensor]:
+        """The query's outputs after adaptation."""
+        return partial(self._outputs, task=task, steps=steps)
+
+    def _outputs(self, meta: Meta, task: Task, steps: int | None) -> Tensor:
+        adapted = self.adaptation.adapt(meta, task.support, steps)
+        return self.adaptation.predict(meta, adapted, task.query)
+
     def _loss(self, meta: Meta, task: Task, steps: int | None) -> tuple[Tensor, Measured]:
         objective = self.adaptation.objective
-        adapted = self.adaptation.adapt(meta, task.support, steps)
-        outputs = self.adaptation.predict(meta, adapted, task.query)
+        outputs = self._outputs(meta, task, steps)
         loss = objective.loss(outputs, task.query.data)
         return loss, {"loss": loss, objective.metric: objective.measure(outputs, task.query.data)}

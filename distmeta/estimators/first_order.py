@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, cast
 
 from torch import Tensor
@@ -10,6 +12,7 @@ from distmeta.adaptations.base import Adaptation, Iterative, Params, Task, inner
 from distmeta.adaptations.gradients import gradient
 from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Meta
+from distmeta.core.plan import Differentiation
 from distmeta.estimators.base import Measured
 from distmeta.estimators.options import FirstOrderOptions
 
@@ -44,12 +47,23 @@ class FirstOrder:
             gradients.append(found)
         return gradients
 
-    def _loss(self, meta: Meta, task: Task, gradients: list[Params]) -> tuple[Tensor, Measured]:
-        """The query loss of the updates with these gradients given."""
+    def follow(self, differentiation: Differentiation) -> None:
+        """There is one way."""
+
+    def outputs(self, task: Task, steps: int | None, meta: Meta) -> Callable[[Meta], Tensor]:
+        """The query's outputs after the updates whose gradients are those at ``meta``."""
+        assert steps is not None
+        return partial(self._outputs, task=task, gradients=self._inner_gradients(meta, task, steps))
+
+    def _outputs(self, meta: Meta, task: Task, gradients: list[Params]) -> Tensor:
         params, state = self.adaptation.init(meta)
         for step, found in enumerate(gradients):
             params, state = self.adaptation.update(params, state, found, meta, step)
+        return self.adaptation.predict(meta, params, task.query)
+
+    def _loss(self, meta: Meta, task: Task, gradients: list[Params]) -> tuple[Tensor, Measured]:
+        """The query loss of the updates with these gradients given."""
         objective = self.adaptation.objective
-        outputs = self.adaptation.predict(meta, params, task.query)
+        outputs = self._outputs(meta, task, gradients)
         loss = objective.loss(outputs, task.query.data)
         return loss, {"loss": loss, objective.metric: objective.measure(outputs, task.query.data)}

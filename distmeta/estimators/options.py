@@ -10,11 +10,15 @@ from distmeta.config.sections import EstimatorOptions
 class ExactOptions(EstimatorOptions):
     """There is nothing to set, and every adaptation works."""
 
+    through_steps: ClassVar[bool] = True
+    of_outputs: ClassVar[bool] = True
+
 
 class FirstOrderOptions(EstimatorOptions):
     """There is nothing to set, and every iterative adaptation works."""
 
     needs_steps: ClassVar[bool] = True
+    of_outputs: ClassVar[bool] = True
 
 
 class DisplacementOptions(EstimatorOptions):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -152,6 +153,16 @@ class FunctionalModule:
                 parameters' type in any case.
         """
         self._form, self._compute = form, compute
+
+    @contextmanager
+    def as_written(self) -> Iterator[None]:
+        """Within the block it computes as the module does, whose layers have derivatives of every order."""
+        before = self._form, self._compute
+        self.use(None)
+        try:
+            yield
+        finally:
+            self.use(*before)
 
     @cached_property
     def head(self) -> tuple[str, ...]:

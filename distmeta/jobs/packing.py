@@ -31,7 +31,7 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
 @dataclass(frozen=True)
-class Request:
+class Submission:
     """What the user asks for; ``source`` is a configuration file, or a run or checkpoint on the cluster."""
 
     source: str
@@ -62,7 +62,7 @@ class Job:
     notes: tuple[str, ...] = ()
 
 
-def prepare(command: str, request: Request) -> Job:
+def prepare(command: str, request: Submission) -> Job:
     """Check a request, and say what is to be sent; nothing is sent yet.
 
     Args:
@@ -72,7 +72,7 @@ def prepare(command: str, request: Request) -> Job:
     Raises:
         ConfigError: the configuration, the name or a path is wrong, or a module cannot be found.
 
-    >>> prepare("evaluate", Request("s3://bucket/runs/first", ("evaluation.tasks=1000",), name="test")).arguments
+    >>> prepare("evaluate", Submission("s3://bucket/runs/first", ("evaluation.tasks=1000",), name="test")).arguments
     ['evaluate', 's3://bucket/runs/first', 'cluster.workers=auto', 'evaluation.tasks=1000', 'cluster.address=null']
     """
     if request.name is not None and not _NAME.fullmatch(request.name):
@@ -97,7 +97,7 @@ def _without_secrets(job: Job) -> Job:
     return replace(job, arguments=arguments, run_dir=run_dir, notes=(*job.notes, note))
 
 
-def _train(request: Request) -> Job:
+def _train(request: Submission) -> Job:
     config = load_config(request.source, request.overrides, trust_code=request.trust_code)
     name, run_dir = _place(request, config.name, config)
     modules, kind = list(request.modules), config.model.kind
@@ -115,7 +115,7 @@ def _train(request: Request) -> Job:
     return Job(name, arguments, modules, run_dir, dump_config(config), notes)
 
 
-def _place(request: Request, name: str, config: Config) -> tuple[str, str]:
+def _place(request: Submission, name: str, config: Config) -> tuple[str, str]:
     """The job's name, and where its files go."""
     if request.resume and request.run_dir is None and request.name is None:
         raise ConfigError("--resume: name the directory of the run to continue, --run-dir RUN_DIR on the cluster")
@@ -125,7 +125,7 @@ def _place(request: Request, name: str, config: Config) -> tuple[str, str]:
     return name, run_dir
 
 
-def _tune(request: Request) -> Job:
+def _tune(request: Submission) -> Job:
     overrides = (*request.overrides, "cluster.address=null")
     sweep = load_sweep(request.source, overrides, trust_code=request.trust_code)
     config = sweep.config
@@ -156,7 +156,7 @@ def _for_a_job(config: Config) -> tuple[Config, tuple[str, ...]]:
     return config.model_copy(update={"cluster": cluster}), (*notes, *_data_notes(config))
 
 
-def _evaluate(request: Request) -> Job:
+def _evaluate(request: Submission) -> Job:
     if request.run_dir is not None or request.resume or request.accept_changes:
         raise ConfigError(
             "--run-dir, --resume and --accept-changes are for --command train; to evaluate, name the run as "
@@ -169,7 +169,7 @@ def _evaluate(request: Request) -> Job:
     return Job(request.name or _stamped("evaluate"), arguments, list(request.modules), request.source)
 
 
-COMMANDS: dict[str, Callable[[Request], Job]] = {"train": _train, "evaluate": _evaluate, "tune": _tune}
+COMMANDS: dict[str, Callable[[Submission], Job]] = {"train": _train, "evaluate": _evaluate, "tune": _tune}
 """What a job can do; each entry checks a request and makes a job of it."""
 
 

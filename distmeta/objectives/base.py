@@ -30,3 +30,17 @@ class Objective(Protocol):
     def measure(self, outputs: Tensor, data: Data) -> Tensor:
         """Scalar metric over the examples of one task."""
         ...
+
+
+class Curved(Objective, Protocol):
+    """An objective of which a trust region knows how outputs may change."""
+
+    def curvature(self, outputs: Tensor, data: Data, tangent: Tensor) -> Tensor:
+        """The second derivative of :meth:`divergence` by its second argument, where both are ``outputs``, times a
+        tangent of their shape; symmetric and positive semidefinite.
+        """
+        ...
+
+    def divergence(self, before: Tensor, after: Tensor, data: Data) -> Tensor:
+        """Scalar mean over the examples of how far what ``after`` predicts is from what ``before`` does; 0 if equal."""
+        ...

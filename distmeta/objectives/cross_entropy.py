@@ -34,3 +34,13 @@ class CrossEntropy:
     def measure(self, outputs: Tensor, data: Data) -> Tensor:
         """Scalar accuracy in [0, 1]."""
         return (outputs.argmax(-1) == data["y"]).to(outputs.dtype).mean()
+
+    def curvature(self, outputs: Tensor, data: Data, tangent: Tensor) -> Tensor:
+        """Fisher information of the predicted classes: ``1/N (diag(p) - p p^T) t``, example by example."""
+        p = outputs.softmax(-1)
+        return p * (tangent - (p * tangent).sum(-1, keepdim=True)) / len(outputs)
+
+    def divergence(self, before: Tensor, after: Tensor, data: Data) -> Tensor:
+        """Mean Kullback-Leibler divergence of the classes predicted after from those before."""
+        first, second = before.log_softmax(-1), after.log_softmax(-1)
+        return (first.exp() * (first - second)).sum(-1).mean()

@@ -30,3 +30,11 @@ class SquaredError:
     def measure(self, outputs: Tensor, data: Data) -> Tensor:
         """The same figure as the loss."""
         return self.loss(outputs, data)
+
+    def curvature(self, outputs: Tensor, data: Data, tangent: Tensor) -> Tensor:
+        """The second derivative of the loss by the outputs, ``2 / (N D)``, times a tangent."""
+        return 2 * tangent / outputs.numel()
+
+    def divergence(self, before: Tensor, after: Tensor, data: Data) -> Tensor:
+        """Mean squared change of the outputs."""
+        return (after - before).square().mean()

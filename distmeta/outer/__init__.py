@@ -1,1 +1,36 @@
-"""Outer steps: what becomes of a meta-batch's reduced answers."""
+"""Outer steps: what becomes of a meta-batch's reduced answers.
+
+One file each, its settings in :mod:`~distmeta.outer.options`, one line in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from distmeta.config.problems import choose
+from distmeta.core.registry import Registry
+from distmeta.outer.options import GradientOptions, TrustRegionOptions
+
+if TYPE_CHECKING:
+    from distmeta.config.sections import OuterOptions
+    from distmeta.outer.base import OuterStep
+
+OUTER: Registry[OuterStep, OuterOptions] = Registry(
+    {
+        "gradient": (GradientOptions, "distmeta.outer.gradient:GradientStep"),
+        "trust_region": (TrustRegionOptions, "distmeta.outer.trust_region:TrustRegion"),
+    }
+)
+
+__all__ = ["OUTER", "outer_options"]
+
+
+def outer_options(values: Mapping[str, Any]) -> type[OuterOptions]:
+    """The settings class of ``values["name"]``, ``gradient`` where it is left out.
+
+    Raises:
+        ValueError: there is no such outer step.
+    """
+    options: type[OuterOptions] = choose(OUTER.options, values.get("name", "gradient"), "outer.name")
+    return options

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from distmeta.core.layout import Layout, Meta
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaGradient, MetaState, Split, TaskMetrics
+from distmeta.core.records import Split, TaskMetrics
+from distmeta.core.requests import Answer, Request, Start
 
 
 class Program(Protocol):
@@ -33,11 +34,11 @@ class Program(Protocol):
         """Begin to sample shards of these ids in the background; later calls with a shard's ids find them ready."""
         ...
 
-    def gradient(self, state: MetaState, split: Split, ids: Sequence[int]) -> MetaGradient:
-        """Sum of these tasks' meta-gradients."""
+    def answer(self, request: Request, split: Split, ids: Sequence[int]) -> Answer:
+        """Sums over these tasks, of what the request names."""
         ...
 
-    def evaluate(self, state: MetaState, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
+    def evaluate(self, start: Start, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
         """Each task's measurements after adaptation; ``details`` adds those after every step and inductive ones."""
         ...
 

@@ -9,6 +9,7 @@ from typing import Any
 from distmeta.config.schema import Config
 from distmeta.config.sections import EngineOptions
 from distmeta.core.plan import Compile, Differentiation, Layers, Plan, Precision
+from distmeta.estimators import ESTIMATORS
 
 ACTIVATIONS = {"native": 64 * 2**20, "products": 16 * 2**20, "general": 16 * 2**20}
 """Bytes of a chunk's activations in one forward pass on a CPU; beyond, larger chunks gain nothing or lose the cache."""
@@ -133,8 +134,12 @@ def _compile(config: Config, facts: Facts, steps: int, chunk: int, training: boo
 def _differentiation(config: Config, facts: Facts, steps: int) -> Differentiation:
     if config.engine.differentiation != "auto":
         return config.engine.differentiation
-    long = config.algorithm.estimator == "exact" and facts.iterative and steps > MIXED_REPAYS
+    long = _through_steps(config) and facts.iterative and steps > MIXED_REPAYS
     return "mixed" if long else "reverse"
+
+
+def _through_steps(config: Config) -> bool:
+    return ESTIMATORS.options[config.algorithm.estimator].through_steps
 
 
 def _chunk(shard: int, facts: Facts, layers: Layers) -> int:

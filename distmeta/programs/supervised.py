@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -18,13 +15,16 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from distmeta.adaptations import Iterative
-from distmeta.adaptations.base import trajectory
+from distmeta.adaptations.base import Task, trajectory
+from distmeta.adaptations.gradients import curvature_product
 from distmeta.config.schema import Config
 from distmeta.core.layout import Layout, Meta
-from distmeta.core.philox import Purpose, keys, minibatches
 from distmeta.core.plan import Compile, Plan
-from distmeta.core.records import Data, MetaGradient, MetaState, Split, TaskBatch, TaskMetrics
+from distmeta.core.records import Split, TaskMetrics
+from distmeta.core.requests import Answer, Request, Start
+from distmeta.estimators.base import OfOutputs
 from distmeta.functional.kernels.build import unavailable
+from distmeta.objectives.base import Curved
 from distmeta.programs.cuda import allow_tf32
 from distmeta.programs.deciding import Facts, decide
 from distmeta.programs.engine.assembly import Assembly
@@ -33,17 +33,15 @@ from distmeta.programs.engine.kept import host, kept, origin
 from distmeta.programs.engine.mapping import OneTask, chunks, run_tasks
 from distmeta.programs.engine.reference import Reference, one_task
 from distmeta.programs.engine.settling import choose, require
+from distmeta.programs.samples import Samples, Use
 from distmeta.tasks import open_family
-from distmeta.tasks.base import Episode, episodes
+from distmeta.tasks.base import episodes
 
 RECORD_AFTER = 3
 """Chunks of one shape after which measurements are recorded; fewer do not repay it."""
 
-AHEAD = 8
-"""Shards that are sampled at once at most."""
-
-PREFETCHED = 3 * AHEAD
-"""Shards that may lie ready; more were asked for in vain and are dropped, oldest first."""
+Vectors = tuple[Tensor, ...]
+"""The meta-parameters, and the vectors of a request."""
 
 
 class SupervisedProgram:
@@ -64,17 +62,19 @@ class SupervisedProgram:
         self._parts.network.to(device)
         self._names = ("loss", self._parts.metric)
         self.layout = Layout.of(self._parts.initial_meta())
-        self._family = open_family(config, device)
-        self._episodes: dict[Split, Episode] = episodes(config)
         self._steps: int | None = getattr(config.algorithm, "inner_steps", None)
         self._evaluation_steps = config.evaluation.inner_steps
-        self._inner_batch: int | None = getattr(config.algorithm, "inner_batch", None)
-        self._sampler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sample")
+        merged, batch = self._parts.estimator.merges_query, getattr(config.algorithm, "inner_batch", None)
+        self._use = Use(self._steps, merged, batch, self._parts.network.uses_dropout)
+        self._samples = Samples(open_family(config, device), episodes(config), device)
+        self._answers = {
+            "gradient": (("gradient",), self._names),
+            "curvature": (("product",), ()),
+            "compare": ((), ("loss", "divergence")),
+        }
         self._references: dict[torch.dtype, Reference] = {}
         self._functions: dict[Hashable, Callable[..., Any]] = {}
         self._seen: Counter[Hashable] = Counter()
-        self._ahead: dict[tuple[Split, tuple[int, ...]], tuple[Future[TaskBatch], int]] = {}
-        self._sampling = threading.Lock()  # of what is ahead: another thread than that which computes may ask for it
 
     def probe(self, *, training: bool = True) -> Plan:
         """What :func:`~distmeta.programs.deciding.decide` says, as far as it works for all that the run asks for."""
@@ -100,10 +100,14 @@ class SupervisedProgram:
 
     def sample_gradient(self, count: int, first: int = 0) -> Tensor:
         """Meta-gradient (P,) of some training tasks at the initial parameters: what plans are compared by."""
-        return self.gradient(self._initial(), "train", range(first, first + count)).vector
+        return self.answer(Request("gradient", self._initial()), "train", range(first, first + count)).vector
 
     def sample_losses(self, count: int) -> Tensor:
-        """(count,) losses of meta-test tasks, measured in all details, after a validation task."""
+        """(count,) losses of meta-test tasks, measured in all details, after all else that a run asks for."""
+        initial = self._initial()
+        for name in self._config.outer.requests:
+            own = {"curvature": "direction", "compare": "candidate"}.get(name)
+            self.answer(Request(name, initial, {own: initial.theta} if own else {}), "train", range(1))
         self.evaluate(self._initial(), "validation", range(1), details=False)
         return self.evaluate(self._initial(), "test", range(count), details=True).values["loss"]
 
@@ -121,7 +125,7 @@ class SupervisedProgram:
 
     def differentiates_once(self) -> bool:
         """Whether the exact meta-gradient through inner steps is asked for, and all but that works."""
-        if self._config.algorithm.estimator != "exact" or not self._parts.adaptation.iterative:
+        if not self._through_steps():
             return False
         tasks, ways = self._tasks("train", range(1), self._steps, dropout=True)
         estimator = self._parts.on(self._parts.network, "first_order").estimator
@@ -142,15 +146,22 @@ class SupervisedProgram:
 
     def hides_curvature(self) -> str:
         """Custom functions that lose the second derivatives which the meta-gradient needs; empty where none does."""
-        exact = self._config.algorithm.estimator == "exact" and self._parts.adaptation.iterative
-        if not exact:
+        if not self._through_steps():
             return ""
         tasks, ways = self._tasks("train", range(1), self._steps, dropout=True)
         meta = self.layout.unflatten(self.initial_vector())
         return self._reference(torch.float32).hides_curvature(meta, tasks, ways, self._steps)
 
-    def _initial(self) -> MetaState:
-        return MetaState(0, self.initial_vector().cpu())
+    def _through_steps(self) -> bool:
+        """Whether the meta-gradient goes through inner steps."""
+        return self._parts.estimator.Options.through_steps and self._parts.adaptation.iterative
+
+    @property
+    def _curved(self) -> OfOutputs:
+        return cast(OfOutputs, self._parts.estimator)
+
+    def _initial(self) -> Start:
+        return Start.of(0, self.initial_vector().cpu())
 
     def _reference(self, dtype: torch.dtype) -> Reference:
         if dtype not in self._references:
@@ -158,46 +169,49 @@ class SupervisedProgram:
         return self._references[dtype]
 
     def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
-        """Sample the tasks of these shards in the background, all at once, which costs little more than one of them."""
-        with self._sampling:
-            wanted = [tuple(ids) for ids in shards[:AHEAD] if (split, tuple(ids)) not in self._ahead]
-            if wanted:
-                job = self._sampler.submit(self._family.sample, split, [task for ids in wanted for task in ids])
-                firsts = accumulate(map(len, wanted), initial=0)
-                self._ahead |= {(split, ids): (job, first) for ids, first in zip(wanted, firsts, strict=False)}
-            while len(self._ahead) > PREFETCHED:
-                self._ahead.pop(next(iter(self._ahead)))
+        """Begin to sample the tasks of these shards in the background."""
+        self._samples.prefetch(split, shards)
 
-    def gradient(self, state: MetaState, split: Split, ids: Sequence[int]) -> MetaGradient:
-        """Sum of these tasks' meta-gradients, with sums of ``loss`` and the metric."""
+    def answer(self, request: Request, split: Split, ids: Sequence[int]) -> Answer:
+        """Sums over these tasks.
+
+        ``gradient``: the vector ``gradient``, sums ``loss`` and the metric. ``curvature``: of the request's
+        ``direction`` the vector ``product``. ``compare``: for its ``candidate`` sums ``loss`` and ``divergence`` from
+        the start.
+        """
         began = time.perf_counter()
-        tasks, ways = self._tasks(split, ids, self._steps, dropout=True)
+        tasks, found = self._samples.keep(request.start, split, ids, self._use)
+        ways = self._samples.ways(split)
         sampled = time.perf_counter()
-        vector = state.vector.to(self._device)
+        given = (request.start.theta, *request.vectors.values())
+        vectors = tuple(vector.to(self._device) for vector in given)
         results = []
         for part in self._chunks(tasks, len(ids)):
-            results.append(self._call("gradient", ways, True, vector, part))
+            results.append(self._call(request.name, ways, True, vectors, part))
             if self.plan.compile == "none" and self.plan.differentiation == "mixed":
                 # torch.func makes a class for each call of a task-batched layer, and classes are cycles that keep
                 # activations until Python looks for them: on its own it would after gigabytes.
                 gc.collect()
-        total, sums = results[0]
-        for summed, measured in results[1:]:
-            total, sums = total + summed, sums + measured
+        *totals, sums = results[0]
+        for more in results[1:]:
+            *summed, measured = more
+            totals, sums = [a + b for a, b in zip(totals, summed, strict=True)], sums + measured
         *metrics, bad = sums.tolist()
         if len(results) > 1:
-            bad += float(not torch.isfinite(total).all())
-        nonfinite = self._nonfinite(vector, tasks, ways, ids) if bad else ()
-        total = total.cpu()
+            bad += float(not all(torch.isfinite(total).all() for total in totals))
+        nonfinite = self._nonfinite(request.name, vectors, tasks, ways, ids) if bad else ()
+        names, measurements = self._answers[request.name]
+        by_name = {name: total.cpu() for name, total in zip(names, totals, strict=True)}
         seconds = {"compute": time.perf_counter() - sampled, "data": sampled - began}
-        return MetaGradient(total, len(ids), dict(zip(self._names, metrics, strict=True)), nonfinite, seconds)
+        measured = dict(zip(measurements, metrics, strict=True))
+        return Answer(by_name, measured, len(ids), None, nonfinite, seconds, int(found))
 
-    def evaluate(self, state: MetaState, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
+    def evaluate(self, start: Start, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
         """Loss and metric of each task after adaptation; ``details``: see :meth:`_measure`."""
         tasks, ways = self._tasks(split, ids, self._evaluation_steps, dropout=False)
-        vector = state.vector.to(self._device)
+        vectors = (start.theta.to(self._device),)
         parts = [
-            self._call("details" if details else "measure", ways, False, vector, part)
+            self._call("details" if details else "measure", ways, False, vectors, part)
             for part in self._chunks(tasks, len(ids))
         ]
         values = {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
@@ -223,7 +237,7 @@ class SupervisedProgram:
     def _chunks(self, tasks: Any, count: int) -> Iterator[Any]:
         return chunks(tasks, count, self.plan.chunk if self.plan.running == "mapped" else 1)
 
-    def _call(self, name: str, ways: int | None, training: bool, vector: Tensor, tasks: Any) -> Any:
+    def _call(self, name: str, ways: int | None, training: bool, vectors: Vectors, tasks: Any) -> Any:
         """One of the functions of a chunk, recorded or compiled for these shapes as the plan says.
 
         What is recorded has the bits of what is not, so measurements are recorded once their shapes come again.
@@ -231,29 +245,66 @@ class SupervisedProgram:
         key = (name, ways, *((leaf.shape, leaf.dtype) for leaf in tree_leaves(tasks)))
         with torch.no_grad():
             if key not in self._functions:
-                function = partial(self._gradients if training else self._measurements, ways, name == "details")
+                if training:
+                    function = partial(getattr(self, f"_{name}_sums"), ways)
+                else:
+                    function = partial(self._measurements, ways, name == "details")
                 self._seen[key] += 1
                 source = None if self._origin is None else [self._origin, _of_operations(self.plan), name, ways]
                 seen = self._seen[key] >= RECORD_AFTER
-                if not training and not seen and not is_recorded(source, (vector, tasks)):
-                    return function(vector, tasks)
+                if not training and not seen and not is_recorded(source, (vectors, tasks)):
+                    return function(vectors, tasks)
                 how: Compile = self.plan.compile if training or self.plan.compile == "none" else "graph"
-                self._functions[key] = specialise(function, (vector, tasks), how, source)
-            return self._functions[key](vector, tasks)
+                self._functions[key] = specialise(function, (vectors, tasks), how, source)
+            return self._functions[key](vectors, tasks)
 
-    def _gradients(self, ways: int | None, _: bool, vector: Tensor, tasks: Any) -> tuple[Tensor, Tensor]:
+    def _gradient_sums(self, ways: int | None, vectors: Vectors, tasks: Any) -> tuple[Tensor, Tensor]:
         """Sum of a chunk's meta-gradients (P,), and float64 sums: each measurement's, and 1 if one is not finite.
 
         Everything that is read of a chunk is computed with it, since tiny networks cost no more than a few calls.
         """
-        gradients, measured = self._per_task(lambda m, t: self._gradient(m, t, ways), vector, tasks)
+        gradients, measured = self._per_task(lambda m, t: self._gradient(m, t, ways), vectors[0], tasks)
         total = self.layout.flatten({name: value.sum(0) for name, value in gradients.items()})
         finite = torch.isfinite(total).all() & torch.isfinite(measured["loss"]).all()
-        sums = [measured[name].double().sum() for name in self._names]
-        return total, torch.stack([*sums, 1.0 - finite.double()])
+        return total, _with_bad([measured[name] for name in self._names], finite)
 
-    def _measurements(self, ways: int | None, details: bool, vector: Tensor, tasks: Any) -> dict[str, Tensor]:
-        measured = self._per_task(lambda m, t: self._measure(m, t, ways, details), vector, tasks)
+    def _curvature_sums(self, ways: int | None, vectors: Vectors, tasks: Any) -> tuple[Tensor, Tensor]:
+        """Sum of a chunk's products (P,) of the outputs' curvature with a direction."""
+        theta, direction = vectors
+        along = self.layout.unflatten(direction)
+
+        def product(meta: Meta, tree: Mapping[str, Any]) -> Meta:
+            task = one_task(tree, ways, self._steps)
+            outputs = self._curved.outputs(task, self._steps, meta)
+            return curvature_product(outputs, meta, along, partial(self._curvature, task))
+
+        with self._parts.network.as_written():
+            products = self._per_task(product, theta, tasks)
+        total = self.layout.flatten({name: value.sum(0) for name, value in products.items()})
+        return total, _with_bad([], torch.isfinite(total).all())
+
+    def _compare_sums(self, ways: int | None, vectors: Vectors, tasks: Any) -> tuple[Tensor]:
+        """A candidate's loss on a chunk's query sets, and how far its outputs are from those at the start."""
+        theta, candidate = vectors
+        objective, adaptation = self._parts.objective, self._parts.adaptation
+        new = self.layout.unflatten(candidate)
+
+        def compare(meta: Meta, tree: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+            support, query = one_task(tree, ways, self._steps)
+            before, after = (
+                adaptation.predict(each, adaptation.adapt(each, support, self._steps), query) for each in (meta, new)
+            )
+            divergence = cast(Curved, objective).divergence(before, after, query.data)
+            return objective.loss(after, query.data), divergence
+
+        found = self._per_task(compare, theta, tasks)
+        return (_with_bad(list(found), torch.isfinite(torch.stack(found)).all()),)
+
+    def _curvature(self, task: Task, outputs: Tensor, tangent: Tensor) -> Tensor:
+        return cast(Curved, self._parts.objective).curvature(outputs, task.query.data, tangent)
+
+    def _measurements(self, ways: int | None, details: bool, vectors: Vectors, tasks: Any) -> dict[str, Tensor]:
+        measured = self._per_task(lambda m, t: self._measure(m, t, ways, details), vectors[0], tasks)
         return cast("dict[str, Tensor]", measured)
 
     def _per_task(self, function: OneTask, vector: Tensor, tasks: Any) -> Any:
@@ -262,46 +313,23 @@ class SupervisedProgram:
             meta = self._parts.network.arrange(meta)
         return run_tasks(function, meta, tasks, len(tree_leaves(tasks)[0]), running=self.plan.running)
 
-    def _nonfinite(self, vector: Tensor, tasks: Any, ways: int | None, ids: Sequence[int]) -> tuple[int, ...]:
-        """The tasks whose loss or meta-gradient is not finite, one by one.
+    def _nonfinite(
+        self, name: str, vectors: Vectors, tasks: Any, ways: int | None, ids: Sequence[int]
+    ) -> tuple[int, ...]:
+        """The tasks whose result is not finite, one by one.
 
         A sum of finite gradients may overflow too; then every task has a share in it.
         """
-        bad = []
-        for part, task in zip(chunks(tasks, len(ids), 1), ids, strict=True):
-            _, sums = self._gradients(ways, False, vector, part)
-            if sums[-1]:
-                bad.append(task)
-        return tuple(bad) or tuple(ids)
+        sums_of = getattr(self, f"_{name}_sums")
+        parts = zip(chunks(tasks, len(ids), 1), ids, strict=True)
+        return tuple(task for part, task in parts if sums_of(ways, vectors, part)[-1][-1]) or tuple(ids)
 
     def _tasks(
         self, split: Split, ids: Sequence[int], steps: int | None, *, dropout: bool
     ) -> tuple[dict[str, Any], int | None]:
         """The tasks as a tree of tensors with a leading task dimension, and their number of ways."""
-        support, query = self._sample(split, ids)
-        episode = self._episodes[split]
-        if split == "train" and self._parts.estimator.merges_query:
-            support = {name: torch.cat([value, query[name]], 1) for name, value in support.items()}
-        tree: dict[str, Any] = {"support": dict(support), "query": dict(query)}
-        examples = support["x"].shape[1]
-        if self._inner_batch is not None and self._inner_batch < examples and steps:
-            chosen = minibatches(episode.seed, split, ids, examples, steps, self._inner_batch)
-            tree["batches"] = torch.from_numpy(chosen).to(self._device)
-        if dropout and self._parts.network.uses_dropout:
-            words = keys(episode.seed, split, ids, Purpose.DROPOUT)
-            tree["key"] = torch.from_numpy(words).to(self._device)
-        return tree, episode.ways
-
-    def _sample(self, split: Split, ids: Sequence[int]) -> tuple[Data, Data]:
-        """Support and query sets of these tasks, from what lies ready if it does."""
-        with self._sampling:
-            job, first = self._ahead.pop((split, tuple(ids)), (None, 0))
-        batch = job.result() if job else self._family.sample(split, ids)
-        support, query = (
-            {name: value[first : first + len(ids)] for name, value in part.items()}
-            for part in (batch.support, batch.query)
-        )
-        return support, query
+        use = self._use if dropout else Use(steps, split == "train" and self._use.merged, self._use.batch)
+        return self._samples.tasks(split, ids, use), self._samples.ways(split)
 
     def _gradient(self, meta: Meta, tree: Mapping[str, Any], ways: int | None) -> tuple[Meta, Mapping[str, Tensor]]:
         return self._parts.estimator.gradient(meta, one_task(tree, ways, self._steps), self._steps)
@@ -332,6 +360,11 @@ class SupervisedProgram:
             outputs = adaptation.predict_inductive(meta, adapted, support, query)
             values[f"{objective.metric}_inductive"] = objective.measure(outputs, query.data)
         return values
+
+
+def _with_bad(measured: Sequence[Tensor], finite: Tensor) -> Tensor:
+    """Float64 sums of measurements (T,), and at their end 1 where something was not finite."""
+    return torch.stack([*(each.double().sum() for each in measured), 1.0 - finite.double()])
 
 
 def _of_operations(plan: Plan) -> dict[str, Any]:

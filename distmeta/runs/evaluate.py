@@ -6,7 +6,7 @@ import logging
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -18,7 +18,8 @@ from distmeta.core.hosts import hosts_in
 from distmeta.core.layout import Layout, Meta
 from distmeta.core.plan import Plan
 from distmeta.core.quoting import shown
-from distmeta.core.records import MetaState, Shard, Split, TaskMetrics
+from distmeta.core.records import Shard, Split, TaskMetrics
+from distmeta.core.requests import Request, Start
 from distmeta.core.secrets import mask
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config, named_keys, named_kinds
@@ -30,7 +31,7 @@ from distmeta.runs import checkpoint
 from distmeta.runs.identity import differing
 from distmeta.runs.metrics import mean_ci
 from distmeta.tasks import prepare_family
-from distmeta.workers import Check, Kind, Transport, start_transport
+from distmeta.workers import Check, Transport, start_transport
 
 log = logging.getLogger(__name__)
 
@@ -50,19 +51,17 @@ def cut(split: Split, first: int, count: int, size: int) -> list[Shard]:
     ]
 
 
-def validate(transport: Transport, config: Config, state: MetaState) -> dict[str, float]:
+def validate(transport: Transport, config: Config, start: Start) -> dict[str, float]:
     """Mean of every measurement over the meta-validation tasks."""
     shards = cut("validation", 0, config.evaluation.validation_tasks, config.run.shard)
-    total = _measure(transport, "validate", state, shards, None)
+    total = _measure(transport, Request("validate", start), shards, None)
     return {name: float(value.mean()) for name, value in total.values.items()}
 
 
-def meta_test(
-    transport: Transport, config: Config, state: MetaState, progress: Progress | None = None
-) -> dict[str, Any]:
+def meta_test(transport: Transport, config: Config, start: Start, progress: Progress | None = None) -> dict[str, Any]:
     """The ``meta_test`` object of ``result.json``: mean, 95 % interval and number of tasks of every measurement."""
     shards = cut("test", 0, config.evaluation.tasks, config.run.shard)
-    total = _measure(transport, "test", state, shards, progress)
+    total = _measure(transport, Request("test", start), shards, progress)
     result: dict[str, Any] = {name: mean_ci(value) for name, value in total.values.items()}
     if total.by_step is not None:
         by_step = [mean_ci(column) for column in total.by_step.T]
@@ -113,7 +112,7 @@ def evaluate(
             for note in transport.plan.notes:
                 log.warning("%s", note)
         vector = Layout.of(snapshot.meta).flatten(snapshot.meta)
-        return meta_test(transport, config, MetaState(snapshot.step, vector), progress)
+        return meta_test(transport, config, Start.of(snapshot.step, vector), progress)
     finally:
         transport.close()
 
@@ -169,14 +168,13 @@ def _check_layout(config: Config, meta: Meta) -> None:
     check_layout(expected, meta)
 
 
-def _measure(
-    transport: Transport, kind: Kind, state: MetaState, shards: list[Shard], progress: Progress | None
-) -> TaskMetrics:
+def _measure(transport: Transport, request: Request, shards: list[Shard], progress: Progress | None) -> TaskMetrics:
     """All shards' measurements, in the order of the task ids."""
     parts: dict[int, TaskMetrics] = {}
     total, done = sum(shard.count for shard in shards), 0
-    for node, record in transport.run(kind, state, shards):
-        part = parts[node.index] = cast(TaskMetrics, record)
+    for node, answer in transport.run(request, shards):
+        assert answer.rows is not None
+        part = parts[node.index] = answer.rows
         done += len(part.ids)
         if progress:
             progress(done, total)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from distmeta.config.text import parse_json
-from distmeta.core.records import MetaGradient, StepRecord
+from distmeta.core.records import StepRecord
 from distmeta.errors import StorageError
 from distmeta.runs.directory import RunDirectory, to_json
 from distmeta.storage.files import Storage, explained
@@ -172,8 +172,8 @@ def flat(record: StepRecord) -> dict[str, float]:
     """A record under the names that people see.
 
     ``step``, ``tasks``, ``gradient_norm``, ``learning_rate``, ``seconds``, ``tasks_per_second``, ``workers``,
-    ``skipped``; ``train/NAME`` and ``validation/NAME`` for measurements, ``faults/NAME`` and ``share/NAME`` as
-    :class:`~distmeta.core.records.StepRecord` explains them.
+    ``skipped``; ``train/NAME`` and ``validation/NAME`` for measurements, ``faults/NAME``, ``share/NAME`` and
+    ``outer/NAME`` as :class:`~distmeta.core.records.StepRecord` explains them.
 
     >>> flat(StepRecord(1, 4, {"loss": 0.5}, 1.0, 0.1, 0.2, 20.0, 1))["train/loss"]
     0.5
@@ -183,6 +183,7 @@ def flat(record: StepRecord) -> dict[str, float]:
         "validation": record.validation or {},
         "faults": record.faults,
         "share": record.shares,
+        "outer": record.outer,
     }
     return {
         "step": record.step,
@@ -197,9 +198,9 @@ def flat(record: StepRecord) -> dict[str, float]:
     }
 
 
-def shares(gradient: MetaGradient, available: float, aggregation: float) -> dict[str, float]:
+def shares(seconds: Mapping[str, float], available: float, aggregation: float) -> dict[str, float]:
     """Of a step's time, see :class:`~distmeta.core.records.StepRecord`; ``available`` is the workers' time in it."""
-    busy = {name: spent / available for name, spent in gradient.seconds.items()}
+    busy = {name: spent / available for name, spent in seconds.items()}
     return {**busy, "aggregation": aggregation, "waiting": max(0.0, 1.0 - sum(busy.values()))}
 
 

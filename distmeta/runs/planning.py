@@ -12,8 +12,9 @@ import torch
 
 from distmeta.config.schema import Config
 from distmeta.core.plan import Compile, Differentiation, Layers, Plan
-from distmeta.core.records import MetaState
+from distmeta.core.requests import Request, Start
 from distmeta.errors import ConfigError
+from distmeta.estimators import ESTIMATORS
 from distmeta.programs.engine.comparison import disagreement
 from distmeta.programs.engine.settling import CHUNKS_COMPARED, PLAN_TOLERANCE, sample
 from distmeta.programs.supervised import SupervisedProgram
@@ -124,12 +125,12 @@ class _Bench:
         program.follow(Plan())  # forgets what another plan has compiled
         try:
             program.follow(plan)
-            state = MetaState(0, program.initial_vector())
+            request = Request("gradient", Start.of(0, program.initial_vector()))
             began = time.perf_counter()
-            program.gradient(state, "train", range(self._shard))
+            program.answer(request, "train", range(self._shard))
             first = time.perf_counter() - began
             error = self._error()
-            rounds = list(self._rounds(state))
+            rounds = list(self._rounds(request))
         except Exception as error_:  # whatever a compiler raises
             return MeasuredPlan(plan, problem=f"{type(error_).__name__}: {' '.join(str(error_).split())[:100]}")
         usual = statistics.median(rounds)
@@ -143,11 +144,11 @@ class _Bench:
         gradients = sample(self._program, self._shard)
         return statistics.median(disagreement(a, b) for a, b in zip(gradients, self._references, strict=True))
 
-    def _rounds(self, state: MetaState) -> Iterator[float]:
+    def _rounds(self, request: Request) -> Iterator[float]:
         until = time.perf_counter() + self._seconds
         while True:
             began = time.perf_counter()
-            self._program.gradient(state, "train", range(self._shard))
+            self._program.answer(request, "train", range(self._shard))
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             yield time.perf_counter() - began
@@ -171,7 +172,7 @@ def _compilers(config: Config, plan: Plan) -> Iterator[Plan]:
 
 
 def _differentiations(config: Config, plan: Plan) -> Iterator[Plan]:
-    free = config.engine.differentiation == "auto" and config.algorithm.estimator == "exact"
+    free = config.engine.differentiation == "auto" and ESTIMATORS.options[config.algorithm.estimator].through_steps
     if free and hasattr(config.algorithm, "inner_steps"):
         for way in get_args(Differentiation):
             yield replace(plan, differentiation=way, notes=())

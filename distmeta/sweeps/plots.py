@@ -24,7 +24,7 @@ PLOT_INCHES = (7.0, 5.0)
 LEGEND = "● finished   ■ stopped   x diverged or failed"
 """What the marks mean."""
 
-INNER, OUTER = "algorithm.inner_lr", "outer.lr"
+INNER_KEY, OUTER_KEY = "algorithm.inner_lr", "outer.lr"
 
 
 def plots(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, bytes]:
@@ -97,8 +97,8 @@ def _pairs(sweep: Sweep) -> list[tuple[str, str]]:
         for key, domain in sweep.options.space.items()
         if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in domain.values)
     ]
-    numeric.sort(key=lambda key: key != INNER)
-    return sorted(itertools.combinations(numeric, 2), key=lambda pair: pair != (INNER, OUTER))
+    numeric.sort(key=lambda key: key != INNER_KEY)
+    return sorted(itertools.combinations(numeric, 2), key=lambda pair: pair != (INNER_KEY, OUTER_KEY))
 
 
 def _image(draw: Any) -> bytes:

@@ -10,7 +10,7 @@ from threading import Thread
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.programs.deciding import RunPlan
-from distmeta.workers.base import Check, Kind, Part, Transport, Workers
+from distmeta.workers.base import Check, Part, Transport, Workers
 
 TRANSPORTS: dict[str, str] = {
     "local": "distmeta.workers.local:LocalTransport",
@@ -66,4 +66,4 @@ def open_transport(config: Config, plan: Plan | RunPlan | None, check: Check) ->
     return transport
 
 
-__all__ = ["TRANSPORTS", "Check", "Kind", "Part", "Transport", "Workers", "open_transport", "start_transport"]
+__all__ = ["TRANSPORTS", "Check", "Part", "Transport", "Workers", "open_transport", "start_transport"]

@@ -14,7 +14,6 @@ import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from distmeta.workers.base import Kind
 from distmeta.workers.pace import GUESSED, Pace, WorkerSlot
 
 HALF = 0.5
@@ -41,7 +40,7 @@ class Balance(Generic[AnySlot]):
         pace: how long it takes.
     """
 
-    def __init__(self, kind: Kind, pace: Pace) -> None:
+    def __init__(self, kind: str, pace: Pace) -> None:
         self._kind = kind
         self._pace = pace
         self._entries: dict[AnySlot, _Entry] = {}

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
+from distmeta.core.records import Shard
+from distmeta.core.requests import Answer, Request
 from distmeta.core.tree import Node
 from distmeta.programs.deciding import RunPlan
 
-Kind = Literal["gradient", "validate", "test"]
-"""``gradient``: meta-gradients. ``validate``: metrics after adaptation. ``test``: those with details."""
-
-Part = tuple[Node, MetaGradient | TaskMetrics]
-"""A subtree's record: the sum of its shards' gradients, or one shard's measurements."""
+Part = tuple[Node, Answer]
+"""A subtree's answer: the sums of its shards, or one shard's measurements."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ class Transport(Protocol):
         """
         ...
 
-    def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
-        """Records in the order in which they come, every shard once."""
+    def run(self, request: Request, shards: Sequence[Shard]) -> Iterator[Part]:
+        """Answers in the order in which they come, every shard once."""
         ...
 
     def prefetch(self, shards: Sequence[Shard]) -> None:

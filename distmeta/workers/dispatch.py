@@ -19,10 +19,12 @@ from typing import Generic
 from distmeta.core.records import Shard
 from distmeta.core.tree import Node, Pool
 from distmeta.workers.balance import AnySlot, Balance
-from distmeta.workers.base import Kind
 from distmeta.workers.pace import Pace, WorkItem
 
 log = logging.getLogger(__name__)
+
+ANEW = "{}, sampled anew"
+"""The kind of work on a later request of a meta-step by another worker than the one that has sampled the tasks."""
 
 DEPTH = 2
 """Items that a slot holds: one at work, one waiting, so that a worker never waits for the driver."""
@@ -41,28 +43,35 @@ class Dispatcher(Generic[AnySlot]):
         whole: give out these subtrees as they are.
         pace: how long such work takes.
         faults: counts ``shards_redone`` and ``shards_duplicated``.
+        held: subtrees whose sample a slot has in its memory, in place of ``nodes``. It gets these; another one gets
+            what a slot has held that is lost, leaves or is late.
     """
 
     def __init__(
         self,
-        kind: Kind,
+        kind: str,
         shards: Sequence[Shard],
         nodes: Sequence[Node],
         pace: Pace,
         faults: MutableMapping[str, int],
         *,
         whole: bool = False,
+        held: Sequence[tuple[Node, AnySlot]] = (),
     ) -> None:
-        self._kind = kind
+        self._kind = ANEW.format(kind) if held else kind
+        self._held_kind = kind
         self._shards = shards
-        self._pool = Pool(len(shards), nodes)
+        self._pool = Pool(len(shards), () if held else nodes)
+        self._reserved: dict[AnySlot, deque[Node]] = {}
+        for node, slot in held:
+            self._reserved.setdefault(slot, deque()).append(node)
         self._whole = whole
         self._pace = pace
         self._faults = faults
         self._balance: Balance[AnySlot] = Balance(kind, pace)
         self._lost: deque[WorkItem] = deque()  # given back, first in line
         self._open: dict[WorkItem, None] = {}  # given out, or given back, and not answered
-        self._left = len(shards)  # shards that nobody has yet
+        self._left = 0 if held else len(shards)  # shards that nobody has yet, and nobody is to have first
         self._ask: list[dict[AnySlot, None]] = [{} for _ in range(DEPTH)]  # slots to be asked, by what they hold
         self._idle: dict[AnySlot, None] = {}
         self._slow: dict[AnySlot, None] = {}  # late or leaving
@@ -71,7 +80,7 @@ class Dispatcher(Generic[AnySlot]):
     @property
     def unanswered(self) -> bool:
         """Whether there is something to wait for."""
-        return bool(self._pool.left or self._open)
+        return bool(self._pool.left or self._open or self._reserved)
 
     @property
     def idle(self) -> bool:
@@ -84,6 +93,10 @@ class Dispatcher(Generic[AnySlot]):
 
     def enrol(self, slots: Iterable[AnySlot]) -> None:
         """These slots are there now; those that are ready and do not leave take work."""
+        slots = list(slots)
+        there = {slot for slot in slots if slot.ready and not slot.leaving}
+        for slot in [slot for slot in self._reserved if slot not in there]:
+            self._release(slot)
         for slot in slots:
             if slot.leaving:
                 self._retire(slot)
@@ -151,6 +164,7 @@ class Dispatcher(Generic[AnySlot]):
 
     def give_back(self, slot: AnySlot) -> None:
         """What a lost slot held, and nobody else has, is first in line now."""
+        self._release(slot)
         held, slot.held = slot.held, []
         for item in held:
             item.holders -= 1
@@ -196,6 +210,7 @@ class Dispatcher(Generic[AnySlot]):
         self._looked = self._pace.clock.now
         late = [slot for slot in self._balance.slots() if self._pace.late(slot)]
         for slot in late:
+            self._release(slot)
             self._retire(slot)
             self._slow[slot] = None
         if late or self._slow:
@@ -205,6 +220,8 @@ class Dispatcher(Generic[AnySlot]):
 
     def _next(self, slot: AnySlot) -> WorkItem | None:
         """What a slot is given of what nobody has."""
+        if slot in self._reserved:
+            return self._own(slot)
         size = self._balance.size(slot, self._left) if self._left else 0
         if not size:
             return None
@@ -213,9 +230,24 @@ class Dispatcher(Generic[AnySlot]):
         self._left -= len(item.shards)
         return item
 
+    def _own(self, slot: AnySlot) -> WorkItem:
+        """The next subtree whose sample a slot has in its memory."""
+        nodes = self._reserved[slot]
+        node = nodes.popleft()
+        if not nodes:
+            del self._reserved[slot]
+        return self._item(self._held_kind, node)
+
+    def _release(self, slot: AnySlot) -> None:
+        """What was for this slot is for all."""
+        for node in self._reserved.pop(slot, ()):
+            self._left += self._pool.put(node)
+
     def _new(self, most: int) -> WorkItem:
-        node = self._pool.take(most)
-        item = WorkItem(self._kind, node, [self._shards[leaf] for leaf in node.leaves(len(self._shards))])
+        return self._item(self._kind, self._pool.take(most))
+
+    def _item(self, kind: str, node: Node) -> WorkItem:
+        item = WorkItem(kind, node, [self._shards[leaf] for leaf in node.leaves(len(self._shards))])
         self._open[item] = None
         return item
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
+from distmeta.core.records import Shard
+from distmeta.core.requests import Request
 from distmeta.core.tree import Node
 from distmeta.programs.cuda import memory_explained
 from distmeta.programs.deciding import RunPlan
-from distmeta.workers.base import Check, Kind, Part, Workers
+from distmeta.workers.base import Check, Part, Workers
 from distmeta.workers.worker import Worker
 
 
@@ -35,20 +36,15 @@ class LocalTransport:
         self._worker.follow(self.plan)
         self.fingerprint = self._worker.fingerprint()
 
-    def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
-        """Records in the shards' order."""
+    def run(self, request: Request, shards: Sequence[Shard]) -> Iterator[Part]:
+        """Answers in the shards' order."""
         for place, shard in enumerate(shards):
             self._check()
             self._worker.prefetch(shards[place + 1 : place + 2])
             with memory_explained(self.plan.chunk):
-                record = self._compute(kind, state, shard)
-            yield Node(0, shard.index), record
+                answer = self._worker.answer(request, [shard])
+            yield Node(0, shard.index), answer
             self._done += 1
-
-    def _compute(self, kind: Kind, state: MetaState, shard: Shard) -> MetaGradient | TaskMetrics:
-        if kind == "gradient":
-            return self._worker.gradient(state, [shard])
-        return self._worker.evaluate(state, shard, details=kind == "test")
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Sample the first shards in a background thread; the others follow as the first are computed."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from distmeta.core.records import Shard
 from distmeta.core.tree import Node
-from distmeta.workers.base import Kind
 
 LATE = 2.0
 """Times the usual after which a slot is late."""
@@ -68,7 +67,7 @@ class WorkItem:
     """Shards that one worker computes in one go: a subtree of a step's tree.
 
     Attributes:
-        kind: what is computed.
+        kind: what is computed: a request's name, and whether its sample has to be drawn anew.
         node: the subtree.
         shards: its shards.
         answered: whether an answer is there.
@@ -78,7 +77,7 @@ class WorkItem:
         trace: what the last of its exceptions said.
     """
 
-    kind: Kind
+    kind: str
     node: Node
     shards: Sequence[Shard]
     answered: bool = False
@@ -130,8 +129,8 @@ class WorkerSlot:
     leaving: bool = False
     held: list[WorkItem] = field(default_factory=list)
     since: float = 0.0
-    known: set[Kind] = field(default_factory=set)
-    rates: dict[Kind, Rate] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+    rates: dict[str, Rate] = field(default_factory=dict)
     done: int = 0
     told: bool = False
 
@@ -183,10 +182,10 @@ class Pace:
     def __init__(self, hang_seconds: float, clock: Clock) -> None:
         self.clock = clock
         self._least = hang_seconds
-        self._each: dict[Kind, Durations] = defaultdict(Durations)
-        self._first: dict[Kind, Durations] = defaultdict(Durations)
-        self._computing: dict[Kind, Durations] = defaultdict(Durations)
-        self._messages: dict[Kind, Durations] = defaultdict(Durations)
+        self._each: dict[str, Durations] = defaultdict(Durations)
+        self._first: dict[str, Durations] = defaultdict(Durations)
+        self._computing: dict[str, Durations] = defaultdict(Durations)
+        self._messages: dict[str, Durations] = defaultdict(Durations)
 
     def waited(self, slot: WorkerSlot) -> float:
         """Seconds that a slot has been at the first of its items."""
@@ -212,16 +211,16 @@ class Pace:
         self._computing[kind].add(spent / count)
         slot.rates.setdefault(kind, Rate()).add(spent / count, self.clock.now)
 
-    def rate(self, slot: WorkerSlot, kind: Kind) -> Rate | None:
+    def rate(self, slot: WorkerSlot, kind: str) -> Rate | None:
         """How fast a slot is; ``None`` where that was not seen."""
         return slot.rates.get(kind)
 
-    def usual_rate(self, kind: Kind) -> float:
+    def usual_rate(self, kind: str) -> float:
         """Shards a second of a slot of which nothing else is known."""
         computing = self._computing[kind]
         return 1 / computing.median if computing else 1.0
 
-    def message(self, kind: Kind) -> float:
+    def message(self, kind: str) -> float:
         """Seconds that an item takes besides its shards; 0 where that was not seen."""
         messages = self._messages[kind]
         return messages.median if messages else 0.0

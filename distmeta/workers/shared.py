@@ -132,7 +132,7 @@ class SharedRows:
 
 
 class Exchange:
-    """The driver's side: a step's meta-parameters for all to read, and a row for each result that is under way.
+    """The driver's side: a request's vectors for all to read, and a row for each result that is under way.
 
     Attributes:
         address: for workers; ``None`` where the system has no such memory.
@@ -140,25 +140,28 @@ class Exchange:
 
     def __init__(self) -> None:
         self._rows = SharedRows.make()
-        self._published: SharedRow | None = None
+        self._published: dict[str, SharedRow] = {}
         self._free: dict[tuple[int, int], list[SharedRow]] = defaultdict(list)  # by worker and size
         self.address = self._rows.address if self._rows else None
 
-    def publish(self, vector: np.ndarray) -> SharedRow | None:
-        """Put down the meta-parameters; those of the last step are gone, and with them what late workers make of them.
+    def publish(self, name: str, vector: np.ndarray) -> SharedRow | None:
+        """Put down a vector; the earlier one of this name is gone, and with it what late workers make of it.
 
-        What such a worker gives back counts no more: others have computed its shards, else the step had not ended.
+        What such a worker gives back counts no more: others have computed its shards, else the request had not ended.
 
         Returns:
             Their place; ``None`` where they have to go another way.
         """
         if self._rows is None or not 0 < vector.nbytes <= LARGEST_SHARED:
             return None
-        if self._published is None or self._published.size != vector.size:
-            self._published = self._rows.add(vector.size)
-        if self._published is not None:
-            self._rows.write(self._published, vector)
-        return self._published
+        row = self._published.get(name)
+        if row is None or row.size != vector.size:
+            row = self._rows.add(vector.size)
+            if row is None:
+                return None
+            self._published[name] = row
+        self._rows.write(row, vector)
+        return row
 
     def take(self, worker: int, size: int) -> SharedRow | None:
         """A row for a result of this worker, for it alone: lost, it may still write. ``None`` where there is none."""

@@ -12,8 +12,9 @@ import torch
 
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaGradient, MetaState, Shard, TaskMetrics
-from distmeta.core.tree import Node, Sum, add
+from distmeta.core.records import Shard
+from distmeta.core.requests import MEASUREMENTS, Answer, Request, add
+from distmeta.core.tree import Node, Sum
 from distmeta.errors import ConfigError
 from distmeta.functional.kernels.build import Unavailable, find_compiler
 from distmeta.programs import open_program
@@ -116,17 +117,18 @@ class Worker:
         if shards:
             self.program.prefetch(shards[0].split, [shard.ids for shard in shards])
 
-    def gradient(self, state: MetaState, shards: Sequence[Shard]) -> MetaGradient:
-        """Sum over the shards of one subtree, added in the tree's order."""
-        total = Sum[MetaGradient](len(shards), add)  # a big model's vectors of all shards would take too much memory
+    def answer(self, request: Request, shards: Sequence[Shard]) -> Answer:
+        """The answer for one subtree's shards, added in the tree's order; measurements are of one shard."""
+        if request.measures:
+            (shard,) = shards
+            details = MEASUREMENTS[request.name]
+            rows = self.program.evaluate(request.start, shard.split, shard.ids, details=details)
+            return Answer({}, {}, shard.count, rows)
+        total = Sum[Answer](len(shards), add)  # a big model's vectors of all shards would take too much memory
         for place, shard in enumerate(shards):
             self.prefetch(shards[place + 1 :])
-            total.add(Node(0, place), self.program.gradient(state, shard.split, shard.ids))
+            total.add(Node(0, place), self.program.answer(request, shard.split, shard.ids))
         return total.result()
-
-    def evaluate(self, state: MetaState, shard: Shard, *, details: bool) -> TaskMetrics:
-        """Measurements of a shard's tasks."""
-        return self.program.evaluate(state, shard.split, shard.ids, details=details)
 
     def close(self) -> None:
         """Put back the process's settings."""

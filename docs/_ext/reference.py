@@ -12,10 +12,12 @@ from pydantic import BaseModel
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.algorithms import ALGORITHMS, algorithm_options
 from distmeta.config.schema import Config
-from distmeta.config.sections import AlgorithmOptions, StepSchedule, WorkerRange
+from distmeta.config.sections import AlgorithmOptions, WorkerRange
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS
 from distmeta.models.options import UserOptions
+from distmeta.outer import OUTER
+from distmeta.outer.options import StepSchedule
 from distmeta.sweeps.sections import SCHEDULERS, Domain, Resources, SweepOptions
 from distmeta.tasks import TASKS
 
@@ -44,9 +46,9 @@ def configuration() -> str:
     families: dict[str, tuple[str, Mapping[str, Model]]] = {
         "tasks": ("kind", TASKS.options),
         "model": ("kind", {**MODELS.options, "module:PACKAGE.FACTORY": UserOptions}),
+        "outer": ("name", OUTER.options),
     }
     nested: dict[str, list[tuple[str, Model]]] = {
-        "outer": [("schedule", StepSchedule)],
         "cluster": [("workers", WorkerRange)],
     }
     for name, annotation in plain.items():
@@ -60,6 +62,8 @@ def configuration() -> str:
             parts.append(f"`{name}.{key}` is one of {', '.join(f'`{each}`' for each in kinds)}.")
             for kind, model in kinds.items():
                 parts += [f"### {name}.{key}: {kind}", text(model), table(model, f"{name}.", kind=kind)]
+            if name == "outer":
+                parts += ["### outer.schedule as a section", text(StepSchedule), table(StepSchedule, "outer.schedule.")]
         else:
             assert isinstance(annotation, type)
             parts += [text(annotation), table(annotation, f"{name}.")]
@@ -81,19 +85,19 @@ def sweep() -> str:
 def algorithms() -> str:
     """The table of named algorithms."""
     rows = []
-    for name, row in ALGORITHMS.items():
-        differing = ", ".join(f"`{key}: {_value(value)}`" for key, value in row.defaults.items())
-        rows.append([f"[`{name}`]({name}.md)", f"`{row.adaptation}`", f"`{row.estimator}`", differing, row.paper])
+    for name, entry in ALGORITHMS.items():
+        differing = ", ".join(f"`{key}: {_value(value)}`" for key, value in entry.defaults.items())
+        rows.append([f"[`{name}`]({name}.md)", f"`{entry.adaptation}`", f"`{entry.estimator}`", differing, entry.paper])
     return _table(["`algorithm.name`", "adaptation", "estimator", "defaults of its own", "paper"], rows)
 
 
 def algorithm(name: str) -> str:
     """The options of one named algorithm, with its own defaults."""
-    row = ALGORITHMS[name]
+    entry = ALGORITHMS[name]
     model = algorithm_options({"name": name})
-    options = (ADAPTATIONS.options[row.adaptation], ESTIMATORS.options[row.estimator])
+    options = (ADAPTATIONS.options[entry.adaptation], ESTIMATORS.options[entry.estimator])
     texts = [text(each) for each in options if each.model_fields]
-    return _joined([*texts, table(model, "algorithm.", kind=name, differing=row.defaults)])
+    return _joined([*texts, table(model, "algorithm.", kind=name, differing=entry.defaults)])
 
 
 def _algorithm_section() -> Iterable[str]:
@@ -108,8 +112,8 @@ def _algorithm_section() -> Iterable[str]:
     yield "### Defaults of the named algorithms"
     rows = [
         [f"`{name}`", f"`algorithm.{key}`", f"`{_value(value)}`"]
-        for name, row in ALGORITHMS.items()
-        for key, value in {"adaptation": row.adaptation, "estimator": row.estimator, **row.defaults}.items()
+        for name, entry in ALGORITHMS.items()
+        for key, value in {"adaptation": entry.adaptation, "estimator": entry.estimator, **entry.defaults}.items()
     ]
     yield _table(["name", "option", "default"], rows)
 

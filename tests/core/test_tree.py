@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distmeta.core.records import MetaGradient
-from distmeta.core.tree import Add, Node, Pool, Sum, add, cover, share
+from distmeta.core.requests import Answer, add
+from distmeta.core.tree import Add, Node, Pool, Sum, cover, share
 
 
 def combine(parts: Mapping[Node, Any] | Mapping[int, Any], count: int, plus: Add[Any]) -> Any:
@@ -178,11 +178,11 @@ def test_a_cover_holds_every_leaf_once(count: int, level: int) -> None:
 
 
 def test_adding_gradients_adds_tasks_and_metrics_and_joins_ids() -> None:
-    a = MetaGradient(torch.tensor([1.0, 2.0]), 2, {"loss": 1.5}, (3,))
-    b = MetaGradient(torch.tensor([0.5, 1.0]), 3, {"loss": 2.0}, (7, 8))
+    a = Answer({"gradient": torch.tensor([1.0, 2.0])}, {"loss": 1.5}, 2, nonfinite=(3,))
+    b = Answer({"gradient": torch.tensor([0.5, 1.0])}, {"loss": 2.0}, 3, nonfinite=(7, 8))
     total = add(a, b)
     assert total.vector.tolist() == [1.5, 3.0]
-    assert (total.tasks, total.metrics, total.nonfinite) == (5, {"loss": 3.5}, (3, 7, 8))
+    assert (total.tasks, total.sums, total.nonfinite) == (5, {"loss": 3.5}, (3, 7, 8))
     assert (a.vector.tolist(), b.vector.tolist()) == ([1.0, 2.0], [0.5, 1.0])
     again = add(total, b, total)
     assert again.vector.data_ptr() == total.vector.data_ptr()

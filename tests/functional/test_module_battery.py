@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import distmeta
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, Running
-from distmeta.core.records import MetaState
+from distmeta.core.requests import Request, Start
 from distmeta.programs.supervised import SupervisedProgram
 
 BASE: dict[str, Any] = {
@@ -55,8 +55,8 @@ def apart(ours: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
 
 
 def gradient(program: SupervisedProgram) -> dict[str, Tensor]:
-    state = MetaState(0, program.initial_vector())
-    total = program.gradient(state, "train", TASKS).vector
+    state = Start.of(0, program.initial_vector())
+    total = program.answer(Request("gradient", state), "train", TASKS).vector
     return {name.removeprefix("model/"): value for name, value in program.layout.unflatten(total).items()}
 
 
@@ -76,7 +76,7 @@ def test_computes_what_plain_pytorch_computes(name: str) -> None:
 
     assert apart(gradient(program), case.gradient(TASKS, name in DROPOUT)) < 1e-4
 
-    state = MetaState(0, program.initial_vector())
+    state = Start.of(0, program.initial_vector())
     validation = program.evaluate(state, "validation", TASKS, details=False)
     torch.testing.assert_close(validation.values["loss"], case.losses("validation", TASKS), rtol=1e-4, atol=1e-5)
     test = program.evaluate(state, "test", TASKS, details=True)

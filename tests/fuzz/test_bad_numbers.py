@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 import distmeta
 from distmeta.cli.common import errors
 from distmeta.cli.main import app
-from distmeta.config.sections import OuterOptions
-from distmeta.core.records import MetaGradient
+from distmeta.core.requests import Answer
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config
 from distmeta.outer.learner import Learner
+from distmeta.outer.options import GradientOptions
 
 GLYPHS = {"tasks": {"kind": "glyphs"}, "model": {"kind": "conv4"}, "algorithm": {"name": "maml"}}
 
@@ -40,8 +40,9 @@ def test_more_examples_than_can_be_drawn(key: str) -> None:
 
 @pytest.mark.parametrize("bound", [1e308, 3.5e38])
 def test_a_bound_beyond_float32_bounds_nothing(bound: float) -> None:
-    learner = Learner(OuterOptions(optimizer="sgd", lr=1.0, clip_value=bound), 1, {"model/w": torch.zeros(2)})
-    learner.apply(MetaGradient(torch.tensor([3e38, -1.0]), 1, {}))
+    learner = Learner(GradientOptions(optimizer="sgd", lr=1.0, clip_value=bound), 1, {"model/w": torch.zeros(2)})
+    answer = Answer({"gradient": torch.tensor([3e38, -1.0])}, {}, 1)
+    learner.apply(lambda request: answer)
     assert torch.equal(learner.vector, torch.tensor([-3e38, 1.0]))
 
 

@@ -9,7 +9,7 @@ import torch
 from gpu_helpers import MODELS, TASKS, check, configure, samples, worker_on
 
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaState
+from distmeta.core.requests import Request, Start
 from distmeta.functional.kernels.build import unavailable
 
 LAYERS = ["general", "products"]
@@ -26,9 +26,9 @@ def test_compiled_by_inductor(device: torch.device, algorithm: str, model: str, 
         pytest.skip(str(unavailable()))
     config = configure(algorithm, model)
     with worker_on(device, config, Plan(layers=layers, compile="inductor")) as worker:
-        state = MetaState(0, worker.program.initial_vector())
-        first = worker.program.gradient(state, "train", range(TASKS)).vector
+        state = Start.of(0, worker.program.initial_vector())
+        first = worker.program.answer(Request("gradient", state), "train", range(TASKS)).vector
         kept = first.clone()
         check(samples(worker), algorithm, model)
         assert torch.equal(first, kept)
-        assert torch.equal(worker.program.gradient(state, "train", range(TASKS)).vector, kept)
+        assert torch.equal(worker.program.answer(Request("gradient", state), "train", range(TASKS)).vector, kept)

@@ -9,7 +9,7 @@ import torch
 from gpu_helpers import ALGORITHMS, MODELS, TASKS, check, configure, samples, worker_on
 
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaState
+from distmeta.core.requests import Request, Start
 from distmeta.errors import ConfigError
 from distmeta.programs.engine.settling import disagreement
 
@@ -37,14 +37,14 @@ def test_chunks_differ_by_rounding_alone(device: torch.device) -> None:
     found = {}
     for chunk in (None, 3, 2):
         with worker_on(device, config, Plan(layers="products", chunk=chunk)) as worker:
-            state = MetaState(0, worker.program.initial_vector())
-            both = [worker.program.gradient(state, "train", range(TASKS)) for _ in range(2)]
+            state = Start.of(0, worker.program.initial_vector())
+            both = [worker.program.answer(Request("gradient", state), "train", range(TASKS)) for _ in range(2)]
             assert torch.equal(both[0].vector, both[1].vector)
             assert both[0].vector.device.type == "cpu"
             found[chunk] = both[0]
     for chunk in (3, 2):
         assert disagreement(found[chunk].vector, found[None].vector) < 1e-4
-        assert found[chunk].metrics["accuracy"] == pytest.approx(found[None].metrics["accuracy"], abs=1)
+        assert found[chunk].sums["accuracy"] == pytest.approx(found[None].sums["accuracy"], abs=1)
 
 
 def test_tf32_is_on_where_it_is_asked_for_and_off_afterwards(device: torch.device) -> None:

@@ -11,7 +11,7 @@ from gpu_helpers import configure, equal, worker_on
 import distmeta
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaState
+from distmeta.core.requests import Request, Start
 from distmeta.functional.philox import random_words
 from distmeta.loading import load_config
 from distmeta.programs.supervised import SupervisedProgram
@@ -128,19 +128,19 @@ def test_memory_hardly_grows_with_inner_steps(cuda: torch.device) -> None:
         config = configure("maml", "conv4", f"algorithm.inner_steps={steps}", "model.filters=32")
         plan = Plan(layers="products", differentiation="mixed")
         with worker_on(cuda, config, plan) as worker:
-            state = MetaState(0, worker.program.initial_vector())
-            worker.program.gradient(state, "train", range(6))
+            state = Start.of(0, worker.program.initial_vector())
+            worker.program.answer(Request("gradient", state), "train", range(6))
             torch.cuda.reset_peak_memory_stats()
-            worker.program.gradient(state, "train", range(6))
+            worker.program.answer(Request("gradient", state), "train", range(6))
             most[steps] = torch.cuda.max_memory_allocated()
     assert most[50] < 1.5 * most[1]
 
 
 def test_memory_does_not_grow_with_meta_steps(cuda: torch.device) -> None:
     with worker_on(cuda, configure("maml", "conv4"), Plan(layers="products")) as worker:
-        state = MetaState(0, worker.program.initial_vector())
+        state = Start.of(0, worker.program.initial_vector())
         held = []
         for step in range(30):
-            worker.program.gradient(state, "train", range(6 * step, 6 * step + 6))
+            worker.program.answer(Request("gradient", state), "train", range(6 * step, 6 * step + 6))
             held.append(torch.cuda.memory_allocated())
     assert max(held[20:]) <= 1.1 * max(held[:10])

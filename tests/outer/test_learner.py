@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distmeta.config.sections import OuterOptions
-from distmeta.core.records import MetaGradient
-from distmeta.outer.learner import Learner, euclidean_norm, schedule_factor
+from distmeta.core.requests import Answer
+from distmeta.outer.base import Ask
+from distmeta.outer.gradient import schedule_factor
+from distmeta.outer.learner import Learner
+from distmeta.outer.options import GradientOptions
+from distmeta.outer.sums import euclidean_norm
 
 META = {
     "model/a": torch.tensor([1.0, -2.0]),
@@ -22,16 +25,21 @@ META = {
 
 
 def learner(steps: int = 10, **outer: Any) -> Learner:
-    return Learner(OuterOptions(**outer), steps, META)
+    return Learner(GradientOptions(**outer), steps, META)
 
 
-def gradient(*values: float, tasks: int = 1, nonfinite: tuple[int, ...] = ()) -> MetaGradient:
-    return MetaGradient(torch.tensor(values), tasks, {}, nonfinite)
+def gradient(*values: float, tasks: int = 1, nonfinite: tuple[int, ...] = ()) -> Answer:
+    return Answer({"gradient": torch.tensor(values)}, {}, tasks, nonfinite=nonfinite)
 
 
-def gradients(count: int) -> list[MetaGradient]:
+def given(answer: Answer) -> Ask:
+    """Workers that answer this, whatever they are asked."""
+    return lambda request: answer
+
+
+def gradients(count: int) -> list[Answer]:
     generator = torch.Generator().manual_seed(0)
-    return [MetaGradient(torch.randn(5, generator=generator), 1, {}) for _ in range(count)]
+    return [Answer({"gradient": torch.randn(5, generator=generator)}, {}, 1) for _ in range(count)]
 
 
 # One step by hand ---------------------------------------------------------------------------------------------------
@@ -40,7 +48,7 @@ def gradients(count: int) -> list[MetaGradient]:
 def test_the_mean_is_taken_once_by_count() -> None:
     """Sum (4, 8, 0, 0, 2) over 4 tasks: mean (1, 2, 0, 0, 0.5), norm sqrt(1 + 4 + 0.25), rate 0.1."""
     one = learner(optimizer="sgd", lr=0.1)
-    outcome = one.apply(gradient(4, 8, 0, 0, 2, tasks=4))
+    outcome = one.apply(given(gradient(4, 8, 0, 0, 2, tasks=4)))
     assert outcome.norm == pytest.approx(math.sqrt(5.25))
     assert (outcome.rate, outcome.nonfinite, one.step) == (0.1, (), 1)
     torch.testing.assert_close(one.vector, torch.tensor([0.9, -2.2, 0.5, 0.1, 0.15]))
@@ -49,7 +57,7 @@ def test_the_mean_is_taken_once_by_count() -> None:
 def test_elements_are_clipped_before_the_norm() -> None:
     """Mean (6, -8, 1, 0, 0), elements to 4: (4, -4, 1, 0, 0) of norm sqrt(33); to norm 2: a factor of 2/sqrt(33)."""
     one = learner(optimizer="sgd", lr=1.0, clip_value=4.0, clip_norm=2.0)
-    outcome = one.apply(gradient(12, -16, 2, 0, 0, tasks=2))
+    outcome = one.apply(given(gradient(12, -16, 2, 0, 0, tasks=2)))
     assert outcome.norm == pytest.approx(math.sqrt(101))  # before clipping
     f = 2 / math.sqrt(33)
     torch.testing.assert_close(one.vector, torch.tensor([1 - 4 * f, -2 + 4 * f, 0.5 - f, 0.1, 0.2]))
@@ -57,7 +65,7 @@ def test_elements_are_clipped_before_the_norm() -> None:
 
 def test_a_norm_below_the_bound_is_left_alone() -> None:
     one = learner(optimizer="sgd", lr=1.0, clip_norm=10.0)
-    one.apply(gradient(3, 4, 0, 0, 0))
+    one.apply(given(gradient(3, 4, 0, 0, 0)))
     torch.testing.assert_close(one.vector, torch.tensor([-2.0, -6.0, 0.5, 0.1, 0.2]))
 
 
@@ -80,9 +88,11 @@ def test_the_number_of_threads_changes_no_bit(optimizer: str) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            options = OuterOptions(optimizer=optimizer, weight_decay=0.1, clip_norm=1.0)
+            options = GradientOptions(optimizer=optimizer, weight_decay=0.1, clip_norm=1.0)
             one = Learner(options, 3, {"model/w": start, "rates/w": step})
-            found.append([one.apply(MetaGradient(torch.cat([step, start]) * k, 3, {})).norm for k in (1, 2, 3)])
+            found.append(
+                [one.apply(given(Answer({"gradient": torch.cat([step, start]) * k}, {}, 3))).norm for k in (1, 2, 3)]
+            )
             found[-1].append(one.vector)
     finally:
         torch.set_num_threads(before)
@@ -94,29 +104,29 @@ def test_the_number_of_threads_changes_no_bit(optimizer: str) -> None:
 def test_the_gradient_is_not_written_to() -> None:
     """It may lie in shared memory that is read-only."""
     one = learner(optimizer="adam", clip_value=1.0, clip_norm=0.5)
-    given = gradient(3, 4, 0, 0, 2, tasks=2)
-    one.apply(given)
-    assert given.vector.tolist() == [3, 4, 0, 0, 2]
+    answer = gradient(3, 4, 0, 0, 2, tasks=2)
+    one.apply(given(answer))
+    assert answer.vector.tolist() == [3, 4, 0, 0, 2]
 
 
 def test_the_first_step_of_adam_is_the_rate_by_sign() -> None:
     """m_hat / (sqrt(v_hat) + 1e-8) = g / |g|, whatever the size of g."""
     one = learner(optimizer="adam", lr=0.01)
-    one.apply(gradient(5, -0.1, 100, 0, 2))
+    one.apply(given(gradient(5, -0.1, 100, 0, 2)))
     torch.testing.assert_close(one.vector, torch.tensor([0.99, -1.99, 0.49, 0.1, 0.19]))
 
 
 def test_rates_have_a_rate_of_their_own() -> None:
     """Ones: the model moves by lr = 0.1, the learned rates by lr_meta = 0.01."""
     one = learner(optimizer="sgd", lr=0.1, lr_meta=0.01)
-    one.apply(gradient(1, 1, 1, 1, 1))
+    one.apply(given(gradient(1, 1, 1, 1, 1)))
     torch.testing.assert_close(one.vector, torch.tensor([0.9, -2.1, 0.4, 0.09, 0.19]))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_weight_decay_is_for_the_model_alone(optimizer: str) -> None:
     one = learner(optimizer=optimizer, lr=0.1, weight_decay=0.5)
-    one.apply(gradient(0, 0, 0, 0, 0))
+    one.apply(given(gradient(0, 0, 0, 0, 0)))
     assert torch.equal(one.vector[3:], META["rates/a"])
     assert (one.vector[:3].abs() < torch.tensor([1.0, 2.0, 0.5])).all()
     if optimizer != "adam":  # w - 0.1 * 0.5 w
@@ -138,12 +148,12 @@ SCHEDULES: list[tuple[Any, list[float]]] = [
 @pytest.mark.parametrize(("schedule", "factors"), SCHEDULES, ids=str)
 def test_schedules_by_hand(schedule: Any, factors: list[float]) -> None:
     """Four steps; both rates are multiplied."""
-    options = OuterOptions(optimizer="sgd", lr=0.2, lr_meta=0.02, schedule=schedule)
+    options = GradientOptions(optimizer="sgd", lr=0.2, lr_meta=0.02, schedule=schedule)
     assert [schedule_factor(options, step, 4) for step in range(4)] == pytest.approx(factors)
     one = Learner(options, 4, META)
     for factor in factors:
         before = one.vector.clone()
-        assert one.apply(gradient(1, 1, 1, 1, 1)).rate == pytest.approx(0.2 * factor)
+        assert one.apply(given(gradient(1, 1, 1, 1, 1))).rate == pytest.approx(0.2 * factor)
         moved = torch.tensor([0.2, 0.2, 0.2, 0.02, 0.02]) * factor
         torch.testing.assert_close(before - one.vector, moved, rtol=1e-4, atol=1e-6)
 
@@ -168,7 +178,7 @@ def test_steps_are_those_of_torch_optim_on_separate_parameters(
     own = [value for name, value in parameters.items() if name.startswith("model/")]
     optimizers = [make(own, weight_decay), make([parameters["rates/a"]], 0.0)]
     for each in gradients(8):
-        one.apply(each)
+        one.apply(given(each))
         for name, part in one.layout.unflatten(each.vector).items():
             parameters[name].grad = part.clone()
         for optimizer in optimizers:
@@ -181,7 +191,7 @@ def test_steps_are_those_of_torch_optim_on_separate_parameters(
 
 
 def state_of(one: Learner) -> list[Tensor]:
-    moments = [value for group in one.optimizer_state()["state"].values() for value in group.values()]
+    moments = [value for group in one.outer_state()["state"].values() for value in group.values()]
     return [one.vector.clone(), *(copy.deepcopy(value) for value in moments if isinstance(value, Tensor))]
 
 
@@ -194,11 +204,11 @@ BAD = [
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_what_is_not_finite_changes_nothing(bad: MetaGradient) -> None:
+def test_what_is_not_finite_changes_nothing(bad: Answer) -> None:
     one = learner(optimizer="adam")
-    one.apply(gradients(1)[0])
+    one.apply(given(gradients(1)[0]))
     before = state_of(one)
-    outcome = one.apply(bad)
+    outcome = one.apply(given(bad))
     assert outcome.nonfinite == bad.nonfinite
     assert bad.nonfinite or not math.isfinite(outcome.norm)
     assert all(torch.equal(a, b) for a, b in zip(before, state_of(one), strict=True))
@@ -214,14 +224,14 @@ def test_a_restored_learner_continues_to_the_same_bits(outer: dict[str, Any]) ->
     straight, first = learner(**settings), learner(**settings)
     batches = gradients(6)
     for each in batches:
-        straight.apply(each)
+        straight.apply(given(each))
     for each in batches[:3]:
-        first.apply(each)
+        first.apply(given(each))
     second = learner(**settings)
     meta = {name: value.clone() for name, value in first.meta().items()}
-    second.restore(first.step, meta, copy.deepcopy(first.optimizer_state()))
+    second.restore(first.step, meta, copy.deepcopy(first.outer_state()))
     for each in batches[3:]:
-        second.apply(each)
+        second.apply(given(each))
     assert second.step == straight.step == 6
     assert torch.equal(second.vector, straight.vector)
     assert all(torch.equal(a, b) for a, b in zip(state_of(second), state_of(straight), strict=True))
@@ -229,7 +239,7 @@ def test_a_restored_learner_continues_to_the_same_bits(outer: dict[str, Any]) ->
 
 def test_the_initial_tensors_are_not_written_to() -> None:
     one = learner(optimizer="sgd", lr=1.0)
-    one.apply(gradient(1, 1, 1, 1, 1))
+    one.apply(given(gradient(1, 1, 1, 1, 1)))
     assert META["model/a"].tolist() == [1.0, -2.0]
-    assert one.state().vector is one.vector
-    assert one.state().step == 1
+    assert one.start().theta is one.vector
+    assert one.start().step == 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from distmeta.adaptations import Support
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaState
+from distmeta.core.requests import Start
 from distmeta.errors import ConfigError
 from distmeta.functional.recomputation import without_checkpoints
 from distmeta.loading import load_config
@@ -61,7 +61,7 @@ def decided(config: Config) -> tuple[SupervisedProgram, Plan]:
 
 def measured(program: SupervisedProgram) -> list[Tensor]:
     """Gradient and every figure of an evaluation."""
-    state = MetaState(0, program.initial_vector())
+    state = Start.of(0, program.initial_vector())
     details = program.evaluate(state, "test", range(3), details=True)
     brief = program.evaluate(state, "validation", range(3), details=False)
     assert details.by_step is not None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaState
+from distmeta.core.requests import Request, Start
 from distmeta.errors import ClusterError, ConfigError
 from distmeta.functional.kernels import build
 from distmeta.loading import load_config
@@ -99,11 +99,11 @@ def test_other_algorithms(algorithm: dict[str, Any]) -> None:
 def test_what_is_recorded_has_the_bits_of_what_is_not(layers: Any, conv: SupervisedProgram) -> None:
     if layers == "native" and build.unavailable():
         pytest.skip(str(build.unavailable()))
-    state = MetaState(0, conv.initial_vector())
+    state = Start.of(0, conv.initial_vector())
     results = []
     for compile_ in ("none", "graph"):
         conv.follow(Plan(layers=layers, compile=compile_))
-        gradient = conv.gradient(state, "train", range(6))
+        gradient = conv.answer(Request("gradient", state), "train", range(6))
         # Measurements are recorded when their shapes come again.
         measured = [conv.evaluate(state, "test", range(3), details=True) for _ in range(4)][-1]
         results.append(
@@ -118,9 +118,11 @@ def test_tasks_that_are_not_finite_are_named_in_chunks(compile_: Any) -> None:
     program = program_of(SINUSOID)
     program.follow(Plan(compile=compile_, chunk=2))
     vector = program.initial_vector()
-    good = program.gradient(MetaState(0, vector), "train", range(6))
+    good = program.answer(Request("gradient", Start.of(0, vector)), "train", range(6))
     assert good.nonfinite == ()
-    assert program.gradient(MetaState(0, vector * float("nan")), "train", range(6)).nonfinite == tuple(range(6))
+    assert program.answer(
+        Request("gradient", Start.of(0, vector * float("nan"))), "train", range(6)
+    ).nonfinite == tuple(range(6))
 
 
 @pytest.mark.parametrize("layers", ["general", "products"])

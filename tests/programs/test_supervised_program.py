@@ -15,7 +15,7 @@ from distmeta.config.schema import Config
 from distmeta.core.layout import Layout
 from distmeta.core.philox import minibatches
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaState
+from distmeta.core.requests import Request, Start
 from distmeta.errors import ConfigError
 from distmeta.functional.building import build
 from distmeta.loading import load_config
@@ -51,9 +51,9 @@ def config(request: pytest.FixtureRequest) -> Config:
     return load_config(CONFIGS[request.param], ["evaluation.queries=4", "run.steps=10"])
 
 
-def initial(config: Config) -> MetaState:
+def initial(config: Config) -> Start:
     meta = Assembly(config).initial_meta()
-    return MetaState(0, Layout.of(meta).flatten(meta))
+    return Start.of(0, Layout.of(meta).flatten(meta))
 
 
 def near(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
@@ -82,33 +82,33 @@ def reference(config: Config, ids: range) -> Tensor:
 
 def test_gradient_is_that_of_plain_autograd(config: Config) -> None:
     ids = range(5, 8)
-    gradient = SupervisedProgram(config, CPU).gradient(initial(config), "train", ids)
+    gradient = SupervisedProgram(config, CPU).answer(Request("gradient", initial(config)), "train", ids)
     assert (gradient.tasks, gradient.nonfinite, gradient.vector.dtype) == (3, (), torch.float32)
     near(gradient.vector.double(), reference(config, ids), 1e-3)
 
 
 def test_a_shard_is_the_sum_of_its_tasks(config: Config) -> None:
     program, state = SupervisedProgram(config, CPU), initial(config)
-    whole = program.gradient(state, "train", range(4))
-    single = [program.gradient(state, "train", [i]) for i in range(4)]
+    whole = program.answer(Request("gradient", state), "train", range(4))
+    single = [program.answer(Request("gradient", state), "train", [i]) for i in range(4)]
     near(whole.vector, torch.stack([part.vector for part in single]).sum(0))
-    assert whole.metrics.keys() == single[0].metrics.keys()
-    for name, total in whole.metrics.items():
-        assert total == pytest.approx(sum(part.metrics[name] for part in single), rel=1e-4)
+    assert whole.sums.keys() == single[0].sums.keys()
+    for name, total in whole.sums.items():
+        assert total == pytest.approx(sum(part.sums[name] for part in single), rel=1e-4)
 
 
 def test_gradients_are_the_same_to_the_bit_in_every_instance_and_after_prefetch(config: Config) -> None:
     state = initial(config)
     first = SupervisedProgram(config, CPU)
-    expected = first.gradient(state, "train", range(3, 6))
+    expected = first.answer(Request("gradient", state), "train", range(3, 6))
     second = SupervisedProgram(config, CPU)
     second.prefetch("train", [range(3), range(3, 6), range(6, 9)])
-    second.gradient(state, "train", range(6, 9))
+    second.answer(Request("gradient", state), "train", range(6, 9))
     second.prefetch("train", [range(3, 6)])
     for program in (second, first):
-        again = program.gradient(state, "train", range(3, 6))
+        again = program.answer(Request("gradient", state), "train", range(3, 6))
         assert torch.equal(again.vector, expected.vector)
-        assert again.metrics == expected.metrics
+        assert again.sums == expected.sums
 
 
 def test_evaluation_is_the_same_with_details_and_in_shards(config: Config) -> None:
@@ -161,7 +161,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(tmp_path: Path, monkeyp
     gradients, values = [], []
     for config in (dropping, dropping, still):
         program = SupervisedProgram(config, CPU)
-        gradients.append(program.gradient(state, "train", range(3)).vector)
+        gradients.append(program.answer(Request("gradient", state), "train", range(3)).vector)
         values.append(program.evaluate(state, "test", range(3), details=True).values["mse"])
     assert torch.equal(gradients[0], gradients[1])
     assert (gradients[0] - gradients[2]).abs().max() > 0.01 * gradients[2].abs().max()
@@ -180,8 +180,12 @@ def test_protonet_is_evaluated_with_other_ways() -> None:
 
 def test_nan_parameters_name_every_task(config: Config) -> None:
     state = initial(config)
-    broken = MetaState(0, torch.full_like(state.vector, torch.nan))
-    assert SupervisedProgram(config, CPU).gradient(broken, "train", range(2, 5)).nonfinite == (2, 3, 4)
+    broken = Start.of(0, torch.full_like(state.theta, torch.nan))
+    assert SupervisedProgram(config, CPU).answer(Request("gradient", broken), "train", range(2, 5)).nonfinite == (
+        2,
+        3,
+        4,
+    )
 
 
 def test_tasks_that_overflow_are_named_and_no_others() -> None:
@@ -189,15 +193,19 @@ def test_tasks_that_overflow_are_named_and_no_others() -> None:
     values = {**SINUSOID, "model": {"kind": "mlp", "hidden": []}, "algorithm": {"name": "maml", "inner_lr": 5e17}}
     config = load_config(values)
     program, state = SupervisedProgram(config, CPU), initial(config)
-    alone = [i for i in range(8) if program.gradient(state, "train", [i]).nonfinite]
+    alone = [i for i in range(8) if program.answer(Request("gradient", state), "train", [i]).nonfinite]
     assert 0 < len(alone) < 8
-    assert program.gradient(state, "train", range(8)).nonfinite == tuple(alone)
+    assert program.answer(Request("gradient", state), "train", range(8)).nonfinite == tuple(alone)
 
 
 def test_not_finite_with_scalar_learned_rates() -> None:
     config = load_config(SINUSOID, ["algorithm.learned_rates=per_tensor"])
-    broken = MetaState(0, torch.full_like(initial(config).vector, torch.nan))
-    assert SupervisedProgram(config, CPU).gradient(broken, "train", range(2, 5)).nonfinite == (2, 3, 4)
+    broken = Start.of(0, torch.full_like(initial(config).theta, torch.nan))
+    assert SupervisedProgram(config, CPU).answer(Request("gradient", broken), "train", range(2, 5)).nonfinite == (
+        2,
+        3,
+        4,
+    )
 
 
 def test_dropout_of_the_query_is_not_that_of_the_support() -> None:
@@ -279,7 +287,9 @@ def test_what_cannot_be_mapped_is_looped(
     assert plan.running == "looped"
     assert len(plan.reason) > 10
     program.follow(plan)
-    near(program.gradient(state, "train", range(3)).vector.double(), reference(config, range(3)), 1e-3)
+    near(
+        program.answer(Request("gradient", state), "train", range(3)).vector.double(), reference(config, range(3)), 1e-3
+    )
     measured = program.evaluate(state, "test", range(3), details=True)
     assert measured.values["mse"].isfinite().all()
 
@@ -289,7 +299,9 @@ def test_what_maps_in_gradients_alone_is_evaluated_too(tmp_path: Path, monkeypat
     config = user_config("memory", tmp_path, monkeypatch)
     program, state = SupervisedProgram(config, CPU), initial(config)
     program.follow(program.probe())
-    near(program.gradient(state, "train", range(3)).vector.double(), reference(config, range(3)), 1e-3)
+    near(
+        program.answer(Request("gradient", state), "train", range(3)).vector.double(), reference(config, range(3)), 1e-3
+    )
     measured = program.evaluate(state, "test", range(3), details=True)
     assert measured.values["mse"].isfinite().all()
 
@@ -309,7 +321,7 @@ def test_what_can_be_mapped_is_mapped(config: Config) -> None:
 
 def test_looped_is_mapped(config: Config) -> None:
     program, state = SupervisedProgram(config, CPU), initial(config)
-    mapped = program.gradient(state, "train", range(3))
+    mapped = program.answer(Request("gradient", state), "train", range(3))
     program.follow(Plan(running="looped", reason="asked for"))
-    looped = program.gradient(state, "train", range(3))
+    looped = program.answer(Request("gradient", state), "train", range(3))
     near(looped.vector, mapped.vector)

@@ -24,7 +24,7 @@ from trust_helpers import HELPER, NET, OWN, OWN_SMALL, SMALL, forge, manifest, n
 
 import distmeta
 from distmeta.errors import ChangedError, ConfigError, StorageError, TrustError
-from distmeta.jobs.packing import Request, pack, prepare
+from distmeta.jobs.packing import Submission, pack, prepare
 from distmeta.runs import checkpoint
 from distmeta.runs.evaluate import load_snapshot
 from distmeta.storage.files import Storage
@@ -495,7 +495,7 @@ def test_best_checkpoint_that_is_missing(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_jobs(work: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a job takes along is as the run recorded it, and what the user allows goes with it."""
-    job = prepare("evaluate", Request(str(own), name="test", modules=("own_net", "own_helper")))
+    job = prepare("evaluate", Submission(str(own), name="test", modules=("own_net", "own_helper")))
     assert "--trust-code" not in job.arguments
     sent = tmp_path / "sent"
     sent.mkdir()
@@ -503,15 +503,15 @@ def test_jobs(work: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with new_process():
         monkeypatch.chdir(sent)
         assert distmeta.evaluate(own)
-    allowed = Request(str(own), name="test", trust_code=True)
+    allowed = Submission(str(own), name="test", trust_code=True)
     assert prepare("evaluate", allowed).arguments[-1] == "--trust-code"
     with pytest.raises(ConfigError, match="--accept-changes"):
-        prepare("evaluate", Request(str(own), name="test", accept_changes=True))
+        prepare("evaluate", Submission(str(own), name="test", accept_changes=True))
 
     monkeypatch.chdir(work)
     (work / "own_helper.py").write_text("width = 2\n")
     settings = str(own / "config.yaml")
     with new_process(), pytest.raises(TrustError):
-        prepare("train", Request(settings, name="test"))
-    arguments = prepare("train", Request(settings, name="test", trust_code=True, accept_changes=True)).arguments
+        prepare("train", Submission(settings, name="test"))
+    arguments = prepare("train", Submission(settings, name="test", trust_code=True, accept_changes=True)).arguments
     assert arguments[-2:] == ["--trust-code", "--accept-changes"]

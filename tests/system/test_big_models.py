@@ -10,7 +10,7 @@ import torch
 from integration_helpers import assert_same, configure, parameters, train, untimed
 
 import distmeta.workers.ray.actors as ray_actors
-from distmeta.core.records import MetaGradient
+from distmeta.core.requests import Answer, Request
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
 from distmeta.runs.evaluate import cut
@@ -56,13 +56,13 @@ def test_one_vector_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         found = {}
         for name, big in (("small", ray_actors.BIG), ("big", 1)):
             monkeypatch.setattr(ray_actors, "BIG", big)
-            parts = dict(transport.run("gradient", learner.state(), cut("train", 0, 8, 1)))
+            parts = dict(transport.run(Request("gradient", learner.start()), cut("train", 0, 8, 1)))
             found[name] = parts
             transport.prefetch(cut("train", 8, 8, 1))
     finally:
         transport.close()
     assert len(found["small"]) > len(found["big"]) == 1
     (total,) = found["big"].values()
-    assert isinstance(total, MetaGradient)
+    assert isinstance(total, Answer)
     assert total.tasks == 8
     assert torch.isfinite(total.vector).all()

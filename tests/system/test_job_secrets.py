@@ -9,7 +9,7 @@ import pyarrow.fs
 import pytest
 from job_helpers import Head, running_head, write_config
 
-from distmeta.jobs.packing import Request, prepare
+from distmeta.jobs.packing import Submission, prepare
 from distmeta.storage.credentials import S3_VARIABLES
 
 SECRET = "PLANTED5ecretOfThisTest"
@@ -24,15 +24,15 @@ def test_what_is_sent(tmp_path: Path) -> None:
     secret = f"s3://key:{SECRET}@bucket/runs"
     config = write_config(tmp_path, run={"dir": secret})
     jobs = [
-        prepare("train", Request(str(config), name="a")),
-        prepare("train", Request(str(config), (f"run.dir={secret}",), run_dir=secret)),
-        prepare("evaluate", Request(secret, (f"tasks.root={secret}",))),
+        prepare("train", Submission(str(config), name="a")),
+        prepare("train", Submission(str(config), (f"run.dir={secret}",), run_dir=secret)),
+        prepare("evaluate", Submission(secret, (f"tasks.root={secret}",))),
     ]
     for job in jobs:
         assert SECRET not in str(job)
         assert "AWS_SECRET_ACCESS_KEY" in job.notes[-1]
     assert jobs[0].arguments == ["train", "config.yaml", "--run-dir", "s3://key:***@bucket/runs/a"]
-    assert not any("AWS" in note for note in prepare("evaluate", Request("s3://bucket/runs")).notes)
+    assert not any("AWS" in note for note in prepare("evaluate", Submission("s3://bucket/runs")).notes)
 
 
 @pytest.fixture

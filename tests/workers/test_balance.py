@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from distmeta.core.records import MetaGradient
-from distmeta.core.tree import Node, Sum, add
+from distmeta.core.requests import Answer, add
+from distmeta.core.tree import Node, Sum
 from distmeta.runs.evaluate import cut
 from distmeta.workers.dispatch import Dispatcher
 from distmeta.workers.pace import Clock, Pace, WorkerSlot, WorkItem
@@ -34,7 +34,7 @@ class Step:
     seconds: float
     items: list[tuple[int, WorkItem]]
     shards: list[int]
-    total: MetaGradient
+    total: Answer
 
 
 class SimulatedWorkers:
@@ -65,7 +65,7 @@ class SimulatedWorkers:
             "gradient", cut("train", 0, count, 1), [root], self.pace, self.faults
         )
         dispatcher.enrol(self.slots)
-        total = Sum[MetaGradient](count, add)
+        total = Sum[Answer](count, add)
         shards = dict.fromkeys(self.slots, 0)
         done: list[tuple[int, WorkItem]] = []
         began = self.clock.now
@@ -88,12 +88,12 @@ class SimulatedWorkers:
         heapq.heappush(self.events, (self.clock.now + seconds, slot.number, slot, seconds))
 
 
-def gradient(item: WorkItem) -> MetaGradient:
+def gradient(item: WorkItem) -> Answer:
     """The sum that a worker sends, of values whose order of addition shows."""
-    total = Sum[MetaGradient](len(item.shards), add)
+    total = Sum[Answer](len(item.shards), add)
     for place, shard in enumerate(item.shards):
         generator = torch.Generator().manual_seed(shard.start)
-        total.add(Node(0, place), MetaGradient(torch.randn(4, generator=generator), 1, {}))
+        total.add(Node(0, place), Answer({"gradient": torch.randn(4, generator=generator)}, {}, 1))
     return total.result()
 
 

@@ -9,12 +9,11 @@ import pytest
 
 from distmeta.core.tree import Node, cover, share
 from distmeta.runs.evaluate import cut
-from distmeta.workers.base import Kind
 from distmeta.workers.dispatch import DEPTH, SOON, Dispatcher
 from distmeta.workers.pace import ABSENT, COLD, HUNG, LATE, SLACK, STALE, UNKNOWN, Clock, Pace, WorkerSlot, WorkItem
 
 
-def items(count: int, kind: Kind = "gradient", level: int = 0) -> list[WorkItem]:
+def items(count: int, kind: str = "gradient", level: int = 0) -> list[WorkItem]:
     shards = cut("train", 0, 2 * count, 2)
     return [WorkItem(kind, node, [shards[leaf] for leaf in node.leaves(count)]) for node in cover(count, level)]
 

@@ -115,7 +115,7 @@ def test_a_system_without() -> None:
         patch.setattr(os, "memfd_create", lambda *_: (_ for _ in ()).throw(PermissionError()))
         exchange = Exchange()
     assert exchange.address is None
-    assert exchange.publish(filled(0)) is None
+    assert exchange.publish("theta", filled(0)) is None
     exchange.close()
 
 
@@ -123,9 +123,9 @@ def test_results_of_workers() -> None:
     exchange = Exchange()
     worker = SharedRows.at(exchange.address)
     assert worker is not None
-    published = exchange.publish(filled(0))
+    published = exchange.publish("theta", filled(0))
     assert published is not None
-    assert exchange.publish(filled(5)) == published
+    assert exchange.publish("theta", filled(5)) == published
     first, second, other = exchange.take(1, SIZE), exchange.take(1, SIZE), exchange.take(2, SIZE)
     assert first is not None
     assert second is not None
@@ -148,5 +148,5 @@ def test_results_of_workers() -> None:
 @pytest.mark.parametrize("size", [0, LARGEST_SHARED // 4 + 1])
 def test_vectors_that_go_another_way(size: int) -> None:
     exchange = Exchange()
-    assert exchange.publish(np.zeros(size, np.float32)) is None
+    assert exchange.publish("theta", np.zeros(size, np.float32)) is None
     exchange.close()

@@ -16,7 +16,6 @@ from distmeta.config.schema import Config
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.plan import Plan
 from distmeta.estimators import ESTIMATORS
-from distmeta.estimators.exact import Exact
 from distmeta.functional.building import build
 from distmeta.functional.checks import check_outputs
 from distmeta.functional.module import FunctionalModule
@@ -90,8 +89,7 @@ class Assembly:
         """Compute as the plan says: the layers' form and precision, and how the exact estimator differentiates."""
         compute = torch.bfloat16 if plan.precision == "bf16" else None
         self.network.use(None if plan.layers == "general" else plan.layers, compute)
-        if isinstance(self.estimator, Exact):
-            self.estimator.differentiation = plan.differentiation
+        self.estimator.follow(plan.differentiation)
 
     @property
     def notes(self) -> list[str]:

@@ -12,19 +12,21 @@ from typing import Any
 import ray
 import torch
 from ray.exceptions import RayTaskError
+from torch import Tensor
 
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
-from distmeta.core.records import FAULTS, MetaGradient, MetaState, Shard
+from distmeta.core.records import FAULTS, Shard
+from distmeta.core.requests import MEASUREMENTS, Answer, Request, Start
 from distmeta.core.tree import Node, cover, share
 from distmeta.errors import ClusterError, ConfigError, DistmetaError, TaskError
 from distmeta.programs.deciding import RunPlan
-from distmeta.workers.base import Check, Kind, Part, Workers
+from distmeta.workers.base import Check, Part, Workers
 from distmeta.workers.dispatch import SOON, Dispatcher
 from distmeta.workers.pace import Clock, Pace, WorkItem
 from distmeta.workers.ray.metrics import Reporter
 from distmeta.workers.ray.pool import LOST, POLL, ActorSlot, WorkerPool, reason
-from distmeta.workers.ray.worker import view
+from distmeta.workers.ray.worker import Head, view
 from distmeta.workers.shared import Exchange, SharedRow
 from distmeta.workers.worker import keep_freed_memory
 
@@ -81,9 +83,12 @@ class RayTransport:
         self._pace = Pace(config.cluster.hang_seconds, self._clock)
         self._dispatcher: Dispatcher[ActorSlot] = Dispatcher("gradient", [], [], self._pace, self.faults)
         self._tended = 0.0
-        self._state: MetaState | None = None
-        self._row: SharedRow | None = None  # of its vector in shared memory
-        self._ref: Any = None  # of its vector in Ray's object store, for workers elsewhere
+        self._head: Head | None = None
+        self._start: Start | None = None
+        self._vectors: dict[str, Tensor] = {}  # the start's and the request's
+        self._rows: dict[str, SharedRow | None] = {}  # of them in shared memory
+        self._refs: dict[str, Any] = {}  # of them in Ray's object store, for workers elsewhere
+        self._holders: list[tuple[Node, ActorSlot]] = []  # who has the samples of a meta-step in memory
         self._exchange = Exchange()
         self._name = config.name
         self._reporter: Reporter | None = None
@@ -109,12 +114,11 @@ class RayTransport:
         """What decides the workers' rounding."""
         return self.pool.fingerprint
 
-    def run(self, kind: Kind, state: MetaState, shards: Sequence[Shard]) -> Iterator[Part]:
-        """Records as they come; a gradient item is an aligned subtree of shards, summed by its worker."""
-        self._bytes = state.vector.nbytes
-        self._state, self._ref = state, None
-        self._row = self._exchange.publish(state.vector.numpy())
-        self._dispatcher = self._new_dispatcher(kind, shards)
+    def run(self, request: Request, shards: Sequence[Shard]) -> Iterator[Part]:
+        """Answers as they come; an item is an aligned subtree of shards, summed by its worker."""
+        self._bytes = request.start.theta.nbytes
+        held = self._publish(request)
+        self._dispatcher = self._new_dispatcher(request, shards, held)
         self._dispatcher.enrol(self.pool.slots)
         self._clock.resume()
         while self._dispatcher.unanswered:
@@ -132,7 +136,7 @@ class RayTransport:
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Have each worker sample what it will be handed first; it is told with the next work that it gets."""
-        firsts = self._new_dispatcher("gradient", shards).first_shards(self.pool.slots)
+        firsts = self._new_dispatcher(None, shards).first_shards(self.pool.slots)
         self._ahead = dict(firsts)
 
     @contextmanager
@@ -170,25 +174,53 @@ class RayTransport:
 
     # Work ---------------------------------------------------------------------------------------------------------
 
-    def _new_dispatcher(self, kind: Kind, shards: Sequence[Shard]) -> Dispatcher[ActorSlot]:
-        """A step's work. A big model's is cut once, as large as can be; measurements come shard by shard."""
+    def _publish(self, request: Request) -> list[tuple[Node, ActorSlot]]:
+        """Put down the request's vectors, those of the start once a meta-step.
+
+        Returns:
+            Who holds which samples, where the request is not the first one of its meta-step.
+        """
+        self._head, known = Head.of(request), self._start if request.start.digest else None
+        again = request.start is known
+        given = {} if again else request.start.vectors
+        kept = request.start.vectors if again else {}
+        self._start = request.start
+        self._vectors = {**request.start.vectors, **request.vectors}
+        self._rows = {name: self._rows.get(name) for name in kept}
+        self._refs = {name: ref for name, ref in self._refs.items() if name in kept}
+        for name, vector in {**given, **request.vectors}.items():
+            self._rows[name] = self._exchange.publish(name, vector.numpy())
+        held, self._holders = self._holders if again else [], []
+        return held
+
+    def _new_dispatcher(
+        self, request: Request | None, shards: Sequence[Shard], held: Sequence[tuple[Node, ActorSlot]] = ()
+    ) -> Dispatcher[ActorSlot]:
+        """A request's work. A big model's is cut once, as large as can be; measurements come shard by shard.
+
+        Args:
+            request: what is wanted; ``None`` for the first request of the next meta-step.
+            shards: of the meta-batch.
+            held: who has which samples in memory.
+        """
         count, big = len(shards), self._bytes >= BIG
-        if kind != "gradient":
+        kind = "gradient" if request is None else request.name
+        if request is not None and request.measures:
             nodes = cover(count, 0)
         elif big:
             nodes = share(count, max(1, len(self.pool.ready)))
         else:
             nodes = [Node((count - 1).bit_length(), 0)]
-        return Dispatcher(kind, shards, nodes, self._pace, self.faults, whole=big)
+        return Dispatcher(kind, shards, nodes, self._pace, self.faults, whole=big, held=held)
 
     def _send(self, slot: ActorSlot, item: WorkItem) -> None:
-        assert self._state is not None
-        step, vector, back = self._state.step, self._given(slot), None
-        if item.kind == "gradient":
-            back = self._exchange.take(slot.number, vector.size) if isinstance(vector, SharedRow) else None
-            ref = slot.actor.gradient.remote(step, vector, item.shards, self._ahead.pop(slot, ()), back)
-        else:
-            ref = slot.actor.evaluate.remote(step, vector, item.shards[0], item.kind == "test")
+        assert self._head is not None
+        vectors, back = [self._given(slot, name) for name in self._vectors], None
+        measures = self._head.name in MEASUREMENTS
+        if isinstance(vectors[0], SharedRow) and not measures:
+            back = self._exchange.take(slot.number, vectors[0].size)
+        ahead = () if measures else self._ahead.pop(slot, ())
+        ref = slot.actor.answer.remote(self._head, item.shards, ahead, back, *vectors)
         self._sent[ref] = _Sent(slot, item, back)
 
     def _free(self, sent: _Sent) -> None:
@@ -196,14 +228,14 @@ class RayTransport:
         if sent.back is not None:
             self._exchange.give_back(sent.slot.number, sent.back)
 
-    def _given(self, slot: ActorSlot) -> Any:
-        """The step's meta-parameters, as this worker gets them."""
-        if slot.shares and self._row is not None:
-            return self._row
-        if self._ref is None:
-            assert self._state is not None
-            self._ref = ray.put(self._state.vector.numpy())
-        return self._ref
+    def _given(self, slot: ActorSlot, name: str) -> Any:
+        """One of the request's vectors, as this worker gets it."""
+        row = self._rows.get(name)
+        if slot.shares and row is not None:
+            return row
+        if name not in self._refs:
+            self._refs[name] = ray.put(self._vectors[name].numpy())
+        return self._refs[name]
 
     def _tend(self, news: list[Any]) -> None:
         """Take in what workers say of themselves; they come and go."""
@@ -221,10 +253,8 @@ class RayTransport:
         """A record, if it is the first answer to its item."""
         sent = self._sent[ref]
         try:
-            record = ray.get(ref)
-            if sent.item.kind == "gradient":
-                vector = record["vector"] if sent.back is None else self._exchange.collect(sent.back)
-                record = MetaGradient(**{**record, "vector": view(vector)})
+            fields = ray.get(ref)
+            answer = Answer(**{**fields, "vectors": self._collect(fields["vectors"], sent.back)})
             self._free(sent)
         except RayTaskError as error:
             self._free(sent)
@@ -239,9 +269,19 @@ class RayTransport:
             return None
         del self._sent[ref]
         self.pool.finished(sent.slot)
-        computing = sum(record.seconds.values()) if isinstance(record, MetaGradient) and record.seconds else None
-        counts = self._dispatcher.answer(sent.slot, sent.item, computing)
-        return (sent.item.node, record) if counts else None
+        computing = sum(answer.seconds.values()) if answer.seconds else None
+        if not self._dispatcher.answer(sent.slot, sent.item, computing):
+            return None
+        if self._start is not None and self._start.digest:
+            self._holders.append((sent.item.node, sent.slot))
+        return sent.item.node, answer
+
+    def _collect(self, vectors: Mapping[str, Any], back: SharedRow | None) -> dict[str, Tensor]:
+        """An answer's vectors; what is ``None`` among them lies in shared memory."""
+        return {
+            name: view(array if array is not None or back is None else self._exchange.collect(back))
+            for name, array in vectors.items()
+        }
 
     # What goes wrong ----------------------------------------------------------------------------------------------
 

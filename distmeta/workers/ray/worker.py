@@ -14,7 +14,8 @@ import torch
 
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
-from distmeta.core.records import MetaState, Shard, TaskMetrics
+from distmeta.core.records import Shard
+from distmeta.core.requests import Request, Start
 from distmeta.programs.deciding import RunPlan
 from distmeta.workers.bundle import Bundle, check_code, unpack
 from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
@@ -34,6 +35,39 @@ class Opened:
     fingerprint: dict[str, Any]
     plan: Plan
     shares: bool
+
+
+@dataclass(frozen=True)
+class Head:
+    """A request without its vectors, which go by the side.
+
+    Attributes:
+        name: of the request.
+        step: meta-steps done so far.
+        digest: of the start.
+        given: names of the start's vectors.
+        own: names of the request's vectors.
+        values: the request's numbers.
+    """
+
+    name: str
+    step: int
+    digest: str
+    given: tuple[str, ...]
+    own: tuple[str, ...]
+    values: Mapping[str, float]
+
+    @classmethod
+    def of(cls, request: Request) -> Head:
+        """What there is beside a request's vectors."""
+        start = request.start
+        return cls(request.name, start.step, start.digest, tuple(start.vectors), tuple(request.vectors), request.values)
+
+    def request(self, vectors: Sequence[torch.Tensor]) -> Request:
+        """The request again, with its vectors in the order of :attr:`given` and :attr:`own`."""
+        count = len(self.given)
+        start = Start(self.step, dict(zip(self.given, vectors[:count], strict=True)), self.digest)
+        return Request(self.name, start, dict(zip(self.own, vectors[count:], strict=True)), self.values)
 
 
 CALLS = 4
@@ -79,44 +113,43 @@ class RayWorker:
         self._worker.follow(plan)
         return Opened(self._worker.fingerprint(), plan, self._shared is not None)
 
-    def gradient(
+    def answer(
         self,
-        step: int,
-        vector: np.ndarray | SharedRow,
+        head: Head,
         shards: Sequence[Shard],
         ahead: Sequence[Shard],
         back: SharedRow | None,
+        *vectors: np.ndarray | SharedRow,
     ) -> dict[str, Any]:
-        """The sum's fields; while it is computed, shards of the next step are sampled.
+        """The answer's fields; while it is computed, shards of the next step are sampled.
 
         Plain values: a class of torch's, an empty tensor too, takes longer to send than all else.
 
         Args:
-            step: of the meta-parameters.
-            vector: the meta-parameters, or where they lie in shared memory.
-            shards: whose gradients are added.
+            head: the request without its vectors.
+            shards: of one subtree.
             ahead: shards of the next step that this worker will begin with.
-            back: where the sum's vector is wanted in shared memory; among the fields otherwise.
+            back: where a vector of this size is wanted in shared memory; among the fields otherwise.
+            vectors: the start's and the request's, each itself or where it lies in shared memory.
         """
-        computing = self._computing.submit(self._worker.gradient, self._state(step, vector), shards)
+        request = head.request([self._vector(vector) for vector in vectors])
+        computing = self._computing.submit(self._worker.answer, request, shards)
         self._worker.prefetch(ahead)
-        total = computing.result()
-        if back is None:
-            return {**vars(total), "vector": total.vector.numpy()}
-        assert self._shared is not None
-        self._shared.write(back, total.vector.numpy())
-        return {**vars(total), "vector": None}
+        answer = computing.result()
+        arrays: dict[str, Any] = {name: vector.numpy() for name, vector in answer.vectors.items()}
+        fitting = [name for name, array in arrays.items() if back is not None and array.size == back.size]
+        if fitting:
+            assert self._shared is not None
+            assert back is not None
+            self._shared.write(back, arrays[fitting[0]])
+            arrays[fitting[0]] = None
+        return {**vars(answer), "vectors": arrays}
 
-    def evaluate(self, step: int, vector: np.ndarray | SharedRow, shard: Shard, details: bool) -> TaskMetrics:
-        """A shard's measurements."""
-        state = self._state(step, vector)
-        return self._computing.submit(self._worker.evaluate, state, shard, details=details).result()
-
-    def _state(self, step: int, vector: np.ndarray | SharedRow) -> MetaState:
+    def _vector(self, vector: np.ndarray | SharedRow) -> torch.Tensor:
         if isinstance(vector, SharedRow):
             assert self._shared is not None
             vector = self._shared.read(vector)
-        return MetaState(step, view(vector))
+        return view(vector)
 
 
 @ray.remote

@@ -1,0 +1,80 @@
+"""The settings of the outer steps, apart from these themselves, so that checking them needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+
+from distmeta.config.sections import NonNegativeFloat, OuterOptions, PositiveFloat, Section
+
+
+class StepSchedule(Section):
+    """Outer rate multiplied by ``factor`` every ``every`` meta-steps."""
+
+    kind: Literal["step"]
+    every: PositiveInt
+    factor: Annotated[float, Field(gt=0, le=1)]
+
+
+Schedule = Annotated[
+    Annotated[Literal["constant", "linear", "cosine"], Tag("name")] | Annotated[StepSchedule, Tag("section")],
+    # Told apart first, so that a mistake in one is not answered with the rules of the other.
+    Discriminator(lambda value: "section" if isinstance(value, Mapping | StepSchedule) else "name"),
+]
+
+
+class GradientOptions(OuterOptions):
+    """A step of an optimizer along the mean meta-gradient.
+
+    ``lr_meta`` is the rate of what is meta-learned beside the module's parameters (learned inner rates); it defaults to
+    ``lr``. ``schedule`` multiplies both: ``constant``, ``linear`` (1 to 0 over ``run.steps``), ``cosine`` (likewise),
+    or ``{kind: step, every: N, factor: F}``. ``clip_value`` bounds each element of the mean meta-gradient, then
+    ``clip_norm`` its Euclidean norm. ``momentum`` belongs to the optimizer ``sgd``; ``weight_decay`` is applied to the
+    module's parameters alone.
+    """
+
+    requests: ClassVar[tuple[str, ...]] = ("gradient",)
+
+    name: Literal["gradient"] = "gradient"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: NonNegativeFloat = 1e-3
+    lr_meta: NonNegativeFloat | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: NonNegativeFloat = 0.0
+    schedule: Schedule = "constant"
+    clip_norm: PositiveFloat | None = None
+    clip_value: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _check_momentum(self) -> GradientOptions:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"outer.momentum is a setting of optimizer sgd, not of {self.optimizer}")
+        return self
+
+    @model_validator(mode="after")
+    def _rate_of_the_others(self) -> GradientOptions:
+        if self.lr_meta is None:
+            object.__setattr__(self, "lr_meta", self.lr)
+        return self
+
+
+class TrustRegionOptions(OuterOptions):
+    """The natural-gradient step of a given length, shortened until the loss is lower.
+
+    ``radius`` bounds the mean divergence of the adapted networks' outputs, and so the step's length. ``damping`` is
+    added to the curvature's diagonal. ``cg_steps`` and ``cg_tolerance`` end conjugate gradients: after so many
+    products, or when the residual is so small beside the meta-gradient. A candidate that is not accepted is followed by
+    one that is ``backtrack`` times as far, ``candidates`` in all; then the step changes nothing.
+    """
+
+    requests: ClassVar[tuple[str, ...]] = ("gradient", "curvature", "compare")
+
+    name: Literal["trust_region"] = "trust_region"
+    radius: PositiveFloat = 0.01
+    damping: PositiveFloat = 0.01
+    cg_steps: Annotated[int, Field(gt=0, le=1000)] = 10
+    cg_tolerance: NonNegativeFloat = 1e-6
+    candidates: Annotated[int, Field(gt=0, le=100)] = 10
+    backtrack: Annotated[float, Field(gt=0, lt=1)] = 0.5

@@ -1,0 +1,116 @@
+"""Sampled tasks of a worker: begun before they are asked for, and kept while a meta-step goes on about them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from distmeta.core.philox import Purpose, keys, minibatches
+from distmeta.core.records import Data, Split, TaskBatch
+from distmeta.core.requests import Start
+from distmeta.tasks.base import Episode, TaskFamily
+
+AHEAD = 8
+"""Shards that are sampled at once at most."""
+
+PREFETCHED = 3 * AHEAD
+"""Shards that may lie ready; more were asked for in vain and are dropped, oldest first."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What tasks are sampled for.
+
+    Attributes:
+        steps: inner steps, where there are any.
+        merged: whether adaptation sees support and query as one set.
+        batch: examples of an inner step's minibatch; ``None`` for all of them.
+        dropout: whether there are masks to draw.
+    """
+
+    steps: int | None
+    merged: bool = False
+    batch: int | None = None
+    dropout: bool = False
+
+
+class Samples:
+    """The tasks of a family as trees of tensors.
+
+    What is kept belongs to one meta-step's beginning, and goes with the first request of another.
+    """
+
+    def __init__(self, family: TaskFamily, episodes: Mapping[Split, Episode], device: torch.device) -> None:
+        self._family = family
+        self._episodes = episodes
+        self._device = device
+        self._sampler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sample")
+        self._ahead: dict[tuple[Split, tuple[int, ...]], tuple[Future[TaskBatch], int]] = {}
+        self._sampling = threading.Lock()  # of what is ahead: another thread than that which computes may ask for it
+        self._beginning: tuple[str, int] = ("", 0)
+        self._kept: dict[tuple[Split, tuple[int, ...]], dict[str, Any]] = {}
+
+    def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
+        """Sample the tasks of these shards in the background, all at once, which costs little more than one of them."""
+        with self._sampling:
+            wanted = [tuple(ids) for ids in shards[:AHEAD] if (split, tuple(ids)) not in self._ahead]
+            if wanted:
+                job = self._sampler.submit(self._family.sample, split, [task for ids in wanted for task in ids])
+                firsts = accumulate(map(len, wanted), initial=0)
+                self._ahead |= {(split, ids): (job, first) for ids, first in zip(wanted, firsts, strict=False)}
+            while len(self._ahead) > PREFETCHED:
+                self._ahead.pop(next(iter(self._ahead)))
+
+    def keep(self, start: Start, split: Split, ids: Sequence[int], use: Use) -> tuple[dict[str, Any], bool]:
+        """The tasks of a meta-step, and whether they were in memory.
+
+        Where the start has a digest, more requests may follow, and they are kept for these.
+        """
+        beginning = (start.digest, start.step)
+        if beginning != self._beginning:
+            self._beginning = beginning
+            self._kept.clear()
+        key = (split, tuple(ids))
+        if key in self._kept:
+            return self._kept[key], True
+        tasks = self.tasks(split, ids, use)
+        if start.digest:
+            self._kept[key] = tasks
+        return tasks, False
+
+    def tasks(self, split: Split, ids: Sequence[int], use: Use) -> dict[str, Any]:
+        """The tasks as a tree of tensors with a leading task dimension."""
+        support, query = self._sample(split, ids)
+        seed = self._episodes[split].seed
+        if use.merged:
+            support = {name: torch.cat([value, query[name]], 1) for name, value in support.items()}
+        tree: dict[str, Any] = {"support": dict(support), "query": dict(query)}
+        examples = next(iter(support.values())).shape[1]
+        if use.batch is not None and use.batch < examples and use.steps:
+            chosen = minibatches(seed, split, ids, examples, use.steps, use.batch)
+            tree["batches"] = torch.from_numpy(chosen).to(self._device)
+        if use.dropout:
+            words = keys(seed, split, ids, Purpose.DROPOUT)
+            tree["key"] = torch.from_numpy(words).to(self._device)
+        return tree
+
+    def ways(self, split: Split) -> int | None:
+        """Classes of a task; ``None`` in families without."""
+        return self._episodes[split].ways
+
+    def _sample(self, split: Split, ids: Sequence[int]) -> tuple[Data, Data]:
+        """Support and query sets of these tasks, from what lies ready if it does."""
+        with self._sampling:
+            job, first = self._ahead.pop((split, tuple(ids)), (None, 0))
+        batch = job.result() if job else self._family.sample(split, ids)
+        support, query = (
+            {name: value[first : first + len(ids)] for name, value in part.items()}
+            for part in (batch.support, batch.query)
+        )
+        return support, query
