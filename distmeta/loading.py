@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from distmeta import trust
 from distmeta.algorithms import algorithm_options, check
+from distmeta.config.migrations import CONFIG_MIGRATIONS, NO_SETTING, SCHEMA, current
 from distmeta.config.modules import kinds
 from distmeta.config.problems import describe, listed, suggest
 from distmeta.config.schema import Config
@@ -30,7 +31,7 @@ def load_config(
     """Read, override and validate a configuration.
 
     Args:
-        source: a YAML file, or the same as a mapping.
+        source: a YAML file, or the same as a mapping; one that was written for an older version is migrated.
         overrides: ``key=value`` pairs with dotted keys and YAML values; later ones win.
         trust_code: let a file that lies in a run directory, a checkpoint or a sweep name code (``module:``) that is to
             be run; a file of yours elsewhere may anyway.
@@ -44,7 +45,9 @@ def load_config(
     >>> config.run.steps, config.algorithm.inner_lr
     (5, 0.02)
     """
-    values = read_mapping(source)
+    what = shown(str(source))[1:-1] if isinstance(source, str | Path) else "the configuration"
+    values = current(read_mapping(source), CONFIG_MIGRATIONS, what)
+    del values[SCHEMA]
     overrides = list(overrides)
     for override in overrides:
         put(values, *parse_override(override))
@@ -55,7 +58,7 @@ def load_config(
     resolved: dict[str, Any] = {}
     for key, value in {"outer": {}, **values}.items():
         if key not in Config.model_fields:
-            problems.append(f"{key}: there is no such setting{suggest(key, Config.model_fields)}")
+            problems.append(_unknown(key))
             continue
         try:
             section = _section(key, value)
@@ -117,6 +120,12 @@ def named_kinds(overrides: Iterable[str]) -> list[str]:
     ['module:my_model.make']
     """
     return [kind for override in overrides for kind in kinds(parse_override(override)[1]).values()]
+
+
+def _unknown(key: str) -> str:
+    if key == SCHEMA:
+        return NO_SETTING
+    return f"{key}: there is no such setting{suggest(key, Config.model_fields)}"
 
 
 def _section(key: str, value: Any) -> type[Section] | None:

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from distmeta.config.migrations import CONFIG_MIGRATIONS, SCHEMA, newest
 from distmeta.config.sections import (
     AlgorithmOptions,
     ClusterOptions,
@@ -85,5 +86,8 @@ def dump_config(config: Config) -> str:
 
 
 def written_values(config: Config) -> dict[str, Any]:
-    """The resolved configuration as JSON values, as they may be written down: secrets of URIs are masked."""
-    return masked(config.model_dump(mode="json"))
+    """The resolved configuration as JSON values, as they may be written down: secrets of URIs are masked.
+
+    They begin with the version that they are written in, which is no setting.
+    """
+    return {SCHEMA: newest(CONFIG_MIGRATIONS), **masked(config.model_dump(mode="json"))}

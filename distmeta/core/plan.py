@@ -57,15 +57,11 @@ class Plan:
         Raises:
             ValueError: naming the value that is unknown or wrong.
         """
-        read = dict(values)
-        if isinstance(mapped := read.get("mapped"), bool):  # of a run before there was a third way
-            read["running"] = "mapped" if mapped else "looped"
-            del read["mapped"]
-        unknown = [name for name in read if name not in {field.name for field in fields(cls)}]
+        unknown = [name for name in values if name not in {field.name for field in fields(cls)}]
         if unknown:
             raise ValueError(f"plan.{shown(unknown[0])[1:-1]}: there is no such value in this version of distmeta")
         try:
-            return TypeAdapter(cls).validate_json(json.dumps(read), strict=True)
+            return TypeAdapter(cls).validate_json(json.dumps(dict(values)), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, ("plan", *first["loc"])))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from distmeta.config.migrations import SCHEMA, newest
 from distmeta.core.hashing import sha256
 from distmeta.core.layout import MODEL
 from distmeta.core.plan import Plan
@@ -25,7 +26,6 @@ from distmeta.storage.manifests import (
     CHECKPOINTS,
     META,
     PARAMS,
-    SCHEMA,
     STATE,
     DamagedCheckpoint,
     checkpoint_at,
@@ -38,6 +38,7 @@ from distmeta.storage.manifests import (
     sealed,
     steps,
 )
+from distmeta.storage.migrations import MANIFEST_MIGRATIONS
 
 _T = TypeVar("_T")
 
@@ -137,7 +138,7 @@ def load(checkpoint: Storage) -> Snapshot:
         config=manifest["config"],
         plan=manifest["plan"],
         fingerprint=manifest["fingerprint"],
-        identity=manifest.get("identity", {}),
+        identity=manifest["identity"],
     )
 
 
@@ -226,7 +227,7 @@ def _first_good(run: Storage, candidates: Iterable[int], read: Callable[[Storage
 
 def _manifest(snapshot: Snapshot, files: Mapping[str, bytes]) -> dict[str, Any]:
     return {
-        "schema": SCHEMA,
+        SCHEMA: newest(MANIFEST_MIGRATIONS),
         "step": snapshot.step,
         "tasks": snapshot.tasks,
         "finished": snapshot.finished,

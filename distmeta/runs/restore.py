@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from distmeta.config.migrations import CONFIG_MIGRATIONS, current
 from distmeta.config.schema import Config, written_values
-from distmeta.config.text import parse_yaml, plain
+from distmeta.config.text import parse_yaml
 from distmeta.errors import ClusterError, ConfigError, StorageError
 from distmeta.runs import checkpoint
 from distmeta.runs.checkpoint import Snapshot
@@ -25,7 +26,8 @@ def find_snapshot(directory: RunDirectory, config: Config, accept_changes: bool)
         raise StorageError(
             f"every checkpoint of {directory.location} is damaged; restore one, or start over in another --run-dir"
         )
-    old = snapshot.config if snapshot else plain(parse_yaml(directory.read_config(), directory.config_location))
+    file = directory.config_location
+    old = snapshot.config if snapshot else current(parse_yaml(directory.read_config(), file), CONFIG_MIGRATIONS, file)
     # Where data lies says nothing about what it is, once its hash is known.
     known = accept_changes or snapshot is None or bool(snapshot.identity.get("data"))
     check_resume(old, written_values(config), data_is_known=known)

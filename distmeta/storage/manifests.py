@@ -13,15 +13,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
+from distmeta.config.migrations import CONFIG_MIGRATIONS, NewerSchema, migrated
 from distmeta.config.text import parse_json, plain
 from distmeta.core.hashing import sha256
 from distmeta.core.quoting import shown
 from distmeta.errors import ConfigError, StorageError
 from distmeta.storage.files import MANIFEST, Storage
 from distmeta.storage.json_files import problem_of
-
-SCHEMA = 1
-"""Version of the format that is written."""
+from distmeta.storage.migrations import MANIFEST_MIGRATIONS
 
 CHECKPOINTS = "checkpoints"
 PARAMS = "params.safetensors"
@@ -67,7 +66,6 @@ class _Identity(ExactValues):
 
 
 class _Manifest(ExactValues):
-    version: Annotated[int, Field(ge=1, alias="schema")]
     step: Step
     tasks: NonNegativeInt
     finished: bool
@@ -76,13 +74,13 @@ class _Manifest(ExactValues):
     config: dict[str, Any]
     plan: dict[str, Any]
     fingerprint: dict[str, Any]
-    identity: _Identity = Field(default_factory=lambda: _Identity())
+    identity: _Identity
 
 
 def read_identity(checkpoint: Storage) -> dict[str, Any]:
     """``identity`` of one checkpoint, from its manifest alone; empty where it has none, or is damaged."""
     try:
-        return dict(read_manifest(checkpoint).get("identity", {}))
+        return dict(read_manifest(checkpoint)["identity"])
     except DamagedCheckpoint:
         return {}
 
@@ -122,7 +120,7 @@ def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_manifest(checkpoint: Storage) -> dict[str, Any]:
-    """The values of ``manifest.json``, checked.
+    """The values of ``manifest.json``, checked; those of an older version, and of its configuration, in the newest.
 
     Raises:
         DamagedCheckpoint: it is missing, or not what was written.
@@ -137,15 +135,25 @@ def read_manifest(checkpoint: Storage) -> dict[str, Any]:
         raise damaged(checkpoint, MANIFEST, "it is not what was written") from None
     if expected != seal:
         raise damaged(checkpoint, MANIFEST, "its content does not match its hash")
-    schema = manifest.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
+    try:
+        with damage(checkpoint, MANIFEST):
+            current = migrated(manifest, MANIFEST_MIGRATIONS)
+            check_manifest(current)
+            return {**current, "config": _current_config(current["config"])}
+    except NewerSchema as error:
         raise StorageError(
-            f"{checkpoint.location} was written in a newer format ({shown(schema)}, this version reads {SCHEMA}) by "
-            f"distmeta {_version(manifest)}; install that version"
-        )
-    with damage(checkpoint, MANIFEST):
-        check_manifest(manifest)
-    return manifest
+            f"{checkpoint.location} is of a newer format ({error}); it was written by distmeta {_version(manifest)}: "
+            "install that version"
+        ) from None
+
+
+def _current_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return migrated(values, CONFIG_MIGRATIONS)
+    except NewerSchema as error:
+        raise NewerSchema(f"config.{error}") from None
+    except ValueError as error:
+        raise ValueError(f"config.{error}") from None
 
 
 def _version(manifest: Mapping[str, Any]) -> str:

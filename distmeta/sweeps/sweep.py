@@ -11,11 +11,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from distmeta.config.migrations import CONFIG_MIGRATIONS, NO_SETTING, SCHEMA, Migration, current, newest
 from distmeta.config.modules import kinds
 from distmeta.config.problems import choose, describe, suggest
 from distmeta.config.schema import Config
 from distmeta.config.sections import Section
-from distmeta.config.text import parse_override, parse_yaml, plain, put, read_mapping
+from distmeta.config.text import parse_override, parse_yaml, put, read_mapping
+from distmeta.core.quoting import shown
 from distmeta.core.secrets import masked
 from distmeta.errors import ConfigError
 from distmeta.loading import check_origin, load_config, named_keys, named_kinds
@@ -26,6 +28,9 @@ from distmeta.sweeps.sections import SCHEDULERS, Domain, Pbt, Resources, SweepOp
 
 SWEEP = "sweep.yaml"
 """The sweep in its own folder."""
+
+SWEEP_MIGRATIONS: dict[int, Migration] = {}
+"""Of sweep files, by the version that each takes; their bases have versions of their own."""
 
 _MAY_CHANGE = ("resources.", "base.cluster.", "base.tasks.root")  # data is compared by its hash
 
@@ -98,7 +103,7 @@ def load_sweep(
     """Read, override and check a sweep; nothing is started.
 
     Args:
-        source: a YAML file, or the same as a mapping.
+        source: a YAML file, or the same as a mapping; one that was written for an older version is migrated.
         overrides: ``key=value`` pairs. Keys of a sweep file (``trials``, ``scheduler.grace``, ...) change the sweep,
             all others the base configuration of all trials.
         trust_code: let a file that lies in a run directory, a checkpoint or a sweep name code (``module:``) that is to
@@ -114,7 +119,8 @@ def load_sweep(
     >>> len(sweep.points), sweep.metric, sweep.mode
     (2, 'mse', 'min')
     """
-    values = read_mapping(source)
+    values = _current(read_mapping(source), "the sweep" if isinstance(source, Mapping) else shown(str(source))[1:-1])
+    del values[SCHEMA]
     overrides = list(overrides)
     settings: Values = {}
     for override in overrides:
@@ -128,6 +134,7 @@ def load_sweep(
             settings[key] = value
     options = _options(values)
     options = options.model_copy(update={"settings": {**options.settings, **settings}})
+    refuse([NO_SETTING for keys in (options.settings, options.space) if SCHEMA in keys])
     folder, named = Path(), [*kinds(values).values(), *named_kinds(overrides)]
     if not isinstance(source, Mapping):
         folder = Path(source).parent
@@ -160,7 +167,8 @@ def dump_sweep(sweep: Sweep) -> str:
     values["space"] = {key: domain.model_dump(mode="json", exclude_defaults=True) for key, domain in space}
     values["scheduler"] = sweep.options.scheduler.model_dump(mode="json")
     values.pop("settings", None)
-    return yaml.safe_dump(masked({**values, "base": sweep.base}), sort_keys=False)
+    written = {SCHEMA: newest(SWEEP_MIGRATIONS), **values, "base": sweep.base}
+    return yaml.safe_dump(masked(written), sort_keys=False)
 
 
 def check_same_sweep(old: str, new: str) -> None:
@@ -171,7 +179,7 @@ def check_same_sweep(old: str, new: str) -> None:
     Raises:
         ConfigError: naming the settings that differ.
     """
-    kept, asked = (plain(parse_yaml(text, SWEEP)) for text in (old, new))
+    kept, asked = (_current(parse_yaml(text, SWEEP), SWEEP) for text in (old, new))
     changes = differences(kept, asked)
     lines = [change for key, change in changes.items() if not key.startswith(_MAY_CHANGE)]
     if lines:
@@ -180,6 +188,14 @@ def check_same_sweep(old: str, new: str) -> None:
             + "\n  ".join(lines)
             + "\nstart a new sweep in another --run-dir, or leave these as they were"
         )
+
+
+def _current(values: Mapping[Any, Any], what: str) -> dict[str, Any]:
+    """A sweep file of any version in the newest one, with its base where it holds that."""
+    values = current(values, SWEEP_MIGRATIONS, what)
+    if isinstance(base := values.get("base"), Mapping):
+        values["base"] = current(base, CONFIG_MIGRATIONS, "base")
+    return values
 
 
 def _options(values: dict[str, Any]) -> SweepOptions:
@@ -225,8 +241,8 @@ def _part(model: type[Section], value: Any, key: str, problems: list[str]) -> Se
 
 def _base(options: SweepOptions, folder: Path, named: Iterable[str], trust_code: bool) -> dict[str, Any]:
     if not isinstance(options.base, str):
-        return changed(options.base, options.settings)
+        return changed(current(options.base, CONFIG_MIGRATIONS, "base"), options.settings)
     file = folder / os.path.expanduser(options.base)
-    base = changed(read_mapping(file), options.settings)
+    base = changed(current(read_mapping(file), CONFIG_MIGRATIONS, shown(str(file))[1:-1]), options.settings)
     check_origin(file, base, named, options.settings, trust_code)
     return base

@@ -42,13 +42,24 @@ LOOP.append(LOOP)
         ({"step": 2**70}, "step: "),
         ({"step": "2"}, "step: input should be a valid integer, got '2'"),
         ({"step": 1}, "state.pt is damaged: step is 2, but 1 in manifest.json"),
-        ({"schema": "x"}, "schema: input should be a valid integer"),
-        ({"schema": None}, "schema: input should be a valid integer"),
+        ({"schema": "x"}, "schema: expected the number of a version, from 1 to 2, got 'x'"),
+        ({"schema": None}, "schema: expected the number of a version"),
+        ({"schema": True}, "schema: expected the number of a version"),
+        ({"schema": 0}, "schema: expected the number of a version"),
+        (
+            {"schema": 1, "plan": {"mapped": True, "running": "mapped"}},
+            r"plan.mapped: this setting is called",
+        ),
+        ({"schema": 1, "plan": {"mapped": "x"}}, r"plan.running: "),
+        ({"plan": {"mapped": True}}, r"plan.mapped: there is no such value"),
+        ({"identity": None}, r"identity: input should be"),
         ({"files": []}, "files: input should be a valid dictionary"),
         ({"files": {}}, r"files: expected params.safetensors, state.pt"),
         ({"best": {"step": 1}}, r"best.metric: field required"),
         ({"best": [1]}, "best: input should be"),
         ({"config": None}, "config: input should be a valid dictionary"),
+        ({"config": {"schema": "x"}}, "damaged: config.schema: expected the number of a version"),
+        ({"config": {"schema": 99}}, r"newer format \(config.schema 99, and this version .* reads up to 1\)"),
         ({"plan": {"chunk": 0}}, r"plan.chunk: Input should be greater than 0"),
         ({"plan": {"chunk": "many"}}, r"plan.chunk: "),
         ({"plan": {"layers": "fast"}}, r"plan.layers: Input should be 'native', 'products' or 'general'"),
@@ -78,7 +89,7 @@ def test_manifests_that_are_none(text: str) -> None:
 
 
 def test_a_newer_format_of_another_shape() -> None:
-    with pytest.raises(StorageError, match=r"newer format \(99, this version reads 1\) by distmeta unknown"):
+    with pytest.raises(StorageError, match=r"newer format \(schema 99, .* up to 2\); .* by distmeta unknown: "):
         load(sealed(small_checkpoint(), {"schema": 99}))
 
 

@@ -15,6 +15,7 @@ from fuzz_helpers import damaged, fuzz, is_plain, mutated, plain_values, refusal
 from hypothesis import strategies as st
 from torch import Tensor
 
+from distmeta.config.migrations import CONFIG_MIGRATIONS, newest
 from distmeta.errors import StorageError
 from distmeta.runs import checkpoint
 from distmeta.runs.checkpoint import Snapshot
@@ -200,7 +201,7 @@ json_dicts = st.dictionaries(st.text(max_size=5), plain_values(), max_size=3)
     module=st.dictionaries(st.from_regex(r"[a-z]{1,5}(\.[a-z]{1,5})?", fullmatch=True), random_tensors(), min_size=1),
     groups=st.dictionaries(st.sampled_from(["rates/a", "rates/b", "other/x.y"]), random_tensors()),
     optimizer=st.dictionaries(st.text(max_size=5), trees(random_tensors()), max_size=3),
-    config=json_dicts.filter(is_plain),
+    config=json_dicts.filter(is_plain).map(lambda config: {"schema": newest(CONFIG_MIGRATIONS), **config}),
     fingerprint=json_dicts,
     counters=st.dictionaries(st.text(max_size=5), st.integers(0, 10**9), max_size=2),
     step=st.integers(0, 2**40),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from storage_helpers import remote
 
+from distmeta.config.migrations import CONFIG_MIGRATIONS, newest
 from distmeta.runs.checkpoint import Snapshot
 from distmeta.storage.files import Storage
 
@@ -32,7 +33,7 @@ def snapshot_of(step: int, best: int | None = None, size: int = 1000, **changes:
         },
         "best": None if best is None else {"step": best, "metric": "accuracy", "value": 0.1 + 0.2},
         "counters": {"workers_lost": 1},
-        "config": {"seed": 3, "outer": {"lr": 1e-3}},
+        "config": {"schema": newest(CONFIG_MIGRATIONS), "seed": 3, "outer": {"lr": 1e-3}},
         "plan": {"chunk": 4, "notes": ["a note"]},
         "fingerprint": {"device": "cpu"},
         "seconds": 1.1 * step,

@@ -65,8 +65,7 @@ def test_a_missing_compiler_is_said_once_and_only_where_it_matters() -> None:
 def test_a_plan_goes_through_a_checkpoint() -> None:
     plan = Plan(chunk=4, layers="native", compile="graph", differentiation="mixed", notes=("a", "b"))
     assert Plan.from_dict(plan.as_dict()) == plan
-    assert Plan.from_dict({"mapped": True, "reason": ""}) == Plan()  # of a run before there were such choices
-    assert Plan.from_dict({"mapped": False, "reason": "a"}) == Plan(running="looped", reason="a")
+    assert Plan.from_dict({"running": "looped", "reason": "a"}) == Plan(running="looped", reason="a")
 
 
 def test_when_an_evaluation_keeps_its_runs_plan() -> None:

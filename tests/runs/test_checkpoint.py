@@ -12,10 +12,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from distmeta.config.migrations import newest
 from distmeta.errors import StorageError
 from distmeta.runs import checkpoint
 from distmeta.runs.checkpoint import Snapshot
 from distmeta.storage.files import Storage
+from distmeta.storage.migrations import MANIFEST_MIGRATIONS
 
 Make = Callable[..., Snapshot]
 
@@ -200,7 +202,7 @@ def test_every_byte_of_the_manifest_counts_or_means_nothing(tmp_path: Path, make
 
 def test_a_newer_format_is_not_damage(tmp_path: Path, make_snapshot: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as future:
-        future.setattr(checkpoint, "SCHEMA", checkpoint.SCHEMA + 1)
+        future.setitem(MANIFEST_MIGRATIONS, newest(MANIFEST_MIGRATIONS), dict)
         checkpoint.save(Storage.at(tmp_path), make_snapshot(1))
     with pytest.raises(StorageError, match="newer format"):
         checkpoint.latest(Storage.at(tmp_path))

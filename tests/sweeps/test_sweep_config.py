@@ -11,11 +11,12 @@ import pytest
 import yaml
 from sweep_helpers import BASE, SPACE, STEPS, sweep, written
 
+from distmeta.config.migrations import CONFIG_MIGRATIONS, renamed
 from distmeta.config.schema import dump_config
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config
 from distmeta.sweeps.points import perturb
-from distmeta.sweeps.sweep import check_same_sweep, dump_sweep, load_sweep
+from distmeta.sweeps.sweep import SWEEP_MIGRATIONS, check_same_sweep, dump_sweep, load_sweep
 
 SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 GLYPHS = {**BASE, "tasks": {"kind": "glyphs", "ways": 2, "shots": 1, "queries": 2}, "model": {"kind": "conv4"}}
@@ -287,3 +288,63 @@ def test_best_configuration_loads(tmp_path: Path) -> None:
     values = (loaded.points or ())[1]
     (tmp_path / "best.yaml").write_text(dump_config(loaded.best_config(values)))
     assert load_config(tmp_path / "best.yaml").algorithm.model_dump()["inner_lr"] == values["algorithm.inner_lr"]
+
+
+# Versions -----------------------------------------------------------------------------------------------------------
+
+
+def without_versions(text: str) -> dict[str, Any]:
+    """A sweep's own file as distmeta 0.1.0 wrote it."""
+    values: dict[str, Any] = yaml.safe_load(text)
+    assert (values.pop("schema"), values["base"].pop("schema")) == (1, 1)
+    return values
+
+
+def test_a_sweep_without_versions_is_of_the_first() -> None:
+    text = dump_sweep(sweep())
+    old = without_versions(text)
+    assert text.startswith("schema: 1\n")
+    assert dump_sweep(load_sweep(old)) == text
+    check_same_sweep(yaml.safe_dump(old), text)
+
+
+def test_a_key_of_the_base_that_was_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = without_versions(dump_sweep(sweep()))
+    old["base"] = renamed(old["base"], "run.meta_batch", "run.batch")
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(old["base"]))
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**old, "base": "base.yaml"}))
+    monkeypatch.setitem(CONFIG_MIGRATIONS, 1, lambda values: renamed(values, "run.batch", "run.meta_batch"))
+    now = dump_sweep(sweep())
+    assert yaml.safe_load(now)["base"]["schema"] == 2
+    check_same_sweep(yaml.safe_dump(old), now)
+    for source in (old, tmp_path / "sweep.yaml"):
+        assert yaml.safe_load(dump_sweep(load_sweep(source))) == yaml.safe_load(now)
+    assert load_sweep(old, ["base.run.meta_batch=8"]).config.run.meta_batch == 8
+    assert load_sweep(tmp_path / "sweep.yaml", ["run.meta_batch=8"]).config.run.meta_batch == 8
+
+
+def test_a_key_of_a_sweep_that_was_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = without_versions(dump_sweep(sweep()))
+    old["count"] = old.pop("trials")
+    monkeypatch.setitem(SWEEP_MIGRATIONS, 1, lambda values: renamed(values, "count", "trials"))
+    now = dump_sweep(sweep())
+    assert now.startswith("schema: 2\n")
+    assert dump_sweep(load_sweep(old)) == now
+    check_same_sweep(yaml.safe_dump(old), now)
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "words"),
+    [
+        (written(schema=7), [], r"the sweep is of a newer format \(schema 7, .* reads up to 1\); install"),
+        (written(base={**BASE, "schema": 7}), [], r"base is of a newer format \(schema 7, .* reads up to 1\); install"),
+        (written(schema="x"), [], r"the sweep is not valid:\n  schema: expected the number of a version"),
+        (written(base={**BASE, "schema": 0}), [], r"base is not valid:\n  schema: expected the number of a version"),
+        (written(), ["schema=1"], r"schema: a file says in which version it is written"),
+        (written(settings={"schema": 1}), [], r"schema: a file says in which version it is written"),
+        (written(space={**SPACE, "schema": {"grid": [1]}}), [], r"schema: a file says in which version it is written"),
+    ],
+)
+def test_versions_that_are_refused(content: dict[str, Any], overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_sweep(content, overrides)
