@@ -23,9 +23,6 @@ NO_SETTING = f"{SCHEMA}: a file says in which version it is written, and nothing
 Migration = Callable[[Mapping[str, Any]], dict[str, Any]]
 """Brings values of one version to the next; those that it takes stay as they are."""
 
-CONFIG_MIGRATIONS: dict[int, Migration] = {}
-"""Of configurations, by the version that each takes."""
-
 
 class NewerSchema(Exception):
     """Values are of a version that this distmeta does not know."""
@@ -103,6 +100,20 @@ def renamed(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
         raise ValueError(f"{old}: this setting is called {new} now, and both are given; keep {new}")
     section[name] = value
     return changed
+
+
+def named_outer_step(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 2: outer steps have names; before, there was the gradient step alone.
+
+    >>> named_outer_step({"outer": {"lr": 0.1}})
+    {'outer': {'name': 'gradient', 'lr': 0.1}}
+    """
+    outer = values.get("outer", {})
+    return {**values, "outer": {"name": "gradient", **outer}} if isinstance(outer, Mapping) else dict(values)
+
+
+CONFIG_MIGRATIONS: dict[int, Migration] = {1: named_outer_step}
+"""Of configurations, by the version that each takes."""
 
 
 def _section(values: dict[str, Any], parents: list[str]) -> dict[str, Any]:

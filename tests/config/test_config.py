@@ -130,7 +130,7 @@ REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
     (SINUSOID, ["tasks.ways=5"], r"tasks\.ways: there is no such setting"),
     (SINUSOID, ["algorithm.inner_step=1"], r"algorithm\.inner_step: .*did you mean 'inner_steps'\?"),
     (SINUSOID, ["model.hiden=[3]"], r"model\.hiden: .*did you mean 'hidden'\?"),
-    (SINUSOID, ["outer.learning=1"], r"outer\.learning: there is no such setting; there are optimizer, lr,"),
+    (SINUSOID, ["outer.learning=1"], r"outer\.learning: there is no such setting; there are name, on_nonfinite,"),
     # Wrong types and limits.
     (SINUSOID, ["run.steps=many"], r"run\.steps: .*integer.*got 'many'"),
     (SINUSOID, ["run.steps=1.5"], r"run\.steps: .*got 1\.5"),

@@ -62,8 +62,8 @@ def test_the_configuration_has_a_version_of_its_own(monkeypatch: pytest.MonkeyPa
     manifest = manifest_of(small_checkpoint())
     manifest["config"] = renamed(manifest["config"], "run.meta_batch", "run.batch")
     files = sealed(small_checkpoint(), manifest)
-    monkeypatch.setitem(CONFIG_MIGRATIONS, 1, lambda values: renamed(values, "run.batch", "run.meta_batch"))
-    assert load(files).config == {**load(small_checkpoint()).config, "schema": 2}
+    monkeypatch.setitem(CONFIG_MIGRATIONS, 2, lambda values: renamed(values, "run.batch", "run.meta_batch"))
+    assert load(files).config == {**load(small_checkpoint()).config, "schema": 3}
     manifest["config"]["run"]["meta_batch"] = 2
     with pytest.raises(StorageError, match=r"manifest\.json is damaged: config\.run\.batch: this setting is called"):
         load(sealed(small_checkpoint(), manifest))

@@ -296,7 +296,7 @@ def test_best_configuration_loads(tmp_path: Path) -> None:
 def without_versions(text: str) -> dict[str, Any]:
     """A sweep's own file as distmeta 0.1.0 wrote it."""
     values: dict[str, Any] = yaml.safe_load(text)
-    assert (values.pop("schema"), values["base"].pop("schema")) == (1, 1)
+    assert (values.pop("schema"), values["base"].pop("schema")) == (1, 2)
     return values
 
 
@@ -336,8 +336,8 @@ def test_a_key_of_a_sweep_that_was_renamed(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("content", "overrides", "words"),
     [
-        (written(schema=7), [], r"the sweep is of a newer format \(schema 7, .* reads up to 1\); install"),
-        (written(base={**BASE, "schema": 7}), [], r"base is of a newer format \(schema 7, .* reads up to 1\); install"),
+        (written(schema=7), [], r"the sweep is of a newer format \(schema 7, .* reads up to 2\); install"),
+        (written(base={**BASE, "schema": 7}), [], r"base is of a newer format \(schema 7, .* reads up to 2\); install"),
         (written(schema="x"), [], r"the sweep is not valid:\n  schema: expected the number of a version"),
         (written(base={**BASE, "schema": 0}), [], r"base is not valid:\n  schema: expected the number of a version"),
         (written(), ["schema=1"], r"schema: a file says in which version it is written"),
