@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all lint docs bench clean
+.PHONY: setup demo test test-all lint docs results-table bench clean
 
 setup: .venv/.ready
 
@@ -30,6 +30,9 @@ docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	$(BIN)/python -m sphinx -W --keep-going --builder html docs build/docs
 	@echo "open build/docs/index.html"
+
+results-table: setup
+	$(BIN)/python docs/results/records.py write
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'

@@ -27,7 +27,7 @@ NEW = {**SINUSOID, "run": {"meta_batch": 6, "steps": 3}}
 
 @pytest.fixture
 def second_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CONFIG_MIGRATIONS, 1, lambda values: renamed(values, "run.batch", "run.meta_batch"))
+    monkeypatch.setitem(CONFIG_MIGRATIONS, 2, lambda values: renamed(values, "run.batch", "run.meta_batch"))
 
 
 def refused(source: Mapping[str, Any] | Path, *overrides: str) -> str:

@@ -313,9 +313,9 @@ def test_a_key_of_the_base_that_was_renamed(tmp_path: Path, monkeypatch: pytest.
     old["base"] = renamed(old["base"], "run.meta_batch", "run.batch")
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(old["base"]))
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**old, "base": "base.yaml"}))
-    monkeypatch.setitem(CONFIG_MIGRATIONS, 1, lambda values: renamed(values, "run.batch", "run.meta_batch"))
+    monkeypatch.setitem(CONFIG_MIGRATIONS, 2, lambda values: renamed(values, "run.batch", "run.meta_batch"))
     now = dump_sweep(sweep())
-    assert yaml.safe_load(now)["base"]["schema"] == 2
+    assert yaml.safe_load(now)["base"]["schema"] == 3
     check_same_sweep(yaml.safe_dump(old), now)
     for source in (old, tmp_path / "sweep.yaml"):
         assert yaml.safe_load(dump_sweep(load_sweep(source))) == yaml.safe_load(now)

@@ -1,0 +1,129 @@
+"""What documents show of records: figures, tables, and what a run printed, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from distmeta.cli.display import clock, meta_test_table, result_lines
+
+SHOWN_STEPS = (1, 5, 10)
+"""Inner steps whose errors a table shows, where there are so many."""
+
+Record = Mapping[str, Any]
+Published = Mapping[str, Mapping[str, str]]
+
+
+def evaluation(overrides: str) -> str:
+    """The command of a further evaluation, by which a record has it."""
+    return f"distmeta evaluate RUN {overrides} --json"
+
+
+def metric(measured: Mapping[str, Any]) -> str:
+    """What a meta-test measures beside the loss."""
+    return next((name for name in measured if name not in ("loss", "by_step", "before_adaptation")), "loss")
+
+
+def spread(value: Mapping[str, Any], percent: bool) -> str:
+    """A mean with its 95 % interval: accuracies in percent, errors and losses as numbers.
+
+    >>> spread({"mean": 0.9314, "ci95": 0.0044}, True), spread({"mean": 0.385, "ci95": 0.0531}, False)
+    ('93.14 ± 0.44 %', '0.385 ± 0.053')
+    """
+    if value["mean"] is None or value["ci95"] is None:
+        return "not finite"
+    form, scale = ("{:.2f} ± {:.2f} %", 100) if percent else ("{:.3f} ± {:.3f}", 1)
+    return form.format(scale * value["mean"], scale * value["ci95"])
+
+
+def figure(record: Record, field: str, overrides: str | None = None) -> str:
+    """One figure of a record: a measurement of its meta-test or of a further evaluation, or ``elapsed``."""
+    if field == "elapsed":
+        return clock(record["elapsed"])
+    measured = record["evaluate"][evaluation(overrides)]["meta_test"] if overrides else record["result"]["meta_test"]
+    percent = field.startswith("accuracy") or (field == "before_adaptation" and metric(measured).startswith("accuracy"))
+    return spread(measured[field], percent)
+
+
+def meta_test_words(measured: Mapping[str, Any]) -> str:
+    """A meta-test in a cell of a table: an accuracy in its two ways, an error after some inner steps."""
+    name = metric(measured)
+    if not name.startswith("accuracy"):
+        steps = [row for row in measured.get("by_step", []) if row["step"] in SHOWN_STEPS]
+        words = [f"{spread(row, False)} after {row['step']}" for row in steps] or [spread(measured[name], False)]
+        return ", ".join(words) + " inner steps" * bool(steps)
+    inductive = f"{name}_inductive"
+    words = [spread(measured[name], True)]
+    if inductive in measured:
+        words = [f"transductive {words[0]}", f"inductive {spread(measured[inductive], True)}"]
+    if "before_adaptation" in measured:
+        words.append(f"{spread(measured['before_adaptation'], True)} before adaptation")
+    return ", ".join(words)
+
+
+def training_words(record: Record) -> str:
+    """What a run took, in a cell of a table."""
+    result = record["result"]
+    count = result["workers"]["count"]
+    where = "in process" if record["in_process"] else f"{count} worker{'s' if count != 1 else ''}"
+    whole = f" ({clock(record['elapsed'])} in all)" if "elapsed" in record else ""
+    return f"{clock(result['seconds'])}{whole}, {result['tasks_per_second']:,.0f} tasks/s, {where}"
+
+
+def printed(record: Record, name: str) -> str:
+    """What a run prints at its end, as a block of text."""
+    out = StringIO()
+    console = Console(file=out, width=80, force_terminal=False, color_system=None, _environ={})
+    console.print(meta_test_table(record["result"]["meta_test"]))
+    lines = [*out.getvalue().splitlines(), *result_lines(record["result"], f"runs/{name}-DATE-TIME")]
+    return "\n".join(["```text", *(line.rstrip() for line in lines), "```"])
+
+
+def block(what: str, records: Mapping[str, Record], published: Published) -> str:
+    """What stands between a pair of markers on lines of their own.
+
+    Args:
+        what: ``records``, ``conditions``, ``algorithm NAME`` or ``printed RECORD``.
+        records: all of them, by name, in the order of the rows.
+        published: ``figure`` and ``source`` of papers, by record.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    kind, _, name = what.partition(" ")
+    if kind == "printed":
+        return printed(records[name], name)
+    if kind == "algorithm":
+        rows = [_result(each) for each in records.values() if each["algorithm"] == name]
+        if not rows:
+            return "There is no figure of ours yet."
+        return "Ours ([results](../results.md) has the conditions):\n\n" + _table(("command", "meta-test"), rows)
+    if what == "records":
+        papers = {key: f"{each['figure']} ({each['source']})" for key, each in published.items()}
+        rows = [
+            (*_result(each), _tasks(each), papers.get(key, "none"), training_words(each))
+            for key, each in records.items()
+        ]
+        return _table(("command", "meta-test", "tasks", "published", "training"), rows)
+    if what == "conditions":
+        fields = ("commit", "date", "machine", "torch")
+        rows = [(f"[{key}](results/{key}.json)", *(each[field] for field in fields)) for key, each in records.items()]
+        return _table(("record", *fields), rows)
+    raise ValueError(f"there are no results called {what!r}")
+
+
+def _result(record: Record) -> tuple[str, ...]:
+    return f"`{record['command']}`", meta_test_words(record["result"]["meta_test"])
+
+
+def _tasks(record: Record) -> str:
+    measured = record["result"]["meta_test"]
+    return f"{measured[metric(measured)]['tasks']:,}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])

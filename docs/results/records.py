@@ -1,0 +1,197 @@
+"""Records of runs, and the figures that README and documentation show of them.
+
+    python docs/results/records.py keep runs/first omniglot_5w1s_maml \\
+        --command "distmeta train configs/omniglot_5w1s_maml.yaml tasks.root=PATH_TO_OMNIGLOT run.steps=1000" \\
+        --evaluate evaluation.queries=15
+    python docs/results/records.py write
+
+``keep`` writes ``docs/results/NAME.json``: what ``result.json`` holds, with command, commit, date and machine. Commit
+and machine are those of now, so keep a run where and when it was made. ``write`` (``make results-table``) rewrites what
+stands between these markers, which are comments and not seen:
+
+- ``<!-- results: WHAT -->`` to ``<!-- /results -->``, on lines of their own: a table, or what a run prints. WHAT is
+  ``records``, ``conditions``, ``algorithm NAME`` or ``printed RECORD``.
+- ``<!-- result: RECORD.FIELD -->`` to ``<!-- /result -->``, within a line and not at its start: one figure of the
+  meta-test. ``RECORD.FIELD OVERRIDES`` is of a further evaluation.
+
+Figures of papers are typed, in ``published.yaml``, and stand in a column of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from figures import Published, Record, block, evaluation, figure
+
+import distmeta
+from distmeta.runs.directory import RESULT, RunDirectory, differences, to_json
+
+ROOT = Path(__file__).parents[2]
+RECORDS = Path(__file__).parent
+
+_ELSEWHERE = ("tasks.root", "cluster.address", "run.dir")  # say where a run was, and not what it computed
+_BLOCK = re.compile(r"^(<!-- results: ([^\n]+?) -->\n).*?^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
+_INLINE = re.compile(
+    r"(?<!^)(<!-- result: (\w+)\.(\w+)(?: ([^\n<>]+))? -->).*?(<!-- /result -->)", re.DOTALL | re.MULTILINE
+)
+
+
+def keep(
+    run: Path,
+    name: str,
+    command: str,
+    evaluations: Sequence[str] = (),
+    commit: str | None = None,
+    elapsed: float | None = None,
+    folder: Path = RECORDS,
+) -> Path:
+    """Make a run's result a record.
+
+    Args:
+        run: the run's directory.
+        name: the record's.
+        command: the ``distmeta train`` that made the run; it has to give the run's configuration.
+        evaluations: overrides, separated by spaces, of further meta-tests; they are made now.
+        commit: what the run was made with, if not with what is checked out.
+        elapsed: seconds from the command's start to its end.
+        folder: where records are.
+
+    Returns:
+        The record's file.
+
+    Raises:
+        ValueError: the name or the command is wrong, or the code has changes that no commit has.
+        StorageError: there is no run that has ended.
+    """
+    if not re.fullmatch(r"\w+", name):
+        raise ValueError(f"a record's name is made of letters, digits and underscores, got {name!r}")
+    directory = RunDirectory(run)
+    result = directory.read_result()
+    config = yaml.safe_load(directory.read_config())
+    _check_command(command, config)
+    ended = datetime.fromtimestamp((run / RESULT).stat().st_mtime, tz=timezone.utc)
+    here = checked_out() if evaluations or commit is None else ""
+    record = {
+        "command": command,
+        "commit": commit or here,
+        "date": f"{ended:%Y-%m-%d}",
+        "machine": machine(),
+        "torch": torch.__version__,
+        "algorithm": config["algorithm"]["name"],
+        "in_process": config["cluster"]["workers"] == 0,
+        **({} if elapsed is None else {"elapsed": elapsed}),
+        "result": result,
+    }
+    if evaluations:
+        record["evaluate"] = {
+            evaluation(each): {"commit": here, "meta_test": distmeta.evaluate(run, shlex.split(each))}
+            for each in evaluations
+        }
+    file = folder / f"{name}.json"
+    file.write_text(to_json(record, indent=2) + "\n", encoding="utf-8")
+    return file
+
+
+def machine() -> str:
+    """What the times of a run depend on."""
+    capability = torch.backends.cpu.get_cpu_capability().replace("AVX512", "AVX-512")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{os.cpu_count()} CPU cores, {platform.machine()} {capability}, {gpu}"
+
+
+def checked_out() -> str:
+    """The commit of the code that runs."""
+    git = ("git", "-C", str(ROOT))
+    changed = subprocess.check_output([*git, "status", "--porcelain", "--", "distmeta", "configs"])
+    if changed:
+        raise ValueError("distmeta/ or configs/ differ from the last commit, which a record names; commit them first")
+    return subprocess.check_output([*git, "rev-parse", "--short=7", "HEAD"], text=True).strip()
+
+
+def _check_command(command: str, config: Mapping[str, Any]) -> None:
+    words = shlex.split(command)
+    if words[:2] != ["distmeta", "train"] or len(words) < 3 or any(word.startswith("-") for word in words):
+        raise ValueError(f"expected 'distmeta train CONFIG [KEY=VALUE]...' without options, got {command!r}")
+    made = distmeta.load_config(ROOT / words[2], words[3:]).model_dump(mode="json")
+    wrong = [text for key, text in differences(made, config).items() if key not in _ELSEWHERE]
+    if wrong:
+        raise ValueError(f"{command!r} makes another run than this one: " + "; ".join(wrong))
+
+
+def read_records(folder: Path = RECORDS) -> dict[str, Record]:
+    """All records by name: first those of ``published.yaml``, in its order."""
+    order = list(read_published(folder))
+    names = sorted(file.stem for file in folder.glob("*.json"))
+    names.sort(key=lambda name: order.index(name) if name in order else len(order))
+    return {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+
+
+def read_published(folder: Path = RECORDS) -> Published:
+    """``figure`` and ``source`` of papers, by record."""
+    published: Published = yaml.safe_load((folder / "published.yaml").read_text(encoding="utf-8"))
+    return published
+
+
+def rewrite(text: str, records: Mapping[str, Record], published: Published) -> str:
+    """A document with the records' figures between its markers.
+
+    Raises:
+        ValueError: a marker is alone, names what there is not, or stands where it would be seen.
+    """
+    counts = [text.count(each) for each in ("<!-- results: ", "<!-- /results -->", "<!-- result: ", "<!-- /result -->")]
+    blocks, inline = len(_BLOCK.findall(text)), len(_INLINE.findall(text))
+    if counts != [blocks, blocks, inline, inline]:
+        raise ValueError("markers of results are not in pairs, or stand where they would be seen")
+    try:
+        text = _BLOCK.sub(lambda at: f"{at[1]}\n{block(at[2], records, published)}\n\n{at[3]}", text)
+        return _INLINE.sub(lambda at: f"{at[1]}{figure(records[at[2]], at[3], at[4])}{at[5]}", text)
+    except KeyError as error:
+        raise ValueError(f"a marker of results names {error}, which no record has") from error
+
+
+def rewritten() -> Iterator[tuple[Path, str]]:
+    """README and the pages of the documentation, and what they should hold."""
+    records, published = read_records(), read_published()
+    for file in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        try:
+            yield file, rewrite(file.read_text(encoding="utf-8"), records, published)
+        except ValueError as error:
+            raise ValueError(f"{file.relative_to(ROOT)}: {error}") from error
+
+
+def main() -> None:
+    """Keep a run, or write the documents."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="does", required=True)
+    kept = commands.add_parser("keep", help="make a run's result a record")
+    kept.add_argument("run", type=Path, metavar="RUN_DIR")
+    kept.add_argument("name", metavar="NAME")
+    kept.add_argument("--command", required=True, help="what made the run, with PATH_TO_OMNIGLOT for its archives")
+    kept.add_argument("--evaluate", action="append", default=[], metavar="OVERRIDES", help="a further meta-test")
+    kept.add_argument("--commit", help="what the run was made with, if not with what is checked out")
+    kept.add_argument("--elapsed", type=float, metavar="SECONDS", help="from the command's start to its end")
+    commands.add_parser("write", help="write the figures of all records into the documents")
+    options = parser.parse_args()
+    if options.does == "keep":
+        print(keep(options.run, options.name, options.command, options.evaluate, options.commit, options.elapsed))
+        return
+    for file, now in rewritten():
+        if now != file.read_text(encoding="utf-8"):
+            file.write_text(now, encoding="utf-8")
+            print(file.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
