@@ -49,7 +49,7 @@ def conjugate_gradients(
         tolerance: of the residual's norm, beside that of b.
 
     >>> solved = conjugate_gradients(lambda v: torch.tensor([2.0, 4.0]) * v, torch.tensor([2.0, 2.0]), 2)
-    >>> solved.direction.tolist(), round(solved.curvature, 6)
+    >>> [round(x, 4) for x in solved.direction.tolist()], round(solved.curvature, 4)
     ([1.0, 0.5], 3.0)
     """
     found, residual, direction = torch.zeros_like(right), right.clone(), right.clone()

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.algorithms import ALGORITHMS, algorithm_options
 from distmeta.config.schema import Config
-from distmeta.config.sections import AlgorithmOptions, WorkerRange
+from distmeta.config.sections import AlgorithmOptions, OuterOptions, WorkerRange
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS
 from distmeta.models.options import UserOptions
@@ -60,6 +60,8 @@ def configuration() -> str:
         elif name in families:
             key, kinds = families[name]
             parts.append(f"`{name}.{key}` is one of {', '.join(f'`{each}`' for each in kinds)}.")
+            if name == "outer":
+                parts.append(text(OuterOptions))
             for kind, model in kinds.items():
                 parts += [f"### {name}.{key}: {kind}", text(model), table(model, f"{name}.", kind=kind)]
             if name == "outer":

@@ -26,7 +26,7 @@ NEW = {**SINUSOID, "run": {"meta_batch": 6, "steps": 3}}
 
 
 @pytest.fixture
-def second_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def next_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONFIG_MIGRATIONS, 2, lambda values: renamed(values, "run.batch", "run.meta_batch"))
 
 
@@ -50,32 +50,32 @@ def test_without_the_key_it_is_the_first_version() -> None:
     assert load_config({"schema": 1, **SINUSOID}) == load_config(SINUSOID)
 
 
-@pytest.mark.usefixtures("second_version")
-@pytest.mark.parametrize("source", [OLD, {"schema": 1, **OLD}, {"schema": 2, **NEW}, NEW])
+@pytest.mark.usefixtures("next_version")
+@pytest.mark.parametrize("source", [OLD, {"schema": 1, **OLD}, {"schema": 3, **NEW}, NEW])
 def test_a_renamed_key(source: dict[str, Any], tmp_path: Path) -> None:
     """Whoever had no need to name a version may go on without, and take the new name too."""
     given = copy.deepcopy(source)
     config = load_config(source)
     assert source == given
     assert (config.run.meta_batch, config.run.steps) == (6, 3)
-    assert dump_config(config).startswith("schema: 2\n")
+    assert dump_config(config).startswith("schema: 3\n")
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(source))
     assert load_config(file) == load_config(dict(written_values(config))) == config
 
 
-@pytest.mark.usefixtures("second_version")
+@pytest.mark.usefixtures("next_version")
 def test_overrides_take_the_present_name() -> None:
     assert load_config(OLD, ["run.meta_batch=8"]).run.meta_batch == 8
     assert "run.batch: there is no such setting" in refused(OLD, "run.batch=8")
 
 
-@pytest.mark.usefixtures("second_version")
+@pytest.mark.usefixtures("next_version")
 def test_the_old_name_in_a_file_of_the_new_version() -> None:
-    assert "run.batch: there is no such setting" in refused({"schema": 2, **OLD})
+    assert "run.batch: there is no such setting" in refused({"schema": 3, **OLD})
 
 
-@pytest.mark.usefixtures("second_version")
+@pytest.mark.usefixtures("next_version")
 def test_both_names() -> None:
     assert refused({**SINUSOID, "run": {"batch": 6, "meta_batch": 8}}) == (
         "the configuration is not valid:\n"

@@ -15,6 +15,7 @@ from distmeta.algorithms import ALGORITHMS
 from distmeta.config.schema import Config
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS
+from distmeta.outer import OUTER
 from distmeta.programs.deciding import GRAPH_REPAYS, INDUCTOR_REPAYS, LONGEST_GRAPH, MIXED_REPAYS
 from distmeta.sweeps.sections import SCHEDULERS, Domain, Resources, SweepOptions
 from distmeta.tasks import TASKS
@@ -96,6 +97,7 @@ def test_every_option_of_a_configuration_is_in_the_reference() -> None:
     sections = {
         "tasks": list(TASKS.options.values()),
         "model": list(MODELS.options.values()),
+        "outer": list(OUTER.options.values()),
         "algorithm": [*ADAPTATIONS.options.values(), *ESTIMATORS.options.values()],
     }
     for name, info in Config.model_fields.items():

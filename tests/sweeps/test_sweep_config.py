@@ -336,7 +336,7 @@ def test_a_key_of_a_sweep_that_was_renamed(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("content", "overrides", "words"),
     [
-        (written(schema=7), [], r"the sweep is of a newer format \(schema 7, .* reads up to 2\); install"),
+        (written(schema=7), [], r"the sweep is of a newer format \(schema 7, .* reads up to 1\); install"),
         (written(base={**BASE, "schema": 7}), [], r"base is of a newer format \(schema 7, .* reads up to 2\); install"),
         (written(schema="x"), [], r"the sweep is not valid:\n  schema: expected the number of a version"),
         (written(base={**BASE, "schema": 0}), [], r"base is not valid:\n  schema: expected the number of a version"),
