@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import pictures
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -49,10 +48,9 @@ def _glyphs(ways: int) -> dict[str, Any]:
     return {"kind": "glyphs", "ways": ways, "shots": 1, "queries": 1}
 
 
-_PICTURES = {"kind": "pictures", "ways": 5, "shots": 1, "queries": 15}
+_PICTURES = {"kind": "module:pictures.Pictures", "ways": 5, "shots": 1, "queries": 15}
 _SINUSOID = {"kind": "sinusoid", "shots": 10, "queries": 10}
 
-pictures.register()
 
 CASES: dict[str, dict[str, Any]] = {
     "omniglot-5w1s": _case(_glyphs(5), CONV4, 0.4, 1, 32, 8),
@@ -76,9 +74,8 @@ def shards(config: Config) -> list[range]:
 
 def plain_module(config: Config) -> nn.Module:
     """The case's network as distmeta starts it, in plain torch; batch norms use the batch's own statistics."""
-    family = TASKS[config.tasks.kind]
-    shape, outputs = family.input_shape(config.tasks), family.outputs(config.tasks)
-    module = build(config.model, shape, outputs, config.seed).train()
+    spec = TASKS[config.tasks.kind].spec(config.tasks)
+    module = build(config.model, spec.inputs, spec.outputs, config.seed).train()
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.track_running_stats = False
@@ -88,7 +85,7 @@ def plain_module(config: Config) -> nn.Module:
 
 def loss_of(config: Config) -> Callable[[Tensor, Tensor], Tensor]:
     """The case's loss as torch has it."""
-    return F.mse_loss if TASKS[config.tasks.kind].objective == "squared_error" else F.cross_entropy
+    return F.mse_loss if config.tasks.objective == "squared_error" else F.cross_entropy
 
 
 class Ours:

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from distmeta.config.sections import TaskOptions
 from distmeta.core.philox import Purpose, uniform, words
-from distmeta.core.records import Split, TaskBatch
-from distmeta.tasks import TASKS
+from distmeta.core.records import Split, TaskBatch, TensorSpec
+from distmeta.tasks.base import TaskSpec
 from distmeta.tasks.glyphs import Glyphs
 
 SIZE = 32
@@ -25,9 +25,9 @@ class Pictures(Glyphs):
     """
 
     @classmethod
-    def input_shape(cls, options: TaskOptions) -> tuple[int, ...]:
-        """Three channels, 32 x 32 pixels."""
-        return (3, SIZE, SIZE)
+    def spec(cls, options: TaskOptions) -> TaskSpec:
+        """Three channels of 32 x 32 pixels in, the training ways out."""
+        return TaskSpec(TensorSpec((3, SIZE, SIZE)), super().spec(options).outputs)
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks: ``x`` (T, N, 3, 32, 32) float32 in [0, 1], ``y`` (T, N) int64."""
@@ -37,12 +37,6 @@ class Pictures(Glyphs):
         images = _noisy(images.expand(-1, -1, 3, -1, -1), split, ids)
         first, second = images[:, : support.shape[1]].contiguous(), images[:, support.shape[1] :].contiguous()
         return TaskBatch(batch.ids, {**batch.support, "x": first}, {**batch.query, "x": second})
-
-
-def register() -> None:
-    """Let ``tasks.kind: pictures`` be a kind of this process, beside the package's own."""
-    TASKS.options["pictures"] = Glyphs.Options
-    TASKS._places["pictures"] = f"{__name__}:{Pictures.__name__}"
 
 
 def _noisy(images: Tensor, split: Split, ids: Sequence[int]) -> Tensor:

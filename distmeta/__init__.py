@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from distmeta.sweeps.tune import tune
     from distmeta.version import __version__
 else:
-    from distmeta.core.registry import lazily
+    from distmeta.core.lazy import lazily
 
     __getattr__ = lazily(
         __name__,

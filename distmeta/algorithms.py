@@ -101,6 +101,7 @@ def check(config: Config) -> None:
     reason = refuse_pair(config.algorithm)
     if reason:
         raise ValueError(reason)
+    choose(OBJECTIVES, config.tasks.objective, "tasks.objective")
     adaptation = ADAPTATIONS.options[config.algorithm.adaptation]
     if adaptation.needs_classes and not OBJECTIVES[config.tasks.objective].classes:
         raise ValueError(

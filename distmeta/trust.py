@@ -20,6 +20,7 @@ from shlex import quote
 from types import CodeType, ModuleType
 from typing import Any
 
+from distmeta.config.importing import find_own
 from distmeta.config.modules import folder_of, importable, is_name, is_own, kinds, lexical, reached, split
 from distmeta.core.hashing import sha256
 from distmeta.core.hosts import hosts_in
@@ -271,14 +272,12 @@ def _imports_watched(allowed: Allowed) -> Iterator[_ImportGuard]:
 
 def _import(code: _Code, origin: Origin) -> None:
     """Import a kind's module, and see that its factory is the user's own: ``module:my_model:os.system`` is not."""
-    from distmeta.models.user import find_factory
-
     here = _working_directory()
     for name, path in _packages(code).items():  # what was loaded before, from wherever
         file = getattr(sys.modules.get(name), "__file__", None)
         if name in sys.modules and (file is None or _seen_from(here, file) != path):
             raise _refusal(origin, _elsewhere(name, str(file), path))
-    factory: Any = find_factory(code.kind)
+    factory: Any = find_own(code.kind, "the setting", "a class or a function")
     while isinstance(factory, functools.partial):
         factory = factory.func
     home = getattr(factory, "__module__", None)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distmeta.adaptations.options import GradientDescentOptions, PrototypesOptions
-from distmeta.core.registry import Registry, lazily
+from distmeta.config.registry import Registry
+from distmeta.config.sections import AdaptationOptions
+from distmeta.core.lazy import lazily
 
 if TYPE_CHECKING:
     from distmeta.adaptations.base import Adaptation, Batch, Iterative, Support, Task
     from distmeta.adaptations.gradient_descent import GradientDescent
     from distmeta.adaptations.prototypes import Prototypes
-    from distmeta.config.sections import AdaptationOptions
 else:
     __getattr__ = lazily(
         __name__,
@@ -30,10 +31,13 @@ else:
     )
 
 ADAPTATIONS: Registry[Adaptation, AdaptationOptions] = Registry(
+    "algorithm.adaptation",
+    "a class with the methods of distmeta.adaptations.base.Adaptation",
     {
         "gradient_descent": (GradientDescentOptions, "distmeta.adaptations.gradient_descent:GradientDescent"),
         "prototypes": (PrototypesOptions, "distmeta.adaptations.prototypes:Prototypes"),
-    }
+    },
+    AdaptationOptions,
 )
 
 __all__ = [

@@ -17,6 +17,7 @@ from distmeta.adaptations.options import GradientDescentOptions
 from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.philox import Purpose, uniform, words
+from distmeta.core.records import inputs_of
 from distmeta.errors import ConfigError
 from distmeta.models.base import Network
 from distmeta.objectives import Objective
@@ -114,12 +115,12 @@ class GradientDescent:
     def predict(self, meta: Meta, adapted: Params, batch: Batch) -> Tensor:
         """The network's outputs with the adapted parameters."""
         parameters = {**module_parameters(meta), **adapted}
-        return self.network(parameters, batch.data["x"], key=batch.key, draw=batch.draw)
+        return self.network(parameters, inputs_of(batch.data), key=batch.key, draw=batch.draw)
 
     def predict_inductive(self, meta: Meta, adapted: Params, support: Support, batch: Batch) -> Tensor:
         """The network's outputs, normalised with the support set's statistics under the adapted parameters."""
         parameters = {**module_parameters(meta), **adapted}
-        return self.network.with_support_statistics(parameters, support.data["x"], batch.data["x"])
+        return self.network.with_support_statistics(parameters, inputs_of(support.data), inputs_of(batch.data))
 
 
 def _draws(seed: int, place: int, shape: Sequence[int]) -> Tensor:

@@ -11,6 +11,7 @@ from distmeta.adaptations.base import Batch, Support, module_parameters
 from distmeta.adaptations.options import PrototypesOptions
 from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import Meta
+from distmeta.core.records import inputs_of
 from distmeta.models.base import Network
 from distmeta.objectives import Objective
 
@@ -38,18 +39,20 @@ class Prototypes:
     def adapt(self, meta: Meta, support: Support, steps: int | None) -> Tensor:
         """Prototypes (ways, D)."""
         batch = support.step(0)
-        embedded = self.network(module_parameters(meta), batch.data["x"], key=batch.key, draw=batch.draw)
+        embedded = self.network(module_parameters(meta), inputs_of(batch.data), key=batch.key, draw=batch.draw)
         return _means(embedded, batch.data["y"], support.ways)
 
     def predict(self, meta: Meta, adapted: Tensor, batch: Batch) -> Tensor:
         """Logits (N, ways)."""
-        embedded = self.network(module_parameters(meta), batch.data["x"], key=batch.key, draw=batch.draw)
+        embedded = self.network(module_parameters(meta), inputs_of(batch.data), key=batch.key, draw=batch.draw)
         return _logits(embedded, adapted)
 
     def predict_inductive(self, meta: Meta, adapted: Tensor, support: Support, batch: Batch) -> Tensor:
         """Logits (N, ways) of embeddings normalised with the support set's statistics."""
         parameters = module_parameters(meta)
-        return _logits(self.network.with_support_statistics(parameters, support.data["x"], batch.data["x"]), adapted)
+        return _logits(
+            self.network.with_support_statistics(parameters, inputs_of(support.data), inputs_of(batch.data)), adapted
+        )
 
 
 def _means(embedded: Tensor, labels: Tensor, ways: int | None) -> Tensor:

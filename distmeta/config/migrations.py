@@ -112,7 +112,21 @@ def named_outer_step(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "outer": {"name": "gradient", **outer}} if isinstance(outer, Mapping) else dict(values)
 
 
-CONFIG_MIGRATIONS: dict[int, Migration] = {1: named_outer_step}
+def named_objective(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 3: objectives are a setting; before, each of the three families had its own.
+
+    >>> named_objective({"tasks": {"kind": "sinusoid"}})
+    {'tasks': {'kind': 'sinusoid', 'objective': 'squared_error'}}
+    """
+    tasks = values.get("tasks", {})
+    kind = tasks.get("kind") if isinstance(tasks, Mapping) else None
+    known = {"sinusoid": "squared_error", "glyphs": "cross_entropy", "omniglot": "cross_entropy"}
+    if not isinstance(kind, str) or kind not in known or "objective" in tasks:
+        return dict(values)
+    return {**values, "tasks": {**tasks, "objective": known[kind]}}
+
+
+CONFIG_MIGRATIONS: dict[int, Migration] = {1: named_outer_step, 2: named_objective}
 """Of configurations, by the version that each takes."""
 
 

@@ -47,10 +47,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _resolve_evaluation(self) -> Config:
-        ways = getattr(self.tasks, "ways", None)
         evaluation = self.evaluation
-        if ways is None and evaluation.ways is not None:
-            raise ValueError(f"evaluation.ways has no meaning for tasks.kind = {self.tasks.kind}; leave it out")
+        sizes = {name: getattr(self.tasks, name, None) for name in ("ways", "shots", "queries")}
+        for name, size in sizes.items():
+            if size is None and getattr(evaluation, name) is not None:
+                raise ValueError(f"evaluation.{name} has no meaning for tasks.kind = {self.tasks.kind}; leave it out")
         steps = getattr(self.algorithm, "inner_steps", None)
         if steps is None and evaluation.inner_steps is not None:
             raise ValueError(
@@ -59,9 +60,7 @@ class Config(Section):
             )
         resolved = evaluation.model_copy(
             update={
-                "ways": evaluation.ways or ways,
-                "shots": evaluation.shots or self.tasks.shots,
-                "queries": evaluation.queries or self.tasks.queries,
+                **{name: getattr(evaluation, name) or size for name, size in sizes.items()},
                 "inner_steps": evaluation.inner_steps if evaluation.inner_steps is not None else steps,
             }
         )

@@ -46,17 +46,12 @@ class Section(BaseModel):
 class TaskOptions(Section):
     """Settings that every task family has; families add their own.
 
-    ``ways`` stands only in the families that have classes.
-
-    Attributes:
-        objective: entry of :data:`distmeta.objectives.OBJECTIVES`.
+    ``objective`` is the loss with its metrics, an entry of :data:`distmeta.objectives.OBJECTIVES`; each family has a
+    default. What a family calls ``ways``, ``shots`` and ``queries``, evaluation may set otherwise.
     """
 
-    objective: ClassVar[str]
-
     kind: str
-    shots: Examples
-    queries: Examples
+    objective: str
 
 
 class ModelOptions(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,60 @@ FAULTS = (
 )
 """What a run counts, in ``result.json`` and in the metrics. A transport may count more."""
 
+Inputs = Union["Tensor", Mapping[str, "Tensor"]]
+"""What a module gets of some examples: one tensor, or tensors by name, each (N, ...), as keyword arguments."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of an example.
+
+    Attributes:
+        shape: without the dimension of examples.
+        dtype: torch's name of its type, ``float32`` or ``int64`` for example.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    def zeros(self, count: int) -> Tensor:
+        """So many examples of zeros."""
+        import torch
+
+        return torch.zeros(count, *self.shape, dtype=getattr(torch, self.dtype))
+
+
+InputSpec = TensorSpec | Mapping[str, TensorSpec]
+"""What a module gets of one example."""
+
+
+def shapes_of(inputs: InputSpec) -> Any:
+    """The shape of an example's only input, or the shapes by name."""
+    if isinstance(inputs, TensorSpec):
+        return inputs.shape
+    return {name: each.shape for name, each in inputs.items()}
+
+
+def zeros_of(inputs: InputSpec, count: int) -> Inputs:
+    """So many examples of zeros, as a module gets them."""
+    if isinstance(inputs, TensorSpec):
+        return inputs.zeros(count)
+    return {name: each.zeros(count) for name, each in inputs.items()}
+
+
 Data = Mapping[str, "Tensor"]
 """Named tensors of one task (no task dimension) or of several (leading dimension T)."""
+
+
+def inputs_of(data: Data) -> Inputs:
+    """The inputs among a task's data: ``x`` where it stands there, else all but the targets ``y``.
+
+    >>> inputs_of({"x": 1, "y": 2}), inputs_of({"tokens": 1, "mask": 3, "y": 2})
+    (1, {'tokens': 1, 'mask': 3})
+    """
+    if "x" in data:
+        return data["x"]
+    return {name: value for name, value in data.items() if name != "y"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +93,7 @@ class TaskBatch:
 
     Attributes:
         ids: (T,) int64, the tasks' global ids.
-        support: named tensors, each (T, S, ...); supervised families use ``x`` and ``y``.
+        support: named tensors, each (T, S, ...): the inputs, ``x`` where there is one, and the targets ``y``.
         query: named tensors, each (T, Q, ...), of the same names.
     """
 

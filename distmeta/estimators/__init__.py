@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distmeta.core.registry import Registry, lazily
+from distmeta.config.registry import Registry
+from distmeta.config.sections import EstimatorOptions
+from distmeta.core.lazy import lazily
 from distmeta.estimators.options import DisplacementOptions, ExactOptions, FirstOrderOptions
 
 if TYPE_CHECKING:
-    from distmeta.config.sections import EstimatorOptions
     from distmeta.estimators.base import Estimator
     from distmeta.estimators.displacement import Displacement
     from distmeta.estimators.exact import Exact
@@ -28,11 +29,14 @@ else:
     )
 
 ESTIMATORS: Registry[Estimator, EstimatorOptions] = Registry(
+    "algorithm.estimator",
+    "a class with the methods of distmeta.estimators.base.Estimator",
     {
         "exact": (ExactOptions, "distmeta.estimators.exact:Exact"),
         "first_order": (FirstOrderOptions, "distmeta.estimators.first_order:FirstOrder"),
         "displacement": (DisplacementOptions, "distmeta.estimators.displacement:Displacement"),
-    }
+    },
+    EstimatorOptions,
 )
 
 __all__ = ["ESTIMATORS", "Displacement", "Estimator", "Exact", "FirstOrder"]

@@ -92,7 +92,7 @@ def _query_loss(adaptation: Iterative, query: Batch) -> Any:
     def loss(params: Params, meta: Meta) -> tuple[Tensor, Measured]:
         outputs = adaptation.predict(meta, params, query)
         value = objective.loss(outputs, query.data)
-        return value, {"loss": value, objective.metric: objective.measure(outputs, query.data)}
+        return value, {"loss": value, **objective.measure(outputs, query.data)}
 
     return loss
 

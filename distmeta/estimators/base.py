@@ -13,7 +13,7 @@ from distmeta.core.layout import Meta
 from distmeta.core.plan import Differentiation
 
 Measured = Mapping[str, Tensor]
-"""Named scalars: ``loss`` and the objective's metric."""
+"""Named scalars: ``loss`` and the objective's metrics."""
 
 
 class Estimator(Protocol):

@@ -40,7 +40,7 @@ class Displacement:
             batch = task.support.step(step)
             found, (loss, outputs) = gradient(self.adaptation.loss, params, meta, batch)
             params, state = self.adaptation.update(params, state, found, meta, step)
-            measured = {"loss": loss, objective.metric: objective.measure(outputs, batch.data)}
+            measured = {"loss": loss, **objective.measure(outputs, batch.data)}
         return {MODEL + name: meta[MODEL + name] - value for name, value in params.items()}, measured
 
     def follow(self, differentiation: Differentiation) -> None:

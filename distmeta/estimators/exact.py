@@ -63,4 +63,4 @@ class Exact:
         objective = self.adaptation.objective
         outputs = self._outputs(meta, task, steps)
         loss = objective.loss(outputs, task.query.data)
-        return loss, {"loss": loss, objective.metric: objective.measure(outputs, task.query.data)}
+        return loss, {"loss": loss, **objective.measure(outputs, task.query.data)}

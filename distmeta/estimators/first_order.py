@@ -66,4 +66,4 @@ class FirstOrder:
         objective = self.adaptation.objective
         outputs = self._outputs(meta, task, gradients)
         loss = objective.loss(outputs, task.query.data)
-        return loss, {"loss": loss, objective.metric: objective.measure(outputs, task.query.data)}
+        return loss, {"loss": loss, **objective.measure(outputs, task.query.data)}

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from distmeta.config.sections import ModelOptions
 from distmeta.core.quoting import shown
+from distmeta.core.records import InputSpec, TensorSpec, shapes_of, zeros_of
 from distmeta.errors import ConfigError
 from distmeta.functional.checks import check_types, materialise
 from distmeta.functional.watching import kept_generators
@@ -19,20 +20,21 @@ from distmeta.models.options import UserOptions
 from distmeta.models.user import build_user_model
 
 
-def build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None, seed: int = 0) -> nn.Module:
+def build(options: ModelOptions, inputs: InputSpec, outputs: int | None, seed: int = 0) -> nn.Module:
     """A new network on the CPU, the same in every process; global random states stay as they were.
 
     Args:
         options: validated settings, of the class that :func:`model_options` gives.
-        input_shape: shape of one example; lazy modules of a user's network take their sizes from it.
+        inputs: what one example is; lazy modules of a user's network take their sizes from it.
         outputs: numbers that the network gives for one example; ``None`` for an embedding.
         seed: fixes the initial parameters.
 
     Raises:
-        ConfigError: settings and input shape do not go together, or the user's factory does not do its part.
+        ConfigError: settings and inputs do not go together, or the user's factory does not do its part.
 
+    >>> from distmeta.core.records import TensorSpec
     >>> from distmeta.models.options import MLPOptions
-    >>> network = build(MLPOptions(hidden=[3]), (1,), 1, seed=7)
+    >>> network = build(MLPOptions(hidden=[3]), TensorSpec((1,)), 1, seed=7)
     >>> [name for name, _ in network.named_parameters()]
     ['body.0.weight', 'body.0.bias', 'head.weight', 'head.bias']
     """
@@ -42,21 +44,26 @@ def build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | No
         random.seed(seed)  # factories draw from these as well
         np.random.seed(seed % 2**32)
         if isinstance(options, UserOptions):
-            module = build_user_model(options, input_shape, outputs)
+            module = build_user_model(options, shapes_of(inputs), outputs)
         else:
-            module = _build(options, input_shape, outputs)
+            module = _build(options, inputs, outputs)
         if any(is_lazy(parameter) for parameter in module.parameters()):
-            materialise(module, options, input_shape)
+            materialise(module, options, zeros_of(inputs, 2))
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise ConfigError(f"model.kind = {options.kind}: the network has no trainable parameters; it needs some")
     check_types(module, options)
     return module
 
 
-def _build(options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None) -> nn.Module:
+def _build(options: ModelOptions, inputs: InputSpec, outputs: int | None) -> nn.Module:
     """A network of the table; torch has errors of several kinds for layers that are larger than memory."""
+    if not isinstance(inputs, TensorSpec):
+        raise ConfigError(
+            f"model.kind = {options.kind} takes one input, and the tasks have {', '.join(inputs)}; use a network of "
+            "your own (model.kind=module:PACKAGE.FACTORY), which gets them by name"
+        )
     try:
-        return MODELS[options.kind](options, input_shape, outputs)
+        return MODELS[options.kind](options, inputs.shape, outputs)
     except (RuntimeError, MemoryError, TypeError, OverflowError) as error:
         sizes = ", ".join(f"{name} = {shown(value)}" for name, value in options if name != "kind")
         reason = (str(error).splitlines() or [type(error).__name__])[0]

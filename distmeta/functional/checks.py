@@ -9,31 +9,33 @@ import torch
 from torch import Tensor, nn
 
 from distmeta.config.sections import ModelOptions
+from distmeta.core.records import Inputs
 from distmeta.errors import ConfigError
 from distmeta.functional.conversion import one_tensor
 from distmeta.functional.copying import copy_module
 from distmeta.functional.dropout import KeyedDropout
 from distmeta.functional.hints import hint
+from distmeta.functional.inputs import call, map_inputs
 from distmeta.functional.watching import kept_generators
 
 
-def check_outputs(module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...], outputs: int | None) -> None:
-    """Run two examples of zeros through a copy of the network and look at the shape of what comes.
+def check_outputs(module: nn.Module, options: ModelOptions, examples: Inputs, outputs: int | None) -> None:
+    """Run two examples through a copy of the network and look at the shape of what comes.
 
     Args:
         module: what :func:`build` gave.
         options: as in :func:`build`.
-        input_shape: shape of one example.
+        examples: two of them.
         outputs: numbers expected for one example; ``None`` for an embedding of any size.
 
     Raises:
         ConfigError: the network cannot take such inputs, or its result is not (2, outputs), for an embedding
             not (2, features).
     """
-    copied, examples = copy_module(module), torch.zeros(2, *input_shape)
-    with kept_generators(), torch.random.fork_rng(devices=[]), _explained(options, input_shape), KeyedDropout(None):
+    copied = copy_module(module)
+    with kept_generators(), torch.random.fork_rng(devices=[]), _explained(options, examples), KeyedDropout(None):
         # With derivatives, which some networks take in forward.
-        shape = tuple(one_tensor(copied(examples)).shape)
+        shape = tuple(one_tensor(call(copied, map_inputs(examples, torch.clone))).shape)
     if outputs is None and (len(shape) != 2 or shape[0] != 2):
         raise ConfigError(
             f"model.kind = {options.kind}: the model gives outputs of shape {shape} for 2 examples, but the "
@@ -48,7 +50,7 @@ def check_outputs(module: nn.Module, options: ModelOptions, input_shape: tuple[i
 
 
 @contextmanager
-def _explained(options: ModelOptions, input_shape: tuple[int, ...]) -> Iterator[None]:
+def _explained(options: ModelOptions, examples: Inputs) -> Iterator[None]:
     """Turns whatever a network raises at its first examples into a ``ConfigError``."""
     try:
         yield
@@ -56,9 +58,16 @@ def _explained(options: ModelOptions, input_shape: tuple[int, ...]) -> Iterator[
         raise
     except Exception as error:
         raise ConfigError(
-            f"model.kind = {options.kind}: the model cannot take examples of shape {input_shape}: "
+            f"model.kind = {options.kind}: the model cannot take examples of {_shapes(examples)}: "
             f"{type(error).__name__}: {error}; {hint(error) or 'change the model or the tasks so that they fit'}"
         ) from error
+
+
+def _shapes(examples: Inputs) -> str:
+    """The shapes of one example's inputs, for people."""
+    if isinstance(examples, Tensor):
+        return f"shape {tuple(examples.shape[1:])}"
+    return "shapes " + ", ".join(f"{name} {tuple(value.shape[1:])}" for name, value in examples.items())
 
 
 def check_types(module: nn.Module, options: ModelOptions) -> None:
@@ -118,11 +127,11 @@ def _hooks(parameter: Tensor) -> bool:
     return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
-def materialise(module: nn.Module, options: ModelOptions, input_shape: tuple[int, ...]) -> None:
+def materialise(module: nn.Module, options: ModelOptions, examples: Inputs) -> None:
     """Let lazy layers take their sizes; in evaluation mode, so that no running statistics see the zeros."""
     modes = {layer: layer.training for layer in module.modules()}
     module.eval()
-    with torch.no_grad(), _explained(options, input_shape):
-        module(torch.zeros(2, *input_shape))
+    with torch.no_grad(), _explained(options, examples):
+        call(module, examples)
     for layer, training in modes.items():
         layer.training = training

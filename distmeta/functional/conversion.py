@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distmeta.core.records import Inputs
 from distmeta.errors import ConfigError
 from distmeta.functional.copying import copy_module
 from distmeta.functional.forward import forward
+from distmeta.functional.inputs import map_inputs
 from distmeta.functional.inspection import counters, slots
 from distmeta.functional.interception import Interception, Written
 from distmeta.functional.normalisation import fuse_rectifiers
@@ -71,7 +73,7 @@ class Converted:
             state[counter] = None if self.written == "nothing" else state[counter].clone()
         return state
 
-    def __call__(self, state: dict[str, Any], inputs: Tensor, mode: Interception) -> Any:
+    def __call__(self, state: dict[str, Any], inputs: Inputs, mode: Interception) -> Any:
         """What ``forward`` returns.
 
         Args:
@@ -81,10 +83,10 @@ class Converted:
         """
         # Only outside of transforms can it depend on values whether inputs are written.
         if self.writes_inputs or torch._C._functorch.maybe_current_level() is None:
-            inputs = inputs.clone()
+            inputs = map_inputs(inputs, torch.clone)
         return self.run(state, inputs, mode)
 
-    def run(self, state: dict[str, Any], inputs: Tensor, mode: Interception) -> Any:
+    def run(self, state: dict[str, Any], inputs: Inputs, mode: Interception) -> Any:
         """The same with inputs that may be written."""
         try:
             with mode:

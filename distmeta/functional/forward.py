@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from distmeta.core.records import Inputs
+from distmeta.functional.inputs import arguments, map_inputs
 from distmeta.functional.recomputation import without_checkpoints
 
 
 def forward(
-    module: nn.Module, state: dict[str, Any], inputs: Tensor, *, tied: bool, differentiates: bool | None = None
+    module: nn.Module, state: dict[str, Any], inputs: Inputs, *, tied: bool, differentiates: bool | None = None
 ) -> tuple[Any, bool]:
     """The module's outputs, and whether it differentiates by itself in its forward pass.
 
@@ -23,7 +25,7 @@ def forward(
     Args:
         module: not changed, but for buffers that it writes itself.
         state: parameters and buffers to run it with; those that it replaces are replaced here as well.
-        inputs: (N, ...).
+        inputs: one tensor (N, ...), or several by name.
         tied: a value given for one name of a tied parameter counts for all its names.
         differentiates: what the first call has given; ``None`` in the first call.
     """
@@ -32,12 +34,11 @@ def forward(
     }
     with without_checkpoints():
         if torch.is_grad_enabled():
-            # A module may ask its inputs for gradients, and they are not its own.
-            own = inputs.detach() if differentiates and not inputs.requires_grad else inputs
-            return functional_call(module, state, (own,), tie_weights=tied), bool(differentiates)
+            own = map_inputs(inputs, _unasked) if differentiates else inputs
+            return functional_call(module, state, *arguments(own), tie_weights=tied), bool(differentiates)
         if not differentiates:
             try:
-                return _detached(functional_call(module, state, (inputs,), tie_weights=tied)), False
+                return _detached(functional_call(module, state, *arguments(inputs), tie_weights=tied)), False
             except Exception as error:  # whatever a user's module raises
                 if differentiates is False:
                     raise
@@ -45,12 +46,18 @@ def forward(
         try:
             with torch.enable_grad():
                 given = {name: _differentiable(value) if name in trained else value for name, value in state.items()}
-                outputs = functional_call(module, given, (inputs.detach(),), tie_weights=tied)
+                own = map_inputs(inputs, Tensor.detach)
+                outputs = functional_call(module, given, *arguments(own), tie_weights=tied)
         except Exception:
             if differentiates:
                 raise
             raise reason from None  # grad mode was not what it needed
         return _detached(outputs), True
+
+
+def _unasked(value: Tensor) -> Tensor:
+    # A module may ask its inputs for gradients, and they are not its own.
+    return value if value.requires_grad else value.detach()
 
 
 def _differentiable(value: Any) -> Any:

@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distmeta.core.records import Inputs
 from distmeta.errors import ConfigError
 from distmeta.functional.copying import copy_module
 from distmeta.functional.hints import hint
+from distmeta.functional.inputs import call, map_inputs, tensors_in
 from distmeta.functional.inspection import hookable
 
 GraphNode = Any
 """A node of torch's autograd graph."""
 
 
-def output_layer(module: nn.Module, example: Tensor) -> str | None:
+def output_layer(module: nn.Module, example: Inputs) -> str | None:
     """Path of the submodule that makes the outputs, wherever it is registered.
 
     The autograd graph of one forward pass is followed back from the outputs, through what has no trainable parameters
@@ -25,7 +27,7 @@ def output_layer(module: nn.Module, example: Tensor) -> str | None:
 
     Args:
         module: not changed; a copy runs, on the device of ``example``.
-        example: inputs (N, ...).
+        example: inputs of N examples.
 
     Returns:
         ``None`` where several layers, or parameters outside of layers, make the outputs together; ``""`` where the
@@ -50,10 +52,11 @@ def output_layer(module: nn.Module, example: Tensor) -> str | None:
     for path, layer in module.named_modules():
         if hookable(layer) and (path == "head" or _is_layer(layer)):
             layer.register_forward_hook(remember(path))
-    devices = [example.device] if example.is_cuda else []
+    first = tensors_in(example)[0]
+    devices = [first.device] if first.is_cuda else []
     try:
         with torch.random.fork_rng(devices), torch.enable_grad():
-            outputs = module(example.clone())
+            outputs = call(module, map_inputs(example, torch.clone))
     except Exception as error:
         raise ConfigError(
             f"the model cannot run with gradients: {type(error).__name__}: {error}; {hint(error) or 'correct it'}"

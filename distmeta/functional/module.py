@@ -9,10 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from distmeta.core.records import Inputs
 from distmeta.functional.checks import check_parameters
 from distmeta.functional.conversion import Converted, one_tensor
 from distmeta.functional.convolution import filter_layout, filters
 from distmeta.functional.heads import output_layer
+from distmeta.functional.inputs import map_inputs
 from distmeta.functional.inspection import aliases, drops, normalises_by_batch, state_names
 from distmeta.functional.interception import Interception
 from distmeta.functional.kernels import Form
@@ -58,7 +60,7 @@ class FunctionalModule:
     """
 
     def __init__(
-        self, module: nn.Module, example: Tensor | None = None, build: Callable[[], nn.Module] | None = None
+        self, module: nn.Module, example: Inputs | None = None, build: Callable[[], nn.Module] | None = None
     ) -> None:
         check_parameters(module)
         self._converted = Converted(module)
@@ -100,7 +102,7 @@ class FunctionalModule:
             self.activations = found.activations
 
     def __call__(
-        self, parameters: Mapping[str, Tensor], inputs: Tensor, *, key: Tensor | None = None, draw: int = 0
+        self, parameters: Mapping[str, Tensor], inputs: Inputs, *, key: Tensor | None = None, draw: int = 0
     ) -> Tensor:
         """The module's outputs for these inputs.
 
@@ -120,7 +122,7 @@ class FunctionalModule:
         return self._forward(parameters, inputs, key, draw)
 
     def with_support_statistics(
-        self, parameters: Mapping[str, Tensor], support_inputs: Tensor, query_inputs: Tensor
+        self, parameters: Mapping[str, Tensor], support_inputs: Inputs, query_inputs: Inputs
     ) -> Tensor:
         """Inductive prediction: every batch norm normalises the query by the support's statistics.
 
@@ -239,7 +241,7 @@ class FunctionalModule:
     def _forward(
         self,
         parameters: Mapping[str, Tensor],
-        inputs: Tensor,
+        inputs: Inputs,
         key: Tensor | None = None,
         draw: int = 0,
         statistics: SupportStatistics | None = None,
@@ -248,7 +250,8 @@ class FunctionalModule:
         if self._compute is not None:
             usual = next(iter(parameters.values())).dtype
             state = {name: None if value is None else _cast(value, self._compute) for name, value in state.items()}
-            inputs = _cast(inputs, self._compute)
+            compute = self._compute
+            inputs = map_inputs(inputs, lambda value: _cast(value, compute))
         written = self._converted.written
         mode = Interception(key, draw, names=state, form=self._form, statistics=statistics, written=written)
         outputs = one_tensor(self._converted(state, inputs, mode))

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from distmeta.core.records import Inputs
 from distmeta.errors import ConfigError, DistmetaError
 from distmeta.functional import refusals
 from distmeta.functional.conversion import Converted
@@ -19,6 +20,7 @@ from distmeta.functional.copying import is_result
 from distmeta.functional.dropout import KeyedDropout
 from distmeta.functional.hidden_state import StateSnapshot, holds_generator
 from distmeta.functional.hints import hint
+from distmeta.functional.inputs import call, map_inputs, named, tensors_in
 from distmeta.functional.inspection import hookable, overlapping, views
 from distmeta.functional.interception import Interception, Written
 from distmeta.functional.kernels import Form
@@ -62,7 +64,7 @@ class Probe:
         module: the user's own.
         converted: its conversion; what is learned of inputs, buffers and attributes that it writes is entered here.
         parameters: the trainable ones.
-        example: (N, ...) inputs, N > 1.
+        example: inputs of N > 1 examples.
         build: gives the module newly built, to be compared with: a copy of it may share the faults of the converted
             one. ``None``: a copy.
     """
@@ -72,7 +74,7 @@ class Probe:
         module: nn.Module,
         converted: Converted,
         parameters: Mapping[str, Tensor],
-        example: Tensor,
+        example: Inputs,
         build: Callable[[], nn.Module] | None = None,
     ) -> None:
         self._module = module
@@ -82,7 +84,8 @@ class Probe:
         self._build = build
         self._inputs = example
         self._generators: dict[str, list[Any]] = {}
-        self._key = torch.zeros(2, dtype=torch.int64, device=example.device)
+        self._device = tensors_in(example)[0].device
+        self._key = torch.zeros(2, dtype=torch.int64, device=self._device)
 
     def look(self, *, thoroughly: bool) -> Findings:
         """What one pass shows, and ``thoroughly`` what more of them do.
@@ -91,7 +94,7 @@ class Probe:
             ConfigError: outputs depend on randomness that no key controls or on what is left of other calls, or the
                 module writes parameters, or reads them where no others can be put.
         """
-        devices = [self._example.device] if self._example.is_cuda else []
+        devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.enable_grad(), kept_generators():
             findings, outputs = self._first()
             if thoroughly and isinstance(outputs, Tensor):
@@ -131,10 +134,10 @@ class Probe:
         state = converted.state({name: value.detach().clone() for name, value in self._parameters.items()})
         versions = {slot: value._version for slot, value in state.items() if value is not None}
         mode = Interception(self._key, names=state, written=converted.written)
-        before = _random_state(self._example.device)
-        with _counting(converted.module, findings, len(self._example)), torch.no_grad():
+        before = _random_state(self._device)
+        with _counting(converted.module, findings, len(tensors_in(self._example)[0])), torch.no_grad():
             outputs = converted(dict(state), self._example, mode)
-        if not torch.equal(before, _random_state(self._example.device)):
+        if not torch.equal(before, _random_state(self._device)):
             raise refusals.random("torch's generator (torch.rand, dropout of nn.LSTM, ...)")
         written = [slot for slot, version in versions.items() if state[slot]._version != version]
         self._converted.add_updated(written)
@@ -143,12 +146,19 @@ class Probe:
         findings.task_layers = mode.batch_norms + mode.convolutions > 0
         return findings, outputs
 
-    def _typical_inputs(self) -> Tensor:
-        """Numbers between 0 and 1 where the module takes them, since zeros hide what they are multiplied with."""
-        if not self._example.is_floating_point():
-            return self._example
+    def _typical_inputs(self) -> Inputs:
+        """Numbers between 0 and 1 where the module takes them, since zeros hide what they are multiplied with.
+
+        Whole numbers stay as they are: which of them mean something is the module's to say.
+        """
         generator = torch.Generator().manual_seed(0)
-        inputs = torch.rand(self._example.shape, generator=generator).to(self._example)
+
+        def typical(value: Tensor) -> Tensor:
+            if not value.is_floating_point():
+                return value
+            return torch.rand(value.shape, generator=generator).to(value)
+
+        inputs = map_inputs(self._example, typical)
         return self._example if self._tried(self._copy(), inputs) is None else inputs
 
     def _repeat(self) -> list[Place]:
@@ -182,8 +192,9 @@ class Probe:
     def _come_between(self, changed: list[Place]) -> None:
         """Calls with other parameters, inputs and numbers of examples leave nothing that changes later ones."""
         converted = self._copy()
-        more = torch.cat([self._inputs, self._inputs])
-        for scale, inputs in ((100.0, self._inputs), (0.01, self._inputs.flip(0)), (1.0, more), (1.0, self._example)):
+        more = map_inputs(self._inputs, lambda value: torch.cat([value, value]))
+        flipped = map_inputs(self._inputs, lambda value: value.flip(0))
+        for scale, inputs in ((100.0, self._inputs), (0.01, flipped), (1.0, more), (1.0, self._example)):
             self._watch(converted, inputs, scale)
         outputs = self._tried(converted, self._inputs)
         if outputs is None or not same(self._expected, outputs):
@@ -284,14 +295,14 @@ class Probe:
         module = self._build()
         if shared := shared_tensor(self._module, module):
             raise refusals.same_again(shared)
-        module.to(self._example.device)
+        module.to(self._device)
         refusals.check_equal(tensors_of(self._converted.module), tensors_of(module))
         return module
 
     def _call_plainly(self, module: nn.Module, parameters: Mapping[str, Tensor]) -> Tensor:
         # Afterwards it has its own values again: a copy that reads the module itself would follow others.
         with holding_values(module, parameters), KeyedDropout(self._key):
-            return module(self._inputs.clone())  # type: ignore[no-any-return]
+            return call(module, map_inputs(self._inputs, torch.clone))  # type: ignore[no-any-return]
 
     def _has_task_form(self) -> bool:
         """Whether the task-batched layers change nothing, as they would where ``forward`` looks at memory layouts."""
@@ -313,7 +324,7 @@ class Probe:
     def _call(
         self,
         converted: Converted,
-        inputs: Tensor,
+        inputs: Inputs,
         parameters: Mapping[str, Tensor] | None = None,
         form: Form | None = None,
     ) -> Tensor:
@@ -327,21 +338,22 @@ class Probe:
             return self._call(*arguments)
         return None
 
-    def _watch(self, converted: Converted, inputs: Tensor, scale: float = 1.0) -> Tensor | None:
+    def _watch(self, converted: Converted, inputs: Inputs, scale: float = 1.0) -> Tensor | None:
         """A call, ``None`` where it fails, of which is noted what it writes.
 
         Raises:
             ConfigError: it writes parameters.
         """
-        state, inputs, outputs = converted.state(_live(self._parameters, scale)), inputs.clone(), None
+        state, inputs, outputs = converted.state(_live(self._parameters, scale)), map_inputs(inputs, torch.clone), None
         given = {slot: value for slot, value in state.items() if value is not None}
         stored = {slot: storage(value) for slot, value in given.items()}
-        watch = Writes({**given, "": inputs})
+        watch = Writes({**given, **named(inputs)})
         with suppress(Exception), watch:
             outputs = converted.run(state, inputs, Interception(self._key, names=given, written=converted.written))
         if outputs is not None and self._generators.setdefault("", watch.generators) != watch.generators:
             raise refusals.random("a torch.Generator of its own")
-        self._converted.writes_inputs |= watch.found.pop("", None) is not None
+        written = [watch.found.pop(name, None) for name in named(inputs)]
+        self._converted.writes_inputs |= any(operation is not None for operation in written)
         for slot, value in given.items():
             if state[slot] is not value or storage(value) != stored[slot]:
                 watch.found.setdefault(slot, "assignment")

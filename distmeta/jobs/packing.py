@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import distmeta
-from distmeta.config.modules import PREFIX, importable, is_installed, split
+from distmeta.config.modules import importable, is_installed, kinds, split
 from distmeta.config.schema import Config, dump_config
 from distmeta.core.secrets import is_masked, mask, masked
 from distmeta.errors import ConfigError
@@ -97,12 +98,15 @@ def _without_secrets(job: Job) -> Job:
     return replace(job, arguments=arguments, run_dir=run_dir, notes=(*job.notes, note))
 
 
+def _own_modules(values: Any) -> list[str]:
+    """The modules of the user's own code that settings name, sorted."""
+    return sorted({split(kind)[0] for kind in kinds(values).values()})
+
+
 def _train(request: Submission) -> Job:
     config = load_config(request.source, request.overrides, trust_code=request.trust_code)
     name, run_dir = _place(request, config.name, config)
-    modules, kind = list(request.modules), config.model.kind
-    if kind.startswith(PREFIX):
-        modules.append(split(kind)[0])
+    modules = [*request.modules, *_own_modules(config.model_dump(mode="json"))]
     config, notes = _for_a_job(config)
     arguments = [
         "train",
@@ -130,9 +134,8 @@ def _tune(request: Submission) -> Job:
     sweep = load_sweep(request.source, overrides, trust_code=request.trust_code)
     config = sweep.config
     name, run_dir = _place(request, sweep.options.name, config)
-    domain = sweep.options.space.get("model.kind")
-    kinds = {config.model.kind, *(domain.values if domain else ())}
-    modules = [*request.modules, *(split(kind)[0] for kind in sorted(kinds) if kind.startswith(PREFIX))]
+    space = {key: list(domain.values) for key, domain in sweep.options.space.items()}
+    modules = [*request.modules, *_own_modules([config.model_dump(mode="json"), space])]
     arguments = ["tune", CONFIG_IN_JOB, "--run-dir", run_dir, *(["--resume"] if request.resume else []), *request.flags]
     return Job(name, arguments, modules, run_dir, dump_sweep(sweep), tuple(_data_notes(config)))
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distmeta.config.modules import PREFIX
-from distmeta.core.registry import Registry, lazily
+from distmeta.config.registry import Registry
+from distmeta.core.lazy import lazily
 from distmeta.models.options import Conv4Options, MLPOptions, ResNet12Options, UserOptions
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ else:
     )
 
 MODELS: Registry[Model, ModelOptions] = Registry(
+    "model.kind",
+    "a class of the package",
     {
         "mlp": (MLPOptions, "distmeta.models.mlp:MLP"),
         "conv4": (Conv4Options, "distmeta.models.conv4:Conv4"),
         "resnet12": (ResNet12Options, "distmeta.models.resnet12:ResNet12"),
-    }
+    },
 )
 
 __all__ = [

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from distmeta.config.sections import ModelOptions
+from distmeta.core.records import Inputs
 from distmeta.errors import ConfigError
 
 
@@ -57,13 +58,13 @@ class Network(Protocol):
     parameters: dict[str, Tensor]
 
     def __call__(
-        self, parameters: Mapping[str, Tensor], inputs: Tensor, *, key: Tensor | None = None, draw: int = 0
+        self, parameters: Mapping[str, Tensor], inputs: Inputs, *, key: Tensor | None = None, draw: int = 0
     ) -> Tensor:
         """The module's outputs for the inputs (N, ...) of one task; ``key`` and ``draw`` fix its dropout."""
         ...
 
     def with_support_statistics(
-        self, parameters: Mapping[str, Tensor], support_inputs: Tensor, query_inputs: Tensor
+        self, parameters: Mapping[str, Tensor], support_inputs: Inputs, query_inputs: Inputs
     ) -> Tensor:
         """Outputs for the query, every batch norm normalising by the support's statistics."""
         ...

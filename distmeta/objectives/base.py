@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from distmeta.core.records import Data
@@ -14,12 +15,12 @@ class Objective(Protocol):
     """Loss and metric of one task, from the network's outputs and the data they belong to.
 
     Attributes:
-        metric: name of the figure that is reported (``accuracy``, ``mse``).
-        higher_is_better: which way the metric improves.
+        metrics: names of the figures that are reported beside ``loss``; models are selected by the first.
+        higher_is_better: which way the first one improves.
         classes: whether ``y`` holds class indices that closed-form adaptations can group by.
     """
 
-    metric: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
     higher_is_better: ClassVar[bool]
     classes: ClassVar[bool]
 
@@ -27,8 +28,8 @@ class Objective(Protocol):
         """Scalar mean loss over the examples of one task."""
         ...
 
-    def measure(self, outputs: Tensor, data: Data) -> Tensor:
-        """Scalar metric over the examples of one task."""
+    def measure(self, outputs: Tensor, data: Data) -> Mapping[str, Tensor]:
+        """Scalar figures over the examples of one task, by the names of ``metrics``."""
         ...
 
 

@@ -21,7 +21,7 @@ class CrossEntropy:
     1.3863
     """
 
-    metric: ClassVar[str] = "accuracy"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     higher_is_better: ClassVar[bool] = True
     classes: ClassVar[bool] = True
 
@@ -31,9 +31,9 @@ class CrossEntropy:
 
         return F.cross_entropy(outputs, data["y"])
 
-    def measure(self, outputs: Tensor, data: Data) -> Tensor:
-        """Scalar accuracy in [0, 1]."""
-        return (outputs.argmax(-1) == data["y"]).to(outputs.dtype).mean()
+    def measure(self, outputs: Tensor, data: Data) -> dict[str, Tensor]:
+        """``accuracy`` in [0, 1]."""
+        return {"accuracy": (outputs.argmax(-1) == data["y"]).to(outputs.dtype).mean()}
 
     def curvature(self, outputs: Tensor, data: Data, tangent: Tensor) -> Tensor:
         """Fisher information of the predicted classes: ``1/N (diag(p) - p p^T) t``, example by example."""

@@ -18,7 +18,7 @@ class SquaredError:
     4.0
     """
 
-    metric: ClassVar[str] = "mse"
+    metrics: ClassVar[tuple[str, ...]] = ("mse",)
     higher_is_better: ClassVar[bool] = False
     classes: ClassVar[bool] = False
 
@@ -27,9 +27,9 @@ class SquaredError:
         # Written out: F.mse_loss has no forward mode under vmap (it raises on zero tangents).
         return (outputs - data["y"]).square().mean()
 
-    def measure(self, outputs: Tensor, data: Data) -> Tensor:
-        """The same figure as the loss."""
-        return self.loss(outputs, data)
+    def measure(self, outputs: Tensor, data: Data) -> dict[str, Tensor]:
+        """``mse``, the same figure as the loss."""
+        return {"mse": self.loss(outputs, data)}
 
     def curvature(self, outputs: Tensor, data: Data, tangent: Tensor) -> Tensor:
         """The second derivative of the loss by the outputs, ``2 / (N D)``, times a tangent."""

@@ -9,18 +9,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distmeta.config.problems import choose
-from distmeta.core.registry import Registry
+from distmeta.config.registry import Registry
+from distmeta.config.sections import OuterOptions
 from distmeta.outer.options import GradientOptions, TrustRegionOptions
 
 if TYPE_CHECKING:
-    from distmeta.config.sections import OuterOptions
     from distmeta.outer.base import OuterStep
 
 OUTER: Registry[OuterStep, OuterOptions] = Registry(
+    "outer.name",
+    "a class with the methods of distmeta.outer.base.OuterStep",
     {
         "gradient": (GradientOptions, "distmeta.outer.gradient:GradientStep"),
         "trust_region": (TrustRegionOptions, "distmeta.outer.trust_region:TrustRegion"),
-    }
+    },
+    OuterOptions,
 )
 
 __all__ = ["OUTER", "outer_options"]

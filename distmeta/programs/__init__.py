@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import torch
 
+from distmeta.config.problems import choose
+from distmeta.config.registry import Registry
 from distmeta.config.schema import Config
+from distmeta.config.sections import Section
+from distmeta.errors import ConfigError
 from distmeta.programs.base import Blueprint, Program
+from distmeta.tasks import TASKS
+
+PROGRAMS: Registry[Program, Section] = Registry(
+    "TaskSpec.program",
+    "a class with the methods of distmeta.programs.base.Program",
+    {"supervised": (None, "distmeta.programs.supervised:SupervisedProgram")},
+)
+
+
+def _program(config: Config) -> type[Program]:
+    """The program that the family's tasks are for."""
+    spec = TASKS[config.tasks.kind].spec(config.tasks)
+    try:
+        found: type[Program] = choose(PROGRAMS, spec.program, "TaskSpec.program")
+    except ValueError as error:
+        raise ConfigError(f"tasks.kind = {config.tasks.kind}: {error}") from None
+    return found
 
 
 def blueprint(config: Config) -> Blueprint:
     """The learner's view of the configured program."""
-    from distmeta.programs.engine.assembly import Assembly
-
-    return Assembly(config)
+    return _program(config).blueprint(config)
 
 
 def open_program(config: Config, device: torch.device) -> Program:
     """The configured program on this device, with its data opened."""
-    from distmeta.programs.supervised import SupervisedProgram
-
-    return SupervisedProgram(config, device)
+    return _program(config)(config, device)
 
 
-__all__ = ["Blueprint", "Program", "blueprint", "open_program"]
+__all__ = ["PROGRAMS", "Blueprint", "Program", "blueprint", "open_program"]

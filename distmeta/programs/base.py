@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
+
+from distmeta.config.schema import Config
 from distmeta.core.layout import Layout, Meta
 from distmeta.core.plan import Plan
 from distmeta.core.records import Split, TaskMetrics
@@ -21,6 +24,13 @@ class Program(Protocol):
 
     layout: Layout
     plan: Plan
+
+    def __init__(self, config: Config, device: torch.device) -> None: ...
+
+    @classmethod
+    def blueprint(cls, config: Config) -> Blueprint:
+        """What the learner needs to know, without data or device."""
+        ...
 
     def probe(self, *, training: bool = True) -> Plan:
         """Decide how to compute, for a whole run or for an evaluation alone, and try it on a few tasks."""

@@ -25,6 +25,7 @@ from distmeta.core.requests import Answer, Request, Start
 from distmeta.estimators.base import OfOutputs
 from distmeta.functional.kernels.build import unavailable
 from distmeta.objectives.base import Curved
+from distmeta.programs.base import Blueprint
 from distmeta.programs.cuda import allow_tf32
 from distmeta.programs.deciding import Facts, decide
 from distmeta.programs.engine.assembly import Assembly
@@ -60,7 +61,7 @@ class SupervisedProgram:
         self._parts = Assembly(config)
         self._origin = origin(config)
         self._parts.network.to(device)
-        self._names = ("loss", self._parts.metric)
+        self._names = ("loss", *self._parts.objective.metrics)
         self.layout = Layout.of(self._parts.initial_meta())
         self._steps: int | None = getattr(config.algorithm, "inner_steps", None)
         self._evaluation_steps = config.evaluation.inner_steps
@@ -75,6 +76,11 @@ class SupervisedProgram:
         self._references: dict[torch.dtype, Reference] = {}
         self._functions: dict[Hashable, Callable[..., Any]] = {}
         self._seen: Counter[Hashable] = Counter()
+
+    @classmethod
+    def blueprint(cls, config: Config) -> Blueprint:
+        """The configuration's parts, without data or device."""
+        return Assembly(config)
 
     def probe(self, *, training: bool = True) -> Plan:
         """What :func:`~distmeta.programs.deciding.decide` says, as far as it works for all that the run asks for."""
@@ -223,7 +229,7 @@ class SupervisedProgram:
         return self.layout.flatten(self._parts.initial_meta()).to(self._device)
 
     def _facts(self, tasks: Mapping[str, Any]) -> Facts:
-        support, query = (tasks[part]["x"].shape[1] for part in ("support", "query"))
+        support, query = (next(iter(tasks[part].values())).shape[1] for part in ("support", "query"))
         passes = self._steps or 1  # over the support set; one over the query set follows
         examples = (passes * support + query) // (passes + 1)
         return Facts(
@@ -335,10 +341,10 @@ class SupervisedProgram:
         return self._parts.estimator.gradient(meta, one_task(tree, ways, self._steps), self._steps)
 
     def _measure(self, meta: Meta, tree: Mapping[str, Any], ways: int | None, details: bool) -> dict[str, Tensor]:
-        """One task's ``loss`` and metric after adaptation.
+        """One task's ``loss`` and metrics after adaptation.
 
-        ``details`` adds ``by_step`` (K + 1,), the metric after every inner step where there are any, and for networks
-        with batch statistics ``METRIC_inductive``, where the support set's statistics normalise the query.
+        ``details`` adds ``by_step`` (K + 1,), the first metric after every inner step where there are any, and for
+        networks with batch statistics ``METRIC_inductive``, where the support set's statistics normalise the query.
         """
         adaptation, objective = self._parts.adaptation, self._parts.objective
         steps = self._evaluation_steps
@@ -348,17 +354,17 @@ class SupervisedProgram:
             assert steps is not None
             for adapted in trajectory(cast(Iterative, adaptation), meta, support, steps):
                 outputs = adaptation.predict(meta, adapted, query)
-                by_step.append(objective.measure(outputs, query.data))
+                by_step.append(objective.measure(outputs, query.data)[self._parts.metric])
         else:
             adapted = adaptation.adapt(meta, support, steps)
             outputs = adaptation.predict(meta, adapted, query)
-        values = {"loss": objective.loss(outputs, query.data)}
-        values[objective.metric] = objective.measure(outputs, query.data)
+        values = {"loss": objective.loss(outputs, query.data), **objective.measure(outputs, query.data)}
         if by_step:
             values["by_step"] = torch.stack(by_step)
         if details and self._parts.network.uses_batch_statistics:
             outputs = adaptation.predict_inductive(meta, adapted, support, query)
-            values[f"{objective.metric}_inductive"] = objective.measure(outputs, query.data)
+            inductive = objective.measure(outputs, query.data)
+            values |= {f"{name}_inductive": value for name, value in inductive.items()}
         return values
 
 

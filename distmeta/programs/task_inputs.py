@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from distmeta.adaptations import Support
 from distmeta.config.schema import Config
+from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.tasks import TASKS
@@ -27,9 +29,9 @@ class TaskInputs:
     """
 
     def __init__(self, config: Config, parts: Assembly, device: torch.device) -> None:
-        family = TASKS[config.tasks.kind]
-        self._shape = family.input_shape(config.tasks)
-        self._outputs = family.outputs(config.tasks)
+        spec = TASKS[config.tasks.kind].spec(config.tasks)
+        self._inputs = spec.inputs
+        self._outputs = spec.outputs
         self._classes = parts.objective.classes
         self._ways = config.evaluation.ways if parts.adaptation.needs_head else None
         self._device = device
@@ -43,25 +45,47 @@ class TaskInputs:
         inputs = self.inputs(x, "x_support")
         targets = _tensor(y, "y_support")
         count = len(targets) if targets.dim() else 0
-        if len(inputs) != count:
-            raise ConfigError(f"the support set has {len(inputs)} inputs and {count} targets; give one for each input")
+        examples = len(next(iter(inputs.values())))
+        if examples != count:
+            raise ConfigError(f"the support set has {examples} inputs and {count} targets; give one for each input")
         if not self._classes:
-            return Support({"x": inputs, "y": self._values(targets)})
+            return Support({**inputs, "y": self._values(targets)})
         labels = _labels(targets)
-        return Support({"x": inputs, "y": labels.to(self._device)}, self._count(labels))
+        return Support({**inputs, "y": labels.to(self._device)}, self._count(labels))
 
-    def inputs(self, values: Any, name: str) -> Tensor:
-        """(N, ...) float32 inputs of the shape that the tasks have."""
+    def inputs(self, values: Any, name: str) -> dict[str, Tensor]:
+        """Inputs of N examples as a task's data: ``x``, or tensors by the tasks' names.
+
+        Raises:
+            ConfigError: what is given is not what the tasks have.
+        """
+        if isinstance(self._inputs, TensorSpec):
+            return {"x": self._input(values, name, self._inputs)}
+        given = dict(values) if isinstance(values, Mapping) else {}
+        if given.keys() != self._inputs.keys():
+            raise ConfigError(f"{name} should hold the tensors {', '.join(self._inputs)} by name, as in training")
+        found = {key: self._input(given[key], f"{name}[{key!r}]", spec) for key, spec in self._inputs.items()}
+        if len({len(value) for value in found.values()}) > 1:
+            raise ConfigError(f"{name} holds tensors of different numbers of examples; give each the same number")
+        return found
+
+    def _input(self, values: Any, name: str, spec: TensorSpec) -> Tensor:
+        """(N, ...) inputs of the shape and the kind of numbers that the tasks have."""
         x = _tensor(values, name)
-        if x.dim() == 0 or tuple(x.shape[1:]) != self._shape:
+        if x.dim() == 0 or tuple(x.shape[1:]) != spec.shape:
             raise ConfigError(
-                f"{name} should have the shape (N, {', '.join(map(str, self._shape))}), as in training, but has "
+                f"{name} should have the shape (N, {', '.join(map(str, spec.shape))}), as in training, but has "
                 f"{tuple(x.shape)}"
             )
         if len(x) == 0:
             raise ConfigError(f"{name} has 0 inputs; give at least one")
+        dtype: torch.dtype = getattr(torch, spec.dtype)
+        if not dtype.is_floating_point:
+            if x.is_floating_point():
+                raise ConfigError(f"{name} holds {x.dtype} numbers, but the model was trained on {dtype}; give these")
+            return _copied(x, self._device, dtype, name)
         if not x.is_floating_point():
-            scaled = "x.float() / 255, intensities in [0, 1]," if len(self._shape) == 3 else "x.float()"
+            scaled = "x.float() / 255, intensities in [0, 1]," if len(spec.shape) == 3 else "x.float()"
             raise ConfigError(
                 f"{name} holds {x.dtype} numbers, but the model was trained on floating-point ones; give for example "
                 f"{scaled} on the scale of the training tasks"

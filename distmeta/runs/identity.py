@@ -138,9 +138,9 @@ def _code(config: Config, also: Iterable[str], loaded: bool) -> dict[str, str]:
 
 def _frozen(config: Config) -> dict[str, str]:
     """Hashes of what the freshly built module holds and nothing learns: it is built once more, so that it is fresh."""
-    family = TASKS[config.tasks.kind]
-    outputs = family.outputs(config.tasks) if ADAPTATIONS[config.algorithm.adaptation].needs_head else None
-    module = build(config.model, family.input_shape(config.tasks), outputs, config.seed)
+    spec = TASKS[config.tasks.kind].spec(config.tasks)
+    needs_head = ADAPTATIONS.options[config.algorithm.adaptation].needs_head
+    module = build(config.model, spec.inputs, spec.outputs if needs_head else None, config.seed)
     fixed = {name: value for name, value in module.named_parameters() if not value.requires_grad}
     return {name: content_hash(value) for name, value in {**fixed, **dict(module.named_buffers())}.items()}
 

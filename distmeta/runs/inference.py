@@ -15,6 +15,7 @@ from torch import Tensor
 from distmeta.adaptations import Batch, Iterative, Support
 from distmeta.config.schema import Config, written_values
 from distmeta.core.layout import Meta
+from distmeta.core.records import Inputs
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config
 from distmeta.programs.engine.assembly import Assembly
@@ -40,11 +41,11 @@ class AdaptedModel:
         self._support = support
         self._adapted = adapted
 
-    def predict(self, x: Tensor, statistics: Statistics = "support") -> Tensor:
+    def predict(self, x: Inputs, statistics: Statistics = "support") -> Tensor:
         """The network's outputs for new inputs.
 
         Args:
-            x: (N, ...) floating-point inputs like those of the support set, N >= 1.
+            x: (N, ...) inputs like those of the support set, N >= 1; tensors by name where the tasks have several.
             statistics: which examples' statistics normalise the inputs, in networks with batch statistics: those of the
                 support set (a prediction then depends on its own input alone), or of ``x`` itself (transductive, the
                 published protocol of MAML).
@@ -58,7 +59,7 @@ class AdaptedModel:
         if statistics not in get_args(Statistics):
             raise ConfigError(f"statistics = {statistics!r}: expected one of {', '.join(get_args(Statistics))}")
         with self._learner.computing() as parts:
-            batch = Batch({"x": self._learner.inputs(x, "x")})
+            batch = Batch(self._learner.inputs(x, "x"))
             meta, adapted = self._learner.meta, self._adapted
             if statistics == "support" and self._support is not None:
                 return parts.adaptation.predict_inductive(meta, adapted, self._support, batch)
@@ -91,13 +92,14 @@ class MetaLearner:
         self._replicas = Replicas(self.parts)
         self._inputs = TaskInputs(config, self.parts, self._device)
 
-    def adapt(self, x_support: Tensor, y_support: Tensor, steps: int | None = None) -> AdaptedModel:
+    def adapt(self, x_support: Inputs, y_support: Tensor, steps: int | None = None) -> AdaptedModel:
         """Adapt to one task.
 
         It takes memory for one set of parameters and their gradient, however many steps there are.
 
         Args:
-            x_support: (S, ...) floating-point inputs; for images, strokes or intensities in [0, 1] as in training.
+            x_support: (S, ...) inputs; for images, strokes or intensities in [0, 1] as in training. Tensors by name
+                where the tasks have several.
             y_support: (S,) class indices 0, 1, ..., ways - 1, or (S, D) values.
             steps: inner steps, 0 or more; as in the run's evaluation by default. Adaptations in closed form take none.
 
@@ -112,11 +114,12 @@ class MetaLearner:
                 adapted = cast(Iterative, parts.adaptation).descend(self.meta, support, count)
             else:
                 adapted = parts.adaptation.adapt(self.meta, support, count)
-            kept = support._replace(data={"x": support.data["x"]}) if parts.network.uses_batch_statistics else None
+            given = {name: value for name, value in support.data.items() if name != "y"}
+            kept = support._replace(data=given) if parts.network.uses_batch_statistics else None
             return AdaptedModel(self, kept, adapted)
 
-    def inputs(self, values: Any, name: str) -> Tensor:
-        """Inputs of the shape that the tasks have, as a new tensor on the learner's device."""
+    def inputs(self, values: Any, name: str) -> dict[str, Tensor]:
+        """Inputs as the tasks have them, in new tensors on the learner's device."""
         return self._inputs.inputs(values, name)
 
     @contextmanager

@@ -45,13 +45,13 @@ def find_problems(options: SweepOptions, base: dict[str, Any], config: Config) -
 def find_metric(options: SweepOptions, config: Config) -> tuple[str, str]:
     """The metric that trials are compared by, and ``max`` or ``min``."""
     objective = OBJECTIVES[config.tasks.objective]
-    names = (objective.metric, "loss")
-    metric = options.metric or objective.metric
+    names = (*objective.metrics, "loss")
+    metric = options.metric or objective.metrics[0]
     if metric not in names:
         raise refusal(
             [f"metric: expected one of {', '.join(names)}, which validation of {config.tasks.kind} gives, got {metric}"]
         )
-    mode = "max" if metric == objective.metric and objective.higher_is_better else "min"
+    mode = "max" if metric == objective.metrics[0] and objective.higher_is_better else "min"
     if options.mode not in (None, mode):
         raise refusal([f"mode: {metric} is better the {'higher' if mode == 'max' else 'lower'}: expected {mode}"])
     return metric, mode

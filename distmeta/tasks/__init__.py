@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from distmeta.core.registry import Registry, lazily
+from distmeta.config.registry import Registry
+from distmeta.config.sections import TaskOptions
+from distmeta.core.lazy import lazily
 from distmeta.tasks.base import Episode, TaskFamily, episodes
 from distmeta.tasks.options import GlyphOptions, OmniglotOptions, SinusoidOptions
 
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from distmeta.config.schema import Config
-    from distmeta.config.sections import TaskOptions
     from distmeta.tasks.glyphs import Glyphs
     from distmeta.tasks.omniglot import Omniglot
     from distmeta.tasks.sinusoid import Sinusoid
@@ -24,11 +25,14 @@ else:
     )
 
 TASKS: Registry[TaskFamily, TaskOptions] = Registry(
+    "tasks.kind",
+    "a class with the methods of distmeta.tasks.base.TaskFamily",
     {
         "sinusoid": (SinusoidOptions, "distmeta.tasks.sinusoid:Sinusoid"),
         "glyphs": (GlyphOptions, "distmeta.tasks.glyphs:Glyphs"),
         "omniglot": (OmniglotOptions, "distmeta.tasks.omniglot:Omniglot"),
-    }
+    },
+    TaskOptions,
 )
 
 __all__ = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from distmeta.core.records import Split, TaskBatch
+from distmeta.core.records import InputSpec, Split, TaskBatch
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +21,8 @@ class Episode:
     """The size of a split's tasks and the seed that, with the split and a task's id, fixes their content.
 
     Attributes:
-        shots: support examples a class (a task, in families without classes).
-        queries: query examples a class (a task, in families without classes).
+        shots: support examples a class (a task, in families without classes); 0 in families that do not call them so.
+        queries: query examples a class (a task, in families without classes); 0 likewise.
         seed: run seed for training, evaluation seed for validation and test.
         ways: classes a task; ``None`` in families without classes.
     """
@@ -35,13 +35,27 @@ class Episode:
 
 def episodes(config: Config) -> dict[Split, Episode]:
     """The episode of every split that a resolved configuration asks for."""
-    ways = getattr(config.tasks, "ways", None)
-    train = Episode(config.tasks.shots, config.tasks.queries, config.seed, ways)
+    own = config.tasks
+    train = Episode(getattr(own, "shots", 0), getattr(own, "queries", 0), config.seed, getattr(own, "ways", None))
     evaluation = config.evaluation
-    assert evaluation.shots is not None
-    assert evaluation.queries is not None
-    held_out = Episode(evaluation.shots, evaluation.queries, evaluation.seed, evaluation.ways)
+    held_out = Episode(evaluation.shots or 0, evaluation.queries or 0, evaluation.seed, evaluation.ways)
     return {"train": train, "validation": held_out, "test": held_out}
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What an example of a family's tasks is.
+
+    Attributes:
+        inputs: one tensor, which stands under ``x`` in a task's data and is the module's only argument; or tensors by
+            name, which stand there under these names and are the module's keyword arguments.
+        outputs: numbers that a network gives for one example: the training ways, or the dimension of ``y``.
+        program: entry of :data:`distmeta.programs.PROGRAMS`.
+    """
+
+    inputs: InputSpec
+    outputs: int
+    program: str = "supervised"
 
 
 class TaskFamily(Protocol):
@@ -49,11 +63,9 @@ class TaskFamily(Protocol):
 
     Attributes:
         Options: the settings that stand under ``tasks`` in a configuration.
-        objective: entry of :data:`distmeta.objectives.OBJECTIVES`.
     """
 
     Options: type[TaskOptions]
-    objective: ClassVar[str]
 
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         """Open the data. Raises ``DataError`` or ``ConfigError`` exactly as :meth:`prepare` does."""
@@ -85,13 +97,8 @@ class TaskFamily(Protocol):
         ...
 
     @classmethod
-    def input_shape(cls, options: TaskOptions) -> tuple[int, ...]:
-        """Shape of one example's ``x``, known without opening the data."""
-        ...
-
-    @classmethod
-    def outputs(cls, options: TaskOptions) -> int:
-        """Numbers that a network gives for one example: the training ways, or the dimension of ``y``."""
+    def spec(cls, options: TaskOptions) -> TaskSpec:
+        """What an example is, known without opening the data."""
         ...
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:

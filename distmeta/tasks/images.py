@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,10 +15,10 @@ from torch import Tensor
 
 from distmeta.config.sections import TaskOptions
 from distmeta.core.philox import Purpose, distinct, words
-from distmeta.core.records import Split, TaskBatch
+from distmeta.core.records import Split, TaskBatch, TensorSpec
 from distmeta.data.store import EpisodeStore
 from distmeta.errors import ConfigError
-from distmeta.tasks.base import Episode
+from distmeta.tasks.base import Episode, TaskSpec
 from distmeta.tasks.options import ImageOptions
 
 HELD_BYTES = 2**30
@@ -163,7 +162,6 @@ class ImageFamily(ABC):
     """A classification family over an episode store; each family says where its store and its splits are."""
 
     Options: type[TaskOptions]
-    objective: ClassVar[str] = ImageOptions.objective
 
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         store, splits = self._open(options)
@@ -198,15 +196,10 @@ class ImageFamily(ABC):
         return options
 
     @classmethod
-    def input_shape(cls, options: TaskOptions) -> tuple[int, ...]:
-        """One channel, 28 x 28 pixels."""
-        return (1, 28, 28)
-
-    @classmethod
-    def outputs(cls, options: TaskOptions) -> int:
-        """The training ways."""
+    def spec(cls, options: TaskOptions) -> TaskSpec:
+        """One channel of 28 x 28 pixels in, the training ways out."""
         assert isinstance(options, ImageOptions)
-        return options.ways
+        return TaskSpec(TensorSpec((1, 28, 28)), outputs=options.ways)
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks: ``x`` (T, N, 1, 28, 28) float32, strokes 1 on 0, and ``y`` (T, N) int64.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -14,7 +14,7 @@ from distmeta.config.sections import Examples, TaskOptions
 class SinusoidOptions(TaskOptions):
     """Settings under ``tasks`` for ``kind: sinusoid``: support and query points a task."""
 
-    objective: ClassVar[str] = "squared_error"
+    objective: str = "squared_error"
 
     shots: Examples = 10
     queries: Examples = 10
@@ -23,7 +23,7 @@ class SinusoidOptions(TaskOptions):
 class ImageOptions(TaskOptions):
     """Settings that every image family has: classes a task, support and query images a class."""
 
-    objective: ClassVar[str] = "cross_entropy"
+    objective: str = "cross_entropy"
 
     ways: Annotated[int, Field(ge=2)] = 5
     shots: Examples = 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from distmeta.config.sections import TaskOptions
 from distmeta.core.philox import Purpose, uniform, words
-from distmeta.core.records import Split, TaskBatch
-from distmeta.tasks.base import Episode
+from distmeta.core.records import Split, TaskBatch, TensorSpec
+from distmeta.tasks.base import Episode, TaskSpec
 from distmeta.tasks.options import SinusoidOptions
 
 AMPLITUDE = (0.1, 5.0)
@@ -37,7 +36,6 @@ class Sinusoid:
     """
 
     Options: type[TaskOptions] = SinusoidOptions
-    objective: ClassVar[str] = Options.objective
 
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         self._episodes = dict(episodes)
@@ -63,14 +61,9 @@ class Sinusoid:
         return options
 
     @classmethod
-    def input_shape(cls, options: TaskOptions) -> tuple[int, ...]:
-        """One number."""
-        return (1,)
-
-    @classmethod
-    def outputs(cls, options: TaskOptions) -> int:
-        """One number."""
-        return 1
+    def spec(cls, options: TaskOptions) -> TaskSpec:
+        """One number in, one out."""
+        return TaskSpec(TensorSpec((1,)), outputs=1)
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks, on the family's device (``ids`` stay on the CPU)."""

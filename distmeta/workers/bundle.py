@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from distmeta.config.modules import PREFIX, code_of
+from distmeta.config.importing import sources
+from distmeta.config.modules import code_of, kinds
 from distmeta.config.schema import Config
 from distmeta.errors import ChangedError, DataError
-from distmeta.models.user import sources
 from distmeta.storage.cache import build_once, cache_for, written_whole
 from distmeta.tasks import TASKS
 
@@ -67,7 +67,9 @@ def pack(config: Config, elsewhere: bool = True) -> Bundle:
     if not elsewhere:
         return Bundle(code=code)
     files = TASKS[config.tasks.kind].holdings(config.tasks)
-    modules = sources(config.model.kind) if config.model.kind.startswith(PREFIX) else {}
+    modules: dict[str, bytes] = {}
+    for key, kind in kinds(config.model_dump(mode="json")).items():
+        modules |= sources(kind, key)
     return Bundle({name: _content(path) for name, path in files.items()}, modules, code)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distmeta.adaptations import ADAPTATIONS, Batch, Support, Task
 from distmeta.algorithms import algorithm_options
 from distmeta.core.layout import MODEL
+from distmeta.core.records import TensorSpec
 from distmeta.estimators import ESTIMATORS
 from distmeta.estimators.exact import Exact
 from distmeta.functional.building import build
@@ -28,7 +29,7 @@ Named = dict[str, Tensor]
 
 def network(settings: Mapping[str, Any], shape: tuple[int, ...], outputs: int | None, seed: int = 0) -> nn.Module:
     """A row of the models' table in float64; biases, which start at 0, and norms are moved to somewhere general."""
-    module = build(model_options(settings).model_validate(settings), shape, outputs, seed).double()
+    module = build(model_options(settings).model_validate(settings), TensorSpec(shape), outputs, seed).double()
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in module.parameters():

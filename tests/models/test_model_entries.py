@@ -7,9 +7,9 @@ from torch import nn
 from torch.func import grad, jvp, vmap
 from torch.nn import functional as F
 
+from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError
-from distmeta.functional.building import build
-from distmeta.functional.checks import check_outputs
+from distmeta.functional import building, checks
 from distmeta.functional.module import FunctionalModule
 from distmeta.models import MODELS, model_options
 
@@ -33,6 +33,14 @@ VARIANTS = {
     "resnet12-none": ({**SMALL_RESNET, "norm": "none"}, (3, 16, 16)),
 }
 WAYS, TASKS, SUPPORT, QUERY = 3, 2, 4, 5
+
+
+def build(options, shape, outputs, seed=0):
+    return building.build(options, TensorSpec(tuple(shape)), outputs, seed)
+
+
+def check_outputs(module, options, shape, outputs):
+    checks.check_outputs(module, options, torch.zeros(2, *shape), outputs)
 
 
 @pytest.fixture(params=VARIANTS, name="variant")

@@ -9,9 +9,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError
-from distmeta.functional.building import build
-from distmeta.functional.checks import check_outputs
+from distmeta.functional import building, checks
 from distmeta.functional.module import FunctionalModule
 from distmeta.models import UserOptions, model_options
 
@@ -73,6 +73,14 @@ class Net(nn.Linear):
         return cls(outputs)
 """
 SHAPE = (2, 3)
+
+
+def build(options, shape, outputs, seed=0):
+    return building.build(options, TensorSpec(tuple(shape)), outputs, seed)
+
+
+def check_outputs(module, options, shape, outputs):
+    checks.check_outputs(module, options, torch.zeros(2, *shape), outputs)
 
 
 @pytest.fixture(name="folder")

@@ -16,7 +16,7 @@ def test_cross_entropy_by_hand() -> None:
     outputs = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]], dtype=torch.float64)
     data = {"y": torch.tensor([0, 1])}
     assert float(CrossEntropy().loss(outputs, data)) == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
-    assert float(CrossEntropy().measure(outputs, data)) == 0.5
+    assert CrossEntropy().measure(outputs, data) == {"accuracy": 0.5}
 
 
 def test_cross_entropy_of_large_logits_is_finite() -> None:
@@ -29,7 +29,7 @@ def test_squared_error_by_hand() -> None:
     outputs = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     data = {"y": torch.tensor([[0.0, 0.0], [3.0, 6.0]])}
     assert float(SquaredError().loss(outputs, data)) == 9 / 4
-    assert float(SquaredError().measure(outputs, data)) == 9 / 4
+    assert SquaredError().measure(outputs, data) == {"mse": 9 / 4}
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
@@ -39,12 +39,13 @@ def test_every_row_maps_over_tasks_and_tells_what_is_better(name: str) -> None:
     outputs = torch.randn(4, 6, 3, generator=generator)
     y = torch.randint(3, (4, 6), generator=generator) if objective.classes else torch.randn(4, 6, 3)
     perfect = torch.nn.functional.one_hot(y, 3).float() * 50 if objective.classes else y
-    for function in (objective.loss, objective.measure):
+    first = objective.metrics[0]
+    for function in (objective.loss, lambda o, data: objective.measure(o, data)[first]):
         mapped = torch.vmap(lambda o, t, f=function: f(o, {"y": t}))(outputs, y)
         torch.testing.assert_close(mapped, torch.stack([function(outputs[t], {"y": y[t]}) for t in range(4)]))
-    best, usual = (float(objective.measure(o[0], {"y": y[0]})) for o in (perfect, outputs))
+    best, usual = (float(objective.measure(o[0], {"y": y[0]})[first]) for o in (perfect, outputs))
     assert best > usual if objective.higher_is_better else best < usual
 
 
 def test_every_family_names_an_objective() -> None:
-    assert {family.objective for family in TASKS.values()} <= set(OBJECTIVES)
+    assert {options.model_fields["objective"].default for options in TASKS.options.values()} <= set(OBJECTIVES)

@@ -63,16 +63,16 @@ def near(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
 
 def reference(config: Config, ids: range) -> Tensor:
     """(P,) float64 sum of the tasks' meta-gradients by plain autograd, one task at a time."""
-    family = TASKS[config.tasks.kind]
+    spec = TASKS[config.tasks.kind].spec(config.tasks)
     algorithm = {key: value for key, value in config.algorithm.model_dump().items() if value is not None}
-    outputs = family.outputs(config.tasks) if algorithm["name"] != "protonet" else None
-    module = build(config.model, family.input_shape(config.tasks), outputs, config.seed).double()
+    outputs = spec.outputs if algorithm["name"] != "protonet" else None
+    module = build(config.model, spec.inputs, outputs, config.seed).double()
     batch = open_family(config, CPU).sample("train", ids)
     double = {
         name: {"x": data["x"].double(), "y": data["y"].double() if data["y"].is_floating_point() else data["y"]}
         for name, data in (("support", batch.support), ("query", batch.query))
     }
-    case = Case(algorithm, module, family.objective, double, config.seed)
+    case = Case(algorithm, module, config.tasks.objective, double, config.seed)
     if "batches" in case.tree:
         steps, size = case.tree["batches"].shape[1:]
         examples = case.tree["support"]["x"].shape[1]

@@ -15,6 +15,7 @@ from distmeta.core.philox import Purpose, uniform, words
 from distmeta.core.records import SPLITS
 from distmeta.errors import ConfigError
 from distmeta.objectives import OBJECTIVES
+from distmeta.programs import PROGRAMS
 from distmeta.tasks import TASKS, open_family, prepare_family, task_options
 from distmeta.tasks.base import Episode
 
@@ -23,10 +24,11 @@ IDS = [0, 7, 2**40 + 3]
 
 def test_the_table_says_what_a_family_is():
     for kind, family in TASKS.items():
-        assert family.objective in OBJECTIVES
         assert task_options({"kind": kind}) is family.Options
         options = family.Options(kind=kind)
-        assert family.outputs(options) == getattr(options, "ways", 1)
+        assert options.objective in OBJECTIVES
+        assert family.spec(options).outputs == getattr(options, "ways", 1)
+        assert family.spec(options).program in PROGRAMS
     with pytest.raises(ValueError, match=r"tasks.kind.*did you mean 'glyphs'"):
         task_options({"kind": "glyph"})
 
@@ -36,7 +38,7 @@ def test_shapes_and_types(open_any):
     batch = family.sample("train", IDS)
     assert batch.ids.dtype == torch.int64
     assert batch.ids.tolist() == IDS
-    classes = OBJECTIVES[family.objective].classes
+    classes = OBJECTIVES[family.Options(kind="any").objective].classes
     ways = 5 if classes else 1
     shape = (1, 28, 28) if classes else (1,)
     for data, examples in ((batch.support, 2), (batch.query, 3)):

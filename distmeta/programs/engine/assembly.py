@@ -15,6 +15,7 @@ from distmeta.adaptations.base import module_parameters
 from distmeta.config.schema import Config
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.plan import Plan
+from distmeta.core.records import zeros_of
 from distmeta.estimators import ESTIMATORS
 from distmeta.functional.building import build
 from distmeta.functional.checks import check_outputs
@@ -40,22 +41,22 @@ class Assembly:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        family = TASKS[config.tasks.kind]
-        shape, outputs = self._shapes()
+        self._spec = TASKS[config.tasks.kind].spec(config.tasks)
+        needs_head = ADAPTATIONS.options[config.algorithm.adaptation].needs_head
+        self._outputs = self._spec.outputs if needs_head else None
         with _BUILDING:
             module = self.build()
-            check_outputs(module, config.model, shape, outputs)
-            self.network = FunctionalModule(module, torch.zeros(2, *shape), self.build)
-        self.objective = OBJECTIVES[family.objective]()
-        self.metric = self.objective.metric
+            check_outputs(module, config.model, zeros_of(self._spec.inputs, 2), self._outputs)
+            self.network = FunctionalModule(module, zeros_of(self._spec.inputs, 2), self.build)
+        self.objective = OBJECTIVES[config.tasks.objective]()
+        self.metric = self.objective.metrics[0]
         self.higher_is_better = self.objective.higher_is_better
         self.adaptation = ADAPTATIONS[config.algorithm.adaptation](config.algorithm, self.network, self.objective)
         self.estimator = ESTIMATORS[config.algorithm.estimator](config.algorithm, self.adaptation)
 
     def build(self) -> nn.Module:
         """The configured module, newly built, as the user wrote it."""
-        shape, outputs = self._shapes()
-        return build(self.config.model, shape, outputs, self.config.seed)
+        return build(self.config.model, self._spec.inputs, self._outputs, self.config.seed)
 
     def on(self, network: Any, estimator: str | None = None) -> Assembly:
         """The same parts on another network, or with another estimator of the table."""
@@ -64,12 +65,6 @@ class Assembly:
         parts.adaptation.network = network
         parts.estimator = ESTIMATORS[estimator or options.estimator](options, parts.adaptation)
         return parts
-
-    def _shapes(self) -> tuple[tuple[int, ...], int | None]:
-        """Shape of one example, and numbers that the network gives for it; ``None`` for an embedding."""
-        family = TASKS[self.config.tasks.kind]
-        needs_head = ADAPTATIONS[self.config.algorithm.adaptation].needs_head
-        return family.input_shape(self.config.tasks), family.outputs(self.config.tasks) if needs_head else None
 
     def initial_meta(self) -> dict[str, Tensor]:
         """The module's initial parameters and whatever else is meta-learned, a pure function of the configuration."""

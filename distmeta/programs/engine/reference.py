@@ -17,9 +17,11 @@ from torch.utils._pytree import tree_map
 from distmeta.adaptations.base import Batch, Iterative, Support, Task
 from distmeta.adaptations.gradients import transforms
 from distmeta.core.layout import Layout, Meta
+from distmeta.core.records import Inputs
 from distmeta.functional.dropout import KeyedDropout
 from distmeta.functional.forward import forward
 from distmeta.functional.hidden_state import kept
+from distmeta.functional.inputs import map_inputs
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.curvature import hides_curvature
 
@@ -45,14 +47,14 @@ class OwnModule:
         self._module = module.to(dtype=dtype)
 
     def __call__(
-        self, parameters: Mapping[str, Tensor], inputs: Tensor, *, key: Tensor | None = None, draw: int = 0
+        self, parameters: Mapping[str, Tensor], inputs: Inputs, *, key: Tensor | None = None, draw: int = 0
     ) -> Tensor:
         """The module's outputs, as :class:`~distmeta.functional.module.FunctionalModule` gives them."""
         buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         # A copy would not do: what a closure, an object or a global leads to would be the module itself.
         with kept(self._module), KeyedDropout(key, draw):
             # Some modules write their inputs, which the next step is to see as they are.
-            outputs, _ = forward(self._module, {**buffers, **parameters}, inputs.clone(), tied=True)
+            outputs, _ = forward(self._module, {**buffers, **parameters}, map_inputs(inputs, torch.clone), tied=True)
         return cast(Tensor, outputs)
 
 
