@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from job_helpers import Head, finish, invoke, result_of, running_head, write_config
+from own_parts import own_parts_settings
 
 from distmeta.runs import checkpoint
 from distmeta.storage.credentials import S3_VARIABLES
@@ -60,6 +62,20 @@ def test_train_and_evaluate(head: Head, tmp_path: Path, monkeypatch: pytest.Monk
     options = ["--command", "evaluate", "--module", "mine", "--name", "measure"]
     done = head.invoke("submit", run, "evaluation.tasks=5", "cluster.workers=0", *options).succeeded()
     assert "meta-test: 5 tasks" in done.out
+
+
+@pytest.mark.slow
+def test_parts_of_the_users_own(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task family, a loss, an estimator and an outer step come along as a network does."""
+    for name in ("own_tokens.py", "own_parts.py"):
+        shutil.copy(Path(__file__).parents[1] / "helpers" / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run = {**own_parts_settings()["run"], "steps": 4}
+    config = tmp_path / "own.yaml"
+    config.write_text(yaml.safe_dump({**own_parts_settings(), "run": run, "cluster": {"workers": 2}}))
+    done = head.invoke("submit", config, "--name", "own").succeeded()
+    assert "confidence" in done.out
+    assert result_of(head.runs("own"))["workers"]["count"] == 2
 
 
 @pytest.mark.slow
