@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+from job_helpers import running_head
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+CONFIGS = EXAMPLES.parent / "configs"
+OWN, RIDGE = "module:new_estimator.Truncated", "module:ridge.Ridge"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 
 # What takes long: compiled code, tasks, steps.
@@ -39,7 +46,8 @@ def test_they_are_short(script: Path) -> None:
 
 
 def test_all_of_them_are_tested() -> None:
-    assert {script.name for script in SCRIPTS} == {"adapt.py", "own_network.py", "sinusoid.py", "sweep.py"}
+    tested = {"adapt.py", "cluster_job.py", "new_estimator.py", "own_network.py", "sinusoid.py", "sweep.py"}
+    assert {script.name for script in SCRIPTS} == tested
 
 
 def test_sinusoid_and_adapt(tmp_path: Path, distmeta_cache: Path) -> None:
@@ -61,6 +69,52 @@ def test_own_network(tmp_path: Path, distmeta_cache: Path) -> None:
     shown = run(tmp_path, distmeta_cache, "own_network.py", "runs/own", *settings, *SHORT)
     assert "step 2: validation accuracy" in shown
     assert "meta-test accuracy" in shown
+
+
+def train(folder: Path, *arguments: str) -> None:
+    """``distmeta train`` in a folder."""
+    command = [sys.executable, "-m", "distmeta", "train", *arguments, "--run-dir", "run"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_new_estimator(tmp_path: Path) -> None:
+    """Its window is the exact meta-gradient's where it holds all steps, and another one's where it does not."""
+    shutil.copy(EXAMPLES / "new_estimator.py", tmp_path)
+    steps = ("run.steps=2", "run.validate_every=2", "algorithm.inner_steps=3", *SHORT)
+    losses = {}
+    for name, own in {"exact": "exact", "all": OWN, "last": OWN}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(EXAMPLES / "new_estimator.py", folder)
+        window = [] if own == "exact" else [f"algorithm.window={3 if name == 'all' else 1}"]
+        train(folder, str(CONFIGS / "sinusoid_maml.yaml"), f"algorithm.estimator={own}", *window, *steps)
+        losses[name] = json.loads((folder / "run" / "result.json").read_text())["meta_test"]["loss"]["mean"]
+    assert losses["all"] == pytest.approx(losses["exact"], rel=1e-5)
+    assert losses["last"] != pytest.approx(losses["exact"], rel=1e-5)
+
+
+def test_the_method_of_contributing(tmp_path: Path) -> None:
+    """The ridge regression head, as it stands there."""
+    text = (EXAMPLES.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^   ```python\n(.*?)^   ```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "ridge.py").write_text(textwrap.dedent(code))
+    chosen = f"algorithm={{name: protonet, adaptation: {RIDGE}}}"
+    settings = ("run.steps=12", "run.meta_batch=8", "run.validate_every=6", "model.filters=8", "cluster.workers=0")
+    train(tmp_path, str(CONFIGS / "demo.yaml"), chosen, *settings, *SHORT)
+    measured = json.loads((tmp_path / "run" / "result.json").read_text())["meta_test"]
+    assert measured["accuracy"]["mean"] > 0.4  # chance is 0.2
+
+
+@pytest.mark.slow
+def test_cluster_job(tmp_path: Path) -> None:
+    with running_head(tmp_path, {"RAY_AUTH_MODE": "disabled"}) as head:
+        command = [sys.executable, str(EXAMPLES / "cluster_job.py"), head.address, "run.steps=4", *SHORT]
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "step 4/4" in done.stdout
+    assert "SUCCEEDED" in done.stdout
 
 
 @pytest.mark.slow
