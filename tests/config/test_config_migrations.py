@@ -20,6 +20,9 @@ from distmeta.loading import load_config
 from distmeta.storage.migrations import MANIFEST_MIGRATIONS
 from distmeta.sweeps.sweep import SWEEP_MIGRATIONS
 
+NEWEST = newest(CONFIG_MIGRATIONS)
+"""The version of configurations."""
+
 SINUSOID: dict[str, Any] = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"name": "maml"}}
 OLD = {**SINUSOID, "run": {"batch": 6, "steps": 3}}
 NEW = {**SINUSOID, "run": {"meta_batch": 6, "steps": 3}}
@@ -27,7 +30,7 @@ NEW = {**SINUSOID, "run": {"meta_batch": 6, "steps": 3}}
 
 @pytest.fixture
 def next_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CONFIG_MIGRATIONS, 2, lambda values: renamed(values, "run.batch", "run.meta_batch"))
+    monkeypatch.setitem(CONFIG_MIGRATIONS, NEWEST, lambda values: renamed(values, "run.batch", "run.meta_batch"))
 
 
 def refused(source: Mapping[str, Any] | Path, *overrides: str) -> str:
@@ -51,14 +54,14 @@ def test_without_the_key_it_is_the_first_version() -> None:
 
 
 @pytest.mark.usefixtures("next_version")
-@pytest.mark.parametrize("source", [OLD, {"schema": 1, **OLD}, {"schema": 3, **NEW}, NEW])
+@pytest.mark.parametrize("source", [OLD, {"schema": 1, **OLD}, {"schema": NEWEST + 1, **NEW}, NEW])
 def test_a_renamed_key(source: dict[str, Any], tmp_path: Path) -> None:
     """Whoever had no need to name a version may go on without, and take the new name too."""
     given = copy.deepcopy(source)
     config = load_config(source)
     assert source == given
     assert (config.run.meta_batch, config.run.steps) == (6, 3)
-    assert dump_config(config).startswith("schema: 3\n")
+    assert dump_config(config).startswith(f"schema: {NEWEST + 1}\n")
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(source))
     assert load_config(file) == load_config(dict(written_values(config))) == config
@@ -72,7 +75,7 @@ def test_overrides_take_the_present_name() -> None:
 
 @pytest.mark.usefixtures("next_version")
 def test_the_old_name_in_a_file_of_the_new_version() -> None:
-    assert "run.batch: there is no such setting" in refused({"schema": 3, **OLD})
+    assert "run.batch: there is no such setting" in refused({"schema": NEWEST + 1, **OLD})
 
 
 @pytest.mark.usefixtures("next_version")

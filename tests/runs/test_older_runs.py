@@ -15,7 +15,7 @@ import yaml
 from fuzz_checkpoints import SMALL, manifest_of, sealed, small_config, small_run, write
 
 import distmeta
-from distmeta.config.migrations import CONFIG_MIGRATIONS, renamed
+from distmeta.config.migrations import CONFIG_MIGRATIONS, newest, renamed
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config
 from distmeta.runs import checkpoint
@@ -53,7 +53,8 @@ def present(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 
 @pytest.fixture
 def second_version(present: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CONFIG_MIGRATIONS, 1, lambda values: renamed(values, "run.batch", "run.meta_batch"))
+    version = newest(CONFIG_MIGRATIONS)
+    monkeypatch.setitem(CONFIG_MIGRATIONS, version, lambda values: renamed(values, "run.batch", "run.meta_batch"))
 
 
 @pytest.mark.usefixtures("second_version")
@@ -65,7 +66,7 @@ def test_a_run_goes_on(checkpoints: bool, source: Any, tmp_path: Path, present: 
     assert snapshot.meta.keys() == present.meta.keys()
     assert all(torch.equal(value, present.meta[name]) for name, value in snapshot.meta.items())
     written = json.loads((run / "checkpoints" / "step-00000003" / "manifest.json").read_text())["config"]
-    assert written == {**present.config, "schema": 2}
+    assert written == {**present.config, "schema": newest(CONFIG_MIGRATIONS)}
 
 
 @pytest.mark.usefixtures("second_version")

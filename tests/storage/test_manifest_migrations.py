@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fuzz_checkpoints import load, manifest_of, sealed, small_checkpoint, write
 
-from distmeta.config.migrations import CONFIG_MIGRATIONS, renamed
+from distmeta.config.migrations import CONFIG_MIGRATIONS, newest, renamed
 from distmeta.core.plan import Plan
 from distmeta.errors import StorageError
 from distmeta.storage.files import Storage
@@ -62,8 +62,9 @@ def test_the_configuration_has_a_version_of_its_own(monkeypatch: pytest.MonkeyPa
     manifest = manifest_of(small_checkpoint())
     manifest["config"] = renamed(manifest["config"], "run.meta_batch", "run.batch")
     files = sealed(small_checkpoint(), manifest)
-    monkeypatch.setitem(CONFIG_MIGRATIONS, 2, lambda values: renamed(values, "run.batch", "run.meta_batch"))
-    assert load(files).config == {**load(small_checkpoint()).config, "schema": 3}
+    version = newest(CONFIG_MIGRATIONS)
+    monkeypatch.setitem(CONFIG_MIGRATIONS, version, lambda values: renamed(values, "run.batch", "run.meta_batch"))
+    assert load(files).config == {**load(small_checkpoint()).config, "schema": version + 1}
     manifest["config"]["run"]["meta_batch"] = 2
     with pytest.raises(StorageError, match=r"manifest\.json is damaged: config\.run\.batch: this setting is called"):
         load(sealed(small_checkpoint(), manifest))
