@@ -63,5 +63,5 @@ def check(algorithm: dict[str, Any], model: dict[str, Any], plan: Plan) -> None:
     checks, _ = program._tasks("validation", range(2), program._evaluation_steps, dropout=False)
     program._parts.network.to(ELSEWHERE)
     vector, tasks, checks = tree_map(lambda value: value.to(ELSEWHERE), (vector, tasks, checks))
-    results = (program._gradients(ways, False, vector, tasks), program._measurements(ways, True, vector, checks))
+    results = (program._gradient_sums(ways, (vector,), tasks), program._measurements(ways, True, (vector,), checks))
     assert {value.device for value in tree_leaves(results)} == {ELSEWHERE}

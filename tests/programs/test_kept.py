@@ -147,7 +147,7 @@ def gradient(plan: Plan, *overrides: str) -> torch.Tensor:
     return program.sample_gradient(2)
 
 
-@pytest.mark.parametrize("compile_", ["graph", "inductor"])
+@pytest.mark.parametrize("compile_", ["graph", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_what_is_loaded_has_the_same_bits(compile_: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers: Any = "general" if build.unavailable() else "native"
     if compile_ == "inductor" and build.unavailable():

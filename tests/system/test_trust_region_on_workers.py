@@ -27,7 +27,7 @@ SETTINGS = ["outer={name: trust_region, radius: 0.05, cg_steps: 3}", "run.steps=
 SHARDS = 8
 
 
-@pytest.mark.parametrize("base", [SINUSOID, GLYPHS], ids=["sinusoid", "glyphs"])
+@pytest.mark.parametrize("base", [SINUSOID, pytest.param(GLYPHS, marks=pytest.mark.slow)], ids=["sinusoid", "glyphs"])
 def test_same_bits(base: dict[str, Any], tmp_path: Path) -> None:
     for workers in (0, 1, 2):
         train(tmp_path / str(workers), base, *SETTINGS, f"cluster.workers={workers}")
