@@ -59,7 +59,8 @@ class Samples:
     def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
         """Sample the tasks of these shards in the background, all at once, which costs little more than one of them."""
         with self._sampling:
-            wanted = [tuple(ids) for ids in shards[:AHEAD] if (split, tuple(ids)) not in self._ahead]
+            keys = ((split, tuple(ids)) for ids in shards[:AHEAD])
+            wanted = [ids for _, ids in (key for key in keys if key not in self._ahead and key not in self._kept)]
             if wanted:
                 job = self._sampler.submit(self._family.sample, split, [task for ids in wanted for task in ids])
                 firsts = accumulate(map(len, wanted), initial=0)

@@ -336,3 +336,54 @@ def test_tasks_are_named() -> None:
     assert items(4, level=1)[1].tasks == "training tasks 4 to 7"
     (shard,) = cut("test", 5, 1, 1)
     assert WorkItem("test", cover(1, 0)[0], [shard]).tasks == "meta-test task 5"
+
+
+# What is held in memory ---------------------------------------------------------------------------------------------
+
+
+def holding(workers: SimulatedWorkers, held: dict[int, list[int]]) -> None:
+    """A later request of a meta-step, of whose shards slots have sampled some: by the slot's number."""
+    shards = cut("train", 0, 8, 2)
+    places = [(Node(0, index), workers.slots[number - 1]) for number, indices in held.items() for index in indices]
+    workers.dispatcher = Dispatcher("compare", shards, [], workers.pace, workers.faults, held=places)
+    workers.dispatcher.enrol(workers.slots)
+
+
+def finish(workers: SimulatedWorkers) -> dict[int, list[tuple[str, int]]]:
+    """Who was given what, in order, until all is answered."""
+    given: dict[int, list[tuple[str, int]]] = {slot.number: [] for slot in workers.slots}
+    while workers.dispatcher.unanswered:
+        for slot, item in workers.dispatcher.assign():
+            given[slot.number].append((item.kind, item.node.index))
+        for slot in workers.slots:
+            while slot.held:
+                assert workers.dispatcher.answer(slot, slot.held[0])
+    return given
+
+
+def test_a_slot_gets_what_it_has_in_memory() -> None:
+    """However unevenly that is shared out."""
+    workers = SimulatedWorkers(1, 2)
+    holding(workers, {1: [0, 2, 3], 2: [1]})
+    assert finish(workers) == {1: [("compare", 0), ("compare", 2), ("compare", 3)], 2: [("compare", 1)]}
+
+
+def test_what_a_lost_slot_has_had_is_sampled_anew() -> None:
+    workers = SimulatedWorkers(1, 2)
+    holding(workers, {1: [0, 1, 2], 2: [3]})
+    assert (1, 0) in workers.assign()
+    workers.lose(1)
+    found = finish(workers)[2]
+    assert sorted(index for kind, index in found if kind == "compare, sampled anew") == [2]  # never handed out
+    assert {index for _, index in found} <= {0, 1, 2}
+    assert not workers.dispatcher.unanswered
+
+
+def test_a_slot_that_was_lost_before_is_not_waited_for() -> None:
+    workers = SimulatedWorkers(1, 2)
+    gone = workers.slots.pop(0)
+    shards = cut("train", 0, 4, 2)
+    held = [(Node(0, 0), gone), (Node(0, 1), workers.slots[0])]
+    workers.dispatcher = Dispatcher("compare", shards, [], workers.pace, workers.faults, held=held)
+    workers.dispatcher.enrol(workers.slots)
+    assert sorted(finish(workers)[2]) == [("compare", 1), ("compare, sampled anew", 0)]
