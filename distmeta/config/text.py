@@ -66,7 +66,7 @@ def read_text(path: str | Path, what: str) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML's text, numbers, booleans, lists and mappings, within bounds; dates are text.
 
-    YAML 1.1 reads ``1e-3`` as text; people mean the number.
+    YAML 1.1 reads ``1e-3`` as text, ``010`` as eight and ``1:30`` as ninety; here they are a number and two texts.
     """
 
     _depth = 0
@@ -138,13 +138,22 @@ def _measure(node: yaml.Node, measured: dict[int, tuple[int, int] | None]) -> tu
 
 _TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 _PREFIX = "tag:yaml.org,2002:"
-_NUMBER = (_PREFIX + "float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"))
+_WHOLE = (_PREFIX + "int", re.compile(r"^[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)$"))
+_NUMBER = (
+    _PREFIX + "float",
+    re.compile(
+        r"^[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+)
 _KNOWN = {*(_PREFIX + tag for tag in _TAGS), _PREFIX + "merge"}
 _Loader.yaml_constructors = {
     tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag in _KNOWN
 }
 _Loader.yaml_implicit_resolvers = {
-    first: [*(each for each in known if each[0] in _KNOWN), *([_NUMBER] if first in "-+0123456789" else [])]
+    first: [
+        *(each for each in known if each[0] in _KNOWN - {_WHOLE[0], _NUMBER[0]}),
+        *([_WHOLE, _NUMBER] if first in "-+.0123456789" else []),
+    ]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 

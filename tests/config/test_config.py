@@ -238,3 +238,8 @@ def test_a_key_that_is_a_number_is_refused() -> None:
 @pytest.mark.parametrize("override", ["algorithm.inner_lr=.inf", "outer.clip_norm=.inf", "algorithm.inner_eps=.inf"])
 def test_infinite_numbers_are_refused(override: str) -> None:
     assert override.split("=")[0] in refused(SINUSOID, override)
+
+
+@pytest.mark.parametrize("key", ["run.steps", "outer.lr", "run.threads", "evaluation.tasks", "tasks.shots"])
+def test_a_truth_value_is_no_number(key: str) -> None:
+    assert f"{key}: expected something else than true and false, got true" in refused(SINUSOID, f"{key}=true")

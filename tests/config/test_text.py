@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,26 @@ def test_a_key_that_replaces_a_merged_one() -> None:
     text = "base: &base {steps: 1, keep: 1}\none: &one {<<: *base, steps: 2}\ntwo: {<<: *one, keep: 3}\n"
     values = parse_yaml(text, "a.yaml")
     assert (values["one"], values["two"]) == ({"steps": 2, "keep": 1}, {"steps": 2, "keep": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", "010"),  # eight, to YAML 1.1
+        ("1:30", "1:30"),  # ninety
+        ("0x10", 16),
+        ("1_000", "1_000"),
+        ("0b1", "0b1"),
+        ("-7", -7),
+        ("+0", 0),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("1e3", 1000.0),
+        ("1.5e-3", 0.0015),
+        (".inf", math.inf),
+        ("1:30.5", "1:30.5"),
+    ],
+)
+def test_numbers_are_what_people_mean(text: str, value: Any) -> None:
+    found = parse_value(text)
+    assert (found, type(found)) == (value, type(value))
