@@ -81,13 +81,14 @@ class GradientStep:
     def _checked(self, optimizer: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         """An optimizer's state by group, of the names and shapes that this optimizer has."""
         names = MOMENTS[self._options.optimizer]
+        optional = self._options.optimizer == "sgd"  # without momentum torch keeps None
         spans = list(self._groups.values())
         state = optimizer.get("state")
         fits = isinstance(state, dict) and all(
             key in range(len(spans))
             and isinstance(moments, dict)
             and moments.keys() == names.keys()
-            and all(_is_moment(moments[name], spans[key], names[name]) for name in names)
+            and all(_is_moment(moments[name], spans[key], names[name], optional) for name in names)
             for key, moments in state.items()
         )
         if not fits:
@@ -114,6 +115,8 @@ class GradientStep:
                 self._mean.mul_(self._options.clip_norm / norm)
 
 
-def _is_moment(value: Any, span: slice, each: bool) -> bool:
+def _is_moment(value: Any, span: slice, each: bool, optional: bool) -> bool:
     shape = (span.stop - span.start,) if each else ()
-    return value is None or (isinstance(value, Tensor) and value.shape == shape and value.dtype == torch.float32)
+    if value is None:
+        return optional
+    return isinstance(value, Tensor) and value.shape == shape and value.dtype == torch.float32

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distmeta.core.requests import Answer
+from distmeta.errors import StorageError
 from distmeta.outer.base import Ask
 from distmeta.outer.gradient import schedule_factor
 from distmeta.outer.learner import Learner
@@ -243,3 +244,14 @@ def test_the_initial_tensors_are_not_written_to() -> None:
     assert META["model/a"].tolist() == [1.0, -2.0]
     assert one.start().theta is one.vector
     assert one.start().step == 1
+
+
+@pytest.mark.parametrize("name", ["step", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("value", [None, torch.zeros(1, 2, 3), "x"])
+def test_a_state_without_a_moment_is_refused(name: str, value: Any) -> None:
+    one = learner(optimizer="adam")
+    one.apply(given(gradient(1, 1, 1, 1, 1)))
+    state = copy.deepcopy(one.outer_state())
+    state["state"][0][name] = value
+    with pytest.raises(StorageError, match=r"not that of outer\.optimizer = adam"):
+        learner(optimizer="adam").restore(1, META, state)
