@@ -82,6 +82,10 @@ class ActorSlot(WorkerSlot):
 class WorkerPool:
     """Hires as many workers as the configuration allows and the cluster holds.
 
+    A worker waits for a node, has arrived, is prepared, is ready, perhaps leaves. :meth:`_dismiss` alone removes one:
+    lost, that is dead, hung or failing (:meth:`lose`); of no use (:meth:`_refuse`); on a node that is about to leave
+    (:meth:`_drain`) or gone, without work that would have told (:meth:`_miss`); or without a node (:meth:`_hire`).
+
     Args:
         config: the resolved configuration.
         check: raises when the run should end.
