@@ -82,9 +82,8 @@ class ActorSlot(WorkerSlot):
 class WorkerPool:
     """Hires as many workers as the configuration allows and the cluster holds.
 
-    A worker waits for a node, has arrived, is prepared, is ready, perhaps leaves. :meth:`_dismiss` alone removes one:
-    lost, that is dead, hung or failing (:meth:`lose`); of no use (:meth:`_refuse`); on a node that is about to leave
-    (:meth:`_drain`) or gone, without work that would have told (:meth:`_miss`); or without a node (:meth:`_hire`).
+    A worker waits for a node, arrives, is prepared, ready, perhaps leaving. :meth:`_dismiss` alone removes one: lost
+    (:meth:`lose`), of no use (:meth:`_refuse`), node gone (:meth:`_drain`, :meth:`_miss`), too many (:meth:`_hire`).
 
     Args:
         config: the resolved configuration.
@@ -98,7 +97,7 @@ class WorkerPool:
         slots: workers that are there, or on their way.
         plan: how all of them compute.
         fingerprint: what decides their rounding.
-        retired: shards that those who are gone had finished.
+        retired: shards that those who are gone have done.
 
     Raises:
         ClusterError: no cluster at the address, too few resources, workers of different hardware, or that keep dying.
