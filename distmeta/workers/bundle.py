@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from distmeta.config.importing import sources
+from distmeta.config.migrations import CONFIG_MIGRATIONS, SCHEMA, newest
 from distmeta.config.modules import code_of, kinds
 from distmeta.config.schema import Config
 from distmeta.errors import ChangedError, DataError
+from distmeta.loading import load_config
 from distmeta.storage.cache import build_once, cache_for, written_whole
 from distmeta.tasks import TASKS
 
@@ -73,13 +76,18 @@ def pack(config: Config, elsewhere: bool = True) -> Bundle:
     return Bundle({name: _content(path) for name, path in files.items()}, modules, code)
 
 
-def check_code(bundle: Bundle, config: Config) -> None:
+def values_of(config: Config) -> dict[str, Any]:
+    """A configuration as plain values, which a host takes that has none of the user's code yet; secrets and all."""
+    return {SCHEMA: newest(CONFIG_MIGRATIONS), **config.model_dump(mode="json")}
+
+
+def check_code(bundle: Bundle, values: Mapping[str, Any]) -> None:
     """Refuse to open a worker on the driver's host with other code of the user's than the run began with.
 
     Raises:
         ChangedError: naming the files.
     """
-    now = code_of(config.model_dump(mode="json"), bundle.code)
+    now = code_of(values, bundle.code)
     changed = [name for name, digest in bundle.code.items() if now.get(name) != digest]
     if changed:
         raise ChangedError(
@@ -88,14 +96,17 @@ def check_code(bundle: Bundle, config: Config) -> None:
         )
 
 
-def unpack(bundle: Bundle, config: Config, read: Read) -> Config:
+def unpack(bundle: Bundle, values: Mapping[str, Any], read: Read) -> Config:
     """Fetch on this host what is not here yet; gives the configuration that finds it here.
+
+    The user's code comes first: his own sections of the configuration are of its classes.
 
     Raises:
         DataError: a file did not arrive as it was sent, or cannot be written.
     """
     if bundle.modules:
         _unpack_modules(bundle.modules)
+    config = load_config(values)
     if not bundle.files:
         return config
     digest = hashlib.sha256("".join(each.sha256 for _, each in sorted(bundle.files.items())).encode()).hexdigest()

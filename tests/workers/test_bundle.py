@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pickle
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from own_parts import own_parts_settings
 
 from distmeta import load_config
 from distmeta.errors import ChangedError, DataError
 from distmeta.storage.cache import cache_dir
 from distmeta.workers import bundle as bundles
-from distmeta.workers.bundle import Bundle, Content, check_code, pack, unpack
+from distmeta.workers.bundle import Bundle, Content, check_code, pack, unpack, values_of
 
 STORE = "omniglot-28.arrow"
 BASE = {"tasks": {"kind": "omniglot", "root": "/nowhere"}, "model": {"kind": "conv4"}, "algorithm": {"name": "maml"}}
@@ -43,12 +47,12 @@ class Driver:
 def test_a_file_arrives_once(tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     config = load_config(BASE)
-    first = unpack(driver.bundle, config, driver.read)
+    first = unpack(driver.bundle, values_of(config), driver.read)
     assert driver.reads == 6
     root = Path(getattr(first.tasks, "root", ""))
     assert (root / STORE).read_bytes() == driver.data
     assert root.is_relative_to(cache_dir())
-    assert unpack(driver.bundle, config, driver.read) == first
+    assert unpack(driver.bundle, values_of(config), driver.read) == first
     assert driver.reads == 6
     assert config.tasks.model_dump()["root"] == "/nowhere"
 
@@ -58,9 +62,9 @@ def test_a_file_that_arrives_otherwise_is_refused_and_not_kept(tmp_path: Path) -
     whole = driver.data
     driver.data = whole[:-1] + b"?"
     with pytest.raises(DataError, match=r"omniglot-28.arrow did not arrive as it is on the driver's host"):
-        unpack(driver.bundle, load_config(BASE), driver.read)
+        unpack(driver.bundle, values_of(load_config(BASE)), driver.read)
     driver.data = whole
-    moved = unpack(driver.bundle, load_config(BASE), driver.read)
+    moved = unpack(driver.bundle, values_of(load_config(BASE)), driver.read)
     assert Path(getattr(moved.tasks, "root", ""), STORE).read_bytes() == whole
 
 
@@ -79,7 +83,7 @@ def test_a_users_module_comes_with_what_it_imports_from_beside_it(
     sent = pack(config)
     assert sorted(sent.modules) == ["bundle_model.py", "bundle_parts/__init__.py", "bundle_parts/heads.py"]
     monkeypatch.setattr(sys, "path", list(sys.path))
-    assert unpack(sent, config, lambda *_: b"") == config
+    assert unpack(sent, values_of(config), lambda *_: b"") == config
     assert Path(sys.path[0]).is_relative_to(cache_dir())
     assert (Path(sys.path[0]) / "bundle_parts" / "heads.py").read_text().endswith("Head = nn.Linear\n")
 
@@ -97,11 +101,30 @@ def test_workers_that_read_the_users_code_themselves(tmp_path: Path, monkeypatch
     assert sorted(bundle.code) == ["bundled_net.py", "bundled_size.py"]
     assert not bundle.modules
     (tmp_path / "bundled_other.py").write_text("")
-    check_code(bundle, config)
+    check_code(bundle, values_of(config))
     (tmp_path / "bundled_size.py").write_text("size = 4\n")
     with pytest.raises(ChangedError, match=r"^bundled_size.py changed after the run began"):
-        check_code(bundle, config)
+        check_code(bundle, values_of(config))
     (tmp_path / "bundled_size.py").unlink()
     with pytest.raises(ChangedError, match=r"^bundled_size.py changed after the run began"):
-        check_code(bundle, config)
+        check_code(bundle, values_of(config))
     check_code(pack(load_config(BASE), elsewhere=False), load_config(BASE))
+
+
+def test_parts_of_the_users_own_come_before_the_configuration_that_names_them(tmp_path: Path) -> None:
+    """A host that has none of them; its process is another one, in a folder of its own."""
+    config = load_config(own_parts_settings())
+    sent = tmp_path / "sent.pickle"
+    sent.write_bytes(pickle.dumps((pack(config), values_of(config))))
+    program = (
+        "import pickle, sys\n"
+        "from distmeta.workers.bundle import unpack\n"
+        "bundle, values = pickle.loads(open(sys.argv[1], 'rb').read())\n"
+        "config = unpack(bundle, values, None)\n"
+        "print(type(config.tasks).__name__, type(config.outer).__name__, config.outer.rate, config.algorithm.share)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", program, str(sent)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["TokenOptions", "SignOptions", "0.02", "0.25"]

@@ -26,7 +26,7 @@ from distmeta.core.plan import Plan
 from distmeta.errors import ClusterError, DistmetaError
 from distmeta.programs.deciding import RunPlan
 from distmeta.workers.base import Check
-from distmeta.workers.bundle import pack
+from distmeta.workers.bundle import pack, values_of
 from distmeta.workers.pace import Clock, WorkerSlot
 from distmeta.workers.ray.cluster import Cluster, first_line
 from distmeta.workers.ray.worker import FileServer, Opened, RayWorker
@@ -247,7 +247,7 @@ class WorkerPool:
         if self._file_server is None and self._bundle.files:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             self._file_server = cast(Any, FileServer).options(num_cpus=0, scheduling_strategy=here).remote(self._bundle)
-        slot.news = slot.actor.prepare.remote(self._config, self._bundle, self._file_server)
+        slot.news = slot.actor.prepare.remote(values_of(self._config), self._bundle, self._file_server)
         slot.since = self._clock.now
 
     def _hear(self, slot: ActorSlot) -> None:

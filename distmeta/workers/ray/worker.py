@@ -12,10 +12,10 @@ import numpy as np
 import ray
 import torch
 
-from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.core.records import Shard
 from distmeta.core.requests import Request, Start
+from distmeta.loading import load_config
 from distmeta.programs.deciding import RunPlan
 from distmeta.workers.bundle import Bundle, check_code, unpack
 from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
@@ -95,12 +95,13 @@ class RayWorker:
         """The node that this worker has come to."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def prepare(self, config: Config, bundle: Bundle, file_server: Any) -> None:
+    def prepare(self, values: Mapping[str, Any], bundle: Bundle, file_server: Any) -> None:
         """Open data and model: all that needs no plan, so that workers do it while another one decides the plan."""
         if self._at_home:
-            check_code(bundle, config)
+            check_code(bundle, values)
+            config = load_config(values)
         else:
-            config = unpack(bundle, config, lambda *place: ray.get(file_server.read.remote(*place)))
+            config = unpack(bundle, values, lambda *place: ray.get(file_server.read.remote(*place)))
         self._worker = self._computing.submit(Worker, config).result()
 
     def open(self, given: Plan | RunPlan | None, shared: SharedAddress | None) -> Opened:
