@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from job_helpers import Head, finish, invoke, result_of, running_head, write_config
-from own_parts import own_parts_settings
+from users_parts import own_parts_settings
 
 from distmeta.runs import checkpoint
 from distmeta.storage.credentials import S3_VARIABLES
@@ -67,7 +67,7 @@ def test_train_and_evaluate(head: Head, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_parts_of_the_users_own(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task family, a loss, an estimator and an outer step come along as a network does."""
-    for name in ("own_tokens.py", "own_parts.py"):
+    for name in ("users_tokens.py", "users_parts.py"):
         shutil.copy(Path(__file__).parents[1] / "helpers" / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     run = {**own_parts_settings()["run"], "steps": 4}

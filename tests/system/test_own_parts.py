@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from integration_helpers import assert_same, parameters, train, untimed
-from own_parts import own_parts_settings
+from users_parts import own_parts_settings
 
 import distmeta
 from distmeta.errors import ConfigError, TrustError
@@ -67,18 +67,22 @@ def test_they_resume(alone: Path, tmp_path: Path) -> None:
 
 def test_a_run_of_theirs_runs_nothing_unasked(alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # which has none of the code
-    with pytest.raises(TrustError, match=r"tasks.kind = module:own_tokens.Tokens"):
+    with pytest.raises(TrustError, match=r"tasks.kind = module:users_tokens.Tokens"):
         evaluate(alone)
 
 
 @pytest.mark.parametrize(
     ("key", "kind", "message"),
     [
-        ("tasks.kind", "module:own_parts.make", "cannot|no settings|Options"),
-        ("tasks.kind", "module:own_tokens.Nothing", "own_tokens has no Nothing; it should be a class with the methods"),
-        ("tasks.objective", "module:own_parts:Smoothed.loss", "expected a class with the methods"),
+        ("tasks.kind", "module:users_parts.make", "cannot|no settings|Options"),
+        (
+            "tasks.kind",
+            "module:users_tokens.Nothing",
+            "users_tokens has no Nothing; it should be a class with the methods",
+        ),
+        ("tasks.objective", "module:users_parts:Smoothed.loss", "expected a class with the methods"),
         ("algorithm.estimator", "module:nowhere.Estimator", "cannot import nowhere"),
-        ("outer.name", "module:own_parts.Smoothed", "no settings; give it Options, a subclass of .*OuterOptions"),
+        ("outer.name", "module:users_parts.Smoothed", "no settings; give it Options, a subclass of .*OuterOptions"),
         ("tasks.objective", "smoothed", "tasks.objective: expected one of cross_entropy, squared_error"),
     ],
 )

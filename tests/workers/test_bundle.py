@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from own_parts import own_parts_settings
+from users_parts import own_parts_settings
 
 from distmeta import load_config
 from distmeta.errors import ChangedError, DataError

@@ -110,15 +110,15 @@ def own_parts_settings() -> dict[str, Any]:
     """A configuration in which all of them stand."""
     return {
         "name": "own",
-        "tasks": {"kind": "module:own_tokens.Tokens", "objective": "module:own_parts.Smoothed", "examples": 2},
-        "model": {"kind": "module:own_parts.make"},
+        "tasks": {"kind": "module:users_tokens.Tokens", "objective": "module:users_parts.Smoothed", "examples": 2},
+        "model": {"kind": "module:users_parts.make"},
         "algorithm": {
             "name": "maml",
             "inner_lr": 0.5,
-            "estimator": "module:own_parts.Halved",
+            "estimator": "module:users_parts.Halved",
             "share": 0.25,
         },
-        "outer": {"name": "module:own_parts.Sign", "rate": 0.02},
+        "outer": {"name": "module:users_parts.Sign", "rate": 0.02},
         "run": {"steps": 20, "meta_batch": 6, "tasks_per_shard": 2, "validate_every": 5, "checkpoint_every": 5},
         "evaluation": {"tasks": 12, "validation_tasks": 6},
     }
