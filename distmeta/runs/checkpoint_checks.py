@@ -63,6 +63,9 @@ def read_state(data: bytes, manifest: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"it holds something else than tensors and plain values ({_line(error)})") from None
     _Walk().check(state, 0)
     check_values(_State, state)
+    for name, number in (("seconds", state["seconds"]), ("best.value", (state["best"] or {}).get("value", 0.0))):
+        if type(number) not in (int, float):  # pydantic takes a tensor of one element for a number
+            raise ValueError(f"{name}: input should be a valid number, got {shown(number)}")
     for key in ("step", "tasks", "finished", "best"):
         if state[key] != manifest[key]:
             raise ValueError(f"{key} is {shown(state[key])}, but {shown(manifest[key])} in manifest.json")
