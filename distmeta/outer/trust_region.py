@@ -73,7 +73,7 @@ class TrustRegion:
     r"""A natural-gradient step of bounded divergence.
 
     With the mean meta-gradient :math:`g` and the mean curvature :math:`F` of the adapted networks' outputs (see
-    :meth:`~distmeta.objectives.base.Objective.curvature`), conjugate gradients give :math:`x \approx (F + \lambda
+    :meth:`~distmeta.objectives.base.Curved.curvature`), conjugate gradients give :math:`x \approx (F + \lambda
     I)^{-1} (-g)`. The full step is :math:`s = \sqrt{2\delta / x^\top (F + \lambda I) x}\; x`, of divergence
     :math:`\delta` to second order. Of :math:`\theta + \beta^k s` for k = 0, 1, ... the first candidate is taken whose
     loss on the same tasks is lower and whose divergence is :math:`\delta` at most; one whose loss is not finite is

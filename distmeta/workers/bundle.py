@@ -1,6 +1,6 @@
 """What workers on other hosts need of the driver's: the data set's store and the user's module. Knows nothing of Ray.
 
-A host gets each file once, into its ``DISTMETA_CACHE``, in items and checked by hash; no shared file system is needed.
+A host gets each file once, into its ``DISTMETA_CACHE``, in pieces and checked by hash; no shared file system is needed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What runs in a Ray actor: a worker, and the file_server that hands the driver's files to other hosts."""
+"""What runs in a Ray actor: a worker, and the file server that hands the driver's files to other hosts."""
 
 from __future__ import annotations
 
