@@ -31,7 +31,9 @@ def conv2d(x: Tensor, w: Tensor, geometry: Geometry, form: Form) -> Tensor:
     Returns:
         (N, O, H', W').
     """
-    maps, filters = x.permute(0, 2, 3, 1).unsqueeze(0), w.permute(2, 3, 1, 0).unsqueeze(0)
+    # Here, not in every product that takes them: a convolution's derivatives take the same images again and again.
+    maps = x.permute(0, 2, 3, 1).contiguous().unsqueeze(0)
+    filters = w.permute(2, 3, 1, 0).unsqueeze(0)
     y: Tensor = _Conv.apply(maps, filters, geometry.encode(), form)
     return y.squeeze(0).permute(0, 3, 1, 2)
 

@@ -47,11 +47,13 @@ template <class T> inline Vector<T> all(T value) { return value - Vector<T>{}; }
 struct Pair { int32_t input, output; };
 
 // The pairs of every tap, in the order of the taps: those of tap t are pairs[starts[t]] up to pairs[starts[t + 1]], by
-// rows of the output. `outputs` are the rows of all images; with `few` channels a convolution goes by patches.
+// rows of the output. `outputs` are the rows of all images; with `few` channels a convolution needs no pairs but the
+// sizes behind: of an image of input and output, (vertical, horizontal), and how the filter moves.
 struct Rulebook {
     const Pair* pairs;
     const int32_t* starts;
     int32_t taps, images, outputs, few;
+    int32_t from[2], to[2], kernel[2], stride[2], padding[2], dilation[2];
 
     // Calls `begin(first, count)` for some images after the other, few enough to stay in the cache while all taps pass
     // over them, and `body(tap, pairs, count)` for their pairs of every tap. Images share no outputs, so no sum notices.
@@ -72,9 +74,16 @@ struct Rulebook {
     }
 };
 
-// out[r] (+)= sum_k in[r][k] * w[k] for R rows and N vectors of columns; ADD says whether to what is there.
-template <class T, int R, int N, bool ADD>
-inline void tile(const T* const* in, int depth, const T* w, int ldw, T* const* out) {
+// Where the k-th element of a row lies: next to the one before it, or at a place of its own.
+struct Dense { int operator()(int k) const { return k; } };
+struct Scattered {
+    const int32_t* places;
+    int operator()(int k) const { return places[k]; }
+};
+
+// out[r] (+)= sum_k in[r][at(k)] * w[k] for R rows and N vectors of columns; ADD says whether to what is there.
+template <class T, int R, int N, bool ADD, class At>
+inline void tile(const T* const* in, At at, int depth, const T* w, int ldw, T* const* out) {
     Vector<T> sums[R][N];
     for (int r = 0; r < R; ++r)
         for (int n = 0; n < N; ++n) sums[r][n] = ADD ? load(out[r] + n * LANES<T>) : Vector<T>{};
@@ -82,7 +91,7 @@ inline void tile(const T* const* in, int depth, const T* w, int ldw, T* const* o
         Vector<T> row[N];
         for (int n = 0; n < N; ++n) row[n] = load(w + (int64_t)k * ldw + n * LANES<T>);
         for (int r = 0; r < R; ++r) {
-            Vector<T> value = all(in[r][k]);
+            Vector<T> value = all(in[r][at(k)]);
             for (int n = 0; n < N; ++n) sums[r][n] += value * row[n];
         }
     }
@@ -93,11 +102,11 @@ inline void tile(const T* const* in, int depth, const T* w, int ldw, T* const* o
 // Rows of a tile of N vectors: few columns need more rows, or the processor waits for its own additions.
 template <int N> constexpr int TALL = N == COLUMNS ? ROWS : 2 * ROWS;
 
-template <class T, int N, bool ADD, int R = TALL<N>>
-inline void tile_of(int rows, const T* const* in, int depth, const T* w, int ldw, T* const* out) {
+template <class T, int N, bool ADD, class At, int R = TALL<N>>
+inline void tile_of(int rows, const T* const* in, At at, int depth, const T* w, int ldw, T* const* out) {
     if constexpr (R > 1)
-        if (rows < R) return tile_of<T, N, ADD, R - 1>(rows, in, depth, w, ldw, out);
-    tile<T, R, N, ADD>(in, depth, w, ldw, out);
+        if (rows < R) return tile_of<T, N, ADD, At, R - 1>(rows, in, at, depth, w, ldw, out);
+    tile<T, R, N, ADD>(in, at, depth, w, ldw, out);
 }
 
 // Calls `body(column, width)` for the columns from the first on, as many at a time as there is a tile for; `width` is an
@@ -123,95 +132,121 @@ void multiply(const Pair* pairs, int count, const T* in, int depth, const T* w, 
                 from[r] = in + (int64_t)(FORWARD ? pair.input : pair.output) * depth;
                 to[r] = out + (int64_t)(FORWARD ? pair.output : pair.input) * width + column;
             }
-            tile_of<T, N, ADD>(rows, from, depth, w + column, width, to);
+            tile_of<T, N, ADD>(rows, from, Dense(), depth, w + column, width, to);
         }
     });
 }
 
-// dw[r][columns] += sum_pairs x[pair.input][r] * dy[pair.output][columns] for R rows of dw and N vectors of columns.
-template <class T, int R, int N>
-inline void outer_tile(const Pair* pairs, int count, const T* x, int ldx, const T* dy, int ldy, T* dw) {
+// out[row] = in[row][at(k)] @ w[k], for rows of one image.
+template <class T>
+void multiply_image(int count, const T* const* in, Scattered at, int depth, const T* w, int width, T* out) {
+    over_columns<T>(width, [=](int column, auto vectors) {
+        constexpr int N = decltype(vectors)::value;
+        for (int first = 0; first < count; first += TALL<N>) {
+            int rows = count - first < TALL<N> ? count - first : TALL<N>;
+            T* to[TALL<N>];
+            for (int r = 0; r < rows; ++r) to[r] = out + (int64_t)(first + r) * width + column;
+            tile_of<T, N, false>(rows, in + first, at, depth, w + column, width, to);
+        }
+    });
+}
+
+// The rows that a sum of outer products goes over: of x, from one of its elements on, and of dy.
+template <class T> struct Pairs { // those of one tap
+    const Pair* pairs;
+    const T *x, *dy;
+    int ldx, ldy;
+    Pairs from(int element) const { return {pairs, x + element, dy, ldx, ldy}; }
+    const T* left(int p) const { return x + (int64_t)pairs[p].input * ldx; }
+    const T* right(int p) const { return dy + (int64_t)pairs[p].output * ldy; }
+    T element(const T* left, int r) const { return left[r]; }
+};
+template <class T> struct Firsts { // those of one image
+    const T* const* firsts;
+    Scattered at;
+    const T* dy;
+    int ldy;
+    Firsts from(int element) const { return {firsts, {at.places + element}, dy, ldy}; }
+    const T* left(int p) const { return firsts[p]; }
+    const T* right(int p) const { return dy + (int64_t)p * ldy; }
+    T element(const T* left, int r) const { return left[at(r)]; }
+};
+
+// dw[r][columns] += sum_p left(p)[r] * right(p)[columns] for R rows of dw and N vectors of columns.
+template <class T, int R, int N, class Rows>
+inline void outer_tile(Rows of, int first, int last, int column, int ldy, T* dw) {
     Vector<T> sums[R][N];
     for (int r = 0; r < R; ++r)
         for (int n = 0; n < N; ++n) sums[r][n] = load(dw + (int64_t)r * ldy + n * LANES<T>);
-    for (int p = 0; p < count; ++p) {
-        const T* left = x + (int64_t)pairs[p].input * ldx;
-        const T* right = dy + (int64_t)pairs[p].output * ldy;
-        Vector<T> row[N];
-        for (int n = 0; n < N; ++n) row[n] = load(right + n * LANES<T>);
+    for (int p = first; p < last; ++p) {
+        const T *left = of.left(p), *right = of.right(p) + column;
+        Vector<T> values[N];
+        for (int n = 0; n < N; ++n) values[n] = load(right + n * LANES<T>);
         for (int r = 0; r < R; ++r) {
-            Vector<T> value = all(left[r]);
-            for (int n = 0; n < N; ++n) sums[r][n] += value * row[n];
+            Vector<T> value = all(of.element(left, r));
+            for (int n = 0; n < N; ++n) sums[r][n] += value * values[n];
         }
     }
     for (int r = 0; r < R; ++r)
         for (int n = 0; n < N; ++n) store<T>(dw + (int64_t)r * ldy + n * LANES<T>, sums[r][n]);
 }
 
-template <class T, int N, int R = TALL<N>>
-inline void outer_tile_of(int rows, const Pair* pairs, int count, const T* x, int ldx, const T* dy, int ldy, T* dw) {
+template <class T, int N, class Rows, int R = TALL<N>>
+inline void outer_tile_of(int rows, Rows of, int first, int last, int column, int ldy, T* dw) {
     if constexpr (R > 1)
-        if (rows < R) return outer_tile_of<T, N, R - 1>(rows, pairs, count, x, ldx, dy, ldy, dw);
-    outer_tile<T, R, N>(pairs, count, x, ldx, dy, ldy, dw);
+        if (rows < R) return outer_tile_of<T, N, Rows, R - 1>(rows, of, first, last, column, ldy, dw);
+    outer_tile<T, R, N>(of, first, last, column, ldy, dw);
 }
 
-// dw (inputs, outputs) += x^T dy over the pairs of one tap; the number of outputs is a multiple of a vector.
-template <class T>
-void outer(const Pair* pairs, int count, const T* x, int inputs, const T* dy, int outputs, T* dw) {
+// dw (inputs, outputs) += x^T dy over so many rows; the number of outputs is a multiple of a vector.
+template <class T, class Rows> void outer(int count, Rows of, int inputs, int outputs, T* dw) {
     for (int first = 0; first < count; first += BLOCK) {
-        int some = count - first < BLOCK ? count - first : BLOCK;
+        int last = count - first < BLOCK ? count : first + BLOCK;
         over_columns<T>(outputs, [=](int column, auto vectors) {
             constexpr int N = decltype(vectors)::value;
             for (int row = 0; row < inputs; row += TALL<N>) {
                 int rows = inputs - row < TALL<N> ? inputs - row : TALL<N>;
                 T* to = dw + (int64_t)row * outputs + column;
-                outer_tile_of<T, N>(rows, pairs + first, some, x + row, inputs, dy + column, outputs, to);
+                outer_tile_of<T, N>(rows, of.from(row), first, last, column, outputs, to);
             }
         });
     }
 }
 
-// A convolution of few inputs as one product: what all taps of an output see lies side by side, (outputs, taps x inputs),
-// for BLOCK outputs at a time, so that it never leaves the cache.
-template <class T> class Patches {
+// A convolution of few inputs as one product, of (outputs, taps x inputs) with (taps x inputs, channels): one image after
+// the other is copied between zeros, where every output sees elements at the same distances from its first one.
+template <class T> class Padded {
     const Rulebook& book;
-    const T* x;
     int inputs;
-    std::vector<int> next;
-    std::vector<T> rows;
-    Pair own[BLOCK];
+    std::vector<int32_t> bases;
+    std::vector<T> image;
+
+    int width() const { return book.from[1] + 2 * book.padding[1]; }
 
   public:
-    Patches(const Rulebook& book, const T* x, int inputs)
-        : book(book), x(x), inputs(inputs), next(book.starts, book.starts + book.taps),
-          rows((int64_t)BLOCK * book.taps * inputs) {
-        for (int i = 0; i < BLOCK; ++i) own[i] = {i, i};
+    std::vector<int32_t> places; // of what an output sees, from its first element on
+
+    Padded(const Rulebook& book, int inputs)
+        : book(book), inputs(inputs), image((int64_t)(book.from[0] + 2 * book.padding[0]) * width() * inputs) {
+        for (int i = 0; i < book.to[0]; ++i)
+            for (int j = 0; j < book.to[1]; ++j)
+                bases.push_back((i * book.stride[0] * width() + j * book.stride[1]) * inputs);
+        for (int down = 0; down < book.kernel[0]; ++down)
+            for (int right = 0; right < book.kernel[1]; ++right)
+                for (int k = 0; k < inputs; ++k)
+                    places.push_back((down * book.dilation[0] * width() + right * book.dilation[1]) * inputs + k);
     }
 
-    // Calls `body(first, pairs, count, rows)` for one block after the other; the pairs are of a row with itself.
-    template <class Body> void blocks(int64_t outputs, Body body) {
-        for (int64_t first = 0; first < outputs; first += BLOCK) {
-            int count = (int)(outputs - first < BLOCK ? outputs - first : BLOCK);
-            std::memset(rows.data(), 0, rows.size() * sizeof(T));
-            switch (inputs) { // of grey and of colour images: a copy of known length is a few instructions
-                case 1: write(first + count, first, std::integral_constant<int, 1>()); break;
-                case 3: write(first + count, first, std::integral_constant<int, 3>()); break;
-                default: write(first + count, first, inputs);
-            }
-            body(first, own, count, rows.data());
-        }
-    }
-
-  private:
-    template <class Length> void write(int64_t end, int64_t first, Length length) {
-        int64_t width = (int64_t)book.taps * length;
-        for (int tap = 0; tap < book.taps; ++tap) {
-            T* to = rows.data() + (int64_t)tap * length;
-            int p = next[tap], last = book.starts[tap + 1];
-            for (; p < last && book.pairs[p].output < end; ++p)
-                std::memcpy(to + (book.pairs[p].output - first) * width, x + (int64_t)book.pairs[p].input * length,
-                            length * sizeof(T));
-            next[tap] = p;
+    // Calls `body(first, count, firsts)` for one image after the other: its outputs, and the first element of each.
+    template <class Body> void images(const T* x, Body body) {
+        int count = (int)bases.size(), row = book.from[1] * inputs;
+        std::vector<const T*> firsts(count);
+        for (int i = 0; i < count; ++i) firsts[i] = image.data() + bases[i];
+        T* inside = image.data() + ((int64_t)book.padding[0] * width() + book.padding[1]) * inputs;
+        for (int number = 0; number < book.images; ++number) {
+            for (int i = 0; i < book.from[0]; ++i, x += row)
+                std::memcpy(inside + (int64_t)i * width() * inputs, x, row * sizeof(T));
+            body((int64_t)number * count, count, firsts.data());
         }
     }
 };
@@ -266,9 +301,10 @@ void conv(const Rulebook& book, int tasks, int threads, const T* x, int64_t next
         const T *own_x = x + t * next_x, *own_w = w + t * next_w;
         T* own_y = y + t * next_y;
         if (book.few) {
-            Patches<T>(book, own_x, inputs).blocks(book.outputs, [&](int64_t first, const Pair* pairs, int count,
-                                                                         const T* rows) {
-                multiply<T, true, false>(pairs, count, rows, book.taps * inputs, own_w, outputs, own_y + first * outputs);
+            Padded<T> padded(book, inputs);
+            padded.images(own_x, [&](int64_t first, int count, const T* const* firsts) {
+                Scattered at{padded.places.data()};
+                multiply_image(count, firsts, at, book.taps * inputs, own_w, outputs, own_y + first * outputs);
             });
             continue;
         }
@@ -322,14 +358,16 @@ void conv_weight(const Rulebook& book, int tasks, int threads, const T* x, int64
         T* own_w = dw + t * next_w;
         std::memset(own_w, 0, next_w * sizeof(T));
         if (book.few) {
-            Patches<T>(book, own_x, inputs).blocks(book.outputs, [&](int64_t first, const Pair* pairs, int count,
-                                                                      const T* rows) {
-                outer(pairs, count, rows, book.taps * inputs, own_y + first * outputs, outputs, own_w);
+            Padded<T> padded(book, inputs);
+            padded.images(own_x, [&](int64_t first, int count, const T* const* firsts) {
+                Firsts<T> of{firsts, {padded.places.data()}, own_y + first * outputs, outputs};
+                outer(count, of, book.taps * inputs, outputs, own_w);
             });
             continue;
         }
         book.blocks([](int, int) {}, [=](int tap, const Pair* pairs, int count) {
-            outer(pairs, count, own_x, inputs, own_y, outputs, own_w + (int64_t)tap * inputs * outputs);
+            Pairs<T> of{pairs, own_x, own_y, inputs, outputs};
+            outer(count, of, inputs, outputs, own_w + (int64_t)tap * inputs * outputs);
         });
     }
 }
