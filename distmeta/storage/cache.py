@@ -7,7 +7,6 @@ import logging
 import os
 import stat
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from distmeta.errors import DataError
+from distmeta.storage.atomic import remove_abandoned, replacing
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +82,7 @@ def build_once(path: Path, builder: Callable[[Path], None], whole: Callable[[Pat
         raise _unwritable(path.parent, error) from None
     try:
         if not whole(path):
-            for left_by_a_kill in path.parent.glob(f".{path.name}.*.tmp"):
-                left_by_a_kill.unlink(missing_ok=True)
+            remove_abandoned(path.parent)
             builder(path)
     finally:
         lock.release()
@@ -97,16 +96,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         DataError: the folder cannot be written, or is full.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path) as temporary:
             yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path.parent, error) from None
 

@@ -6,16 +6,10 @@ when its bytes are on the disk; elsewhere a folder counts once its ``manifest.js
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import functools
 import os
 import re
-import shutil
-import socket
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -25,13 +19,20 @@ import pyarrow.fs
 from distmeta.core.quoting import BAD_TEXT, shown
 from distmeta.core.secrets import is_masked, looks_like_uri, mask, strip
 from distmeta.errors import StorageError
+from distmeta.storage.atomic import (
+    PARTIAL,
+    Guard,
+    move_folder,
+    remove_abandoned,
+    replacing,
+    sync_folder,
+    temporary,
+    write_durably,
+)
 from distmeta.storage.credentials import missing_from_environment
 
 MANIFEST = "manifest.json"
 """The file that makes a published folder whole where folders cannot be renamed."""
-
-_PARTIAL = ".partial-"
-_FOREIGN_LIFETIME = 24 * 3600.0  # seconds after which another host's temporary is taken for abandoned
 
 _REASONS = {
     errno.ENOSPC: ("no space is left there", "free some space or choose another place"),
@@ -44,10 +45,6 @@ _REASONS = {
     errno.EISDIR: ("it is a folder, not a file", "move it or choose another place"),
     errno.ENOENT: ("it does not exist", "check the path"),
 }
-
-
-Guard = Callable[[], AbstractContextManager[None]]
-"""Entered around the moment at which something that was written appears, or disappears; raises to forbid it."""
 
 
 @contextmanager
@@ -156,7 +153,7 @@ class Storage:
         with explained("list", self.location):
             selector = pyarrow.fs.FileSelector(self._path, allow_not_found=True)
             names = [info.base_name for info in self._filesystem.get_file_info(selector)]
-        return sorted(name for name in names if not name.startswith(_PARTIAL))
+        return sorted(name for name in names if not name.startswith(PARTIAL))
 
     def read_bytes(self, name: str) -> bytes:
         """The file's content."""
@@ -173,13 +170,8 @@ class Storage:
                 self._filesystem.create_dir(os.path.dirname(self._join(name)), recursive=True)
                 self._upload(name, data)
                 return
-            target = self.local / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary(target.parent) as temporary:
-                _write_durably(temporary, data)
-                with self._guard():
-                    os.replace(temporary, target)
-                _sync_folder(target.parent)
+            with replacing(self.local / name, self._guard) as path:
+                path.write_bytes(data)
 
     def publish(self, name: str, files: Mapping[str, bytes | Path]) -> None:
         """Make the folder ``name`` of these files appear whole, replacing one of that name.
@@ -194,22 +186,22 @@ class Storage:
                 self._publish_remotely(name, files)
                 return
             self.local.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self.local)
-            with _temporary(self.local) as temporary:
-                temporary.mkdir()
+            remove_abandoned(self.local)
+            with temporary(self.local) as folder:
+                folder.mkdir()
                 for file, content in files.items():
-                    _write_durably(temporary / file, content)
-                _sync_folder(temporary)
+                    write_durably(folder / file, content)
+                sync_folder(folder)
                 with self._guard():
-                    _move_folder(temporary, self.local / name)
-                _sync_folder(self.local)
+                    move_folder(folder, self.local / name)
+                sync_folder(self.local)
 
     def delete(self, name: str) -> None:
         """Remove a file or folder, or nothing; a folder disappears at once or loses its manifest first."""
         with explained("delete", self.child(name).location), suppress(FileNotFoundError):
             if self.local is not None:
-                with _temporary(self.local) as temporary, self._guard():  # removes what was moved there
-                    os.rename(self.local / name, temporary)
+                with temporary(self.local) as path, self._guard():  # removes what was moved there
+                    os.rename(self.local / name, path)
                 return
             with self._guard():
                 self._delete_remotely(name)
@@ -267,89 +259,3 @@ def below(location: str, *parts: str) -> str:
     """
     address, mark, query = location.partition("?") if "://" in location else (location, "", "")
     return "/".join([address.rstrip("/"), *parts]) + mark + query
-
-
-@functools.cache
-def _token(pid: int) -> str:
-    """Tells this process from a dead one of the same number; a fork, which copies the cache, gets its own."""
-    return uuid.uuid4().hex[:8]
-
-
-@contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """A name for a file or folder that says who writes it; what is there at the end is removed."""
-    pid = os.getpid()
-    path = folder / f"{_PARTIAL}{pid}-{_token(pid)}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
-    try:
-        yield path
-    finally:
-        _remove(path)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    for path in folder.glob(f"{_PARTIAL}*"):
-        with suppress(FileNotFoundError):
-            if _abandoned(path):
-                _remove(path)
-
-
-def _abandoned(path: Path) -> bool:
-    match = re.fullmatch(r"(\d+)-(\w+)-\w+-(.*)", path.name.removeprefix(_PARTIAL))
-    if match is None or match[3] != socket.gethostname():
-        return time.time() - path.lstat().st_mtime > _FOREIGN_LIFETIME
-    pid = int(match[1])
-    if pid == os.getpid():
-        return match[2] != _token(pid)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write_durably(path: Path, content: bytes | Path) -> None:
-    with path.open("xb") as file:
-        if isinstance(content, Path):
-            with content.open("rb") as source:
-                shutil.copyfileobj(source, file)
-        else:
-            file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot, and need not
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _move_folder(source: Path, target: Path) -> None:
-    """Rename; a folder in the way ends up at ``source`` or in a temporary that is removed."""
-    if not os.path.lexists(target):
-        os.rename(source, target)
-    elif not _exchange(source, target):
-        with _temporary(target.parent) as aside:
-            os.rename(target, aside)
-            os.rename(source, target)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step, so that there is no moment without the old or the new folder; Linux can."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(renameat2 and renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +132,9 @@ def test_an_interrupted_build_can_be_built_again(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         build_once(target, interrupted)
-    (target.parent / ".x.0123.tmp").write_bytes(b"left by a kill")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (target.parent / f".partial-{dead.pid}-abc-def-{socket.gethostname()}").write_bytes(b"left by a kill")
     build_once(target, lambda path: path.write_text("whole") and None)
     assert target.read_text() == "whole"
     assert {file.name for file in target.parent.iterdir()} <= {"x", "x.lock"}
