@@ -78,9 +78,8 @@ def find_own(kind: str, key: str, wanted: str) -> Callable[..., Any]:
             f"there is {public or 'nothing of the kind'}"
         ) from None
     if not callable(factory):
-        raise ConfigError(
-            f"{key} = {kind!r}: {factory_name} should be {wanted}, but is {type(factory).__name__}; name a factory"
-        )
+        found = f"{type(factory).__name__}, which cannot be called"
+        raise ConfigError(f"{key} = {kind!r}: {factory_name} should be {wanted}, but is {found}")
     return factory  # type: ignore[no-any-return]
 
 

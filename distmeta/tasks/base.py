@@ -61,6 +61,9 @@ class TaskSpec:
 class TaskFamily(Protocol):
     """A distribution of tasks, opened on one device.
 
+    A family whose tasks are computed from their ids can be a subclass, and leave all out that concerns data: by default
+    there is nothing to prepare, to hold or to move.
+
     Attributes:
         Options: the settings that stand under ``tasks`` in a configuration.
     """
@@ -79,22 +82,22 @@ class TaskFamily(Protocol):
             DataError: data is missing, damaged or incomplete.
             ConfigError: an episode asks for more than the data has, for example more ways than a split has classes.
         """
-        ...
+        return
 
     @classmethod
     def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:
         """Prepared files that workers on other hosts need, by the name under which :meth:`moved` finds them."""
-        ...
+        return {}
 
     @classmethod
     def contents(cls, options: TaskOptions) -> Mapping[str, str]:
         """A content hash of each data set that tasks are drawn from, by name; none where they are computed."""
-        ...
+        return {}
 
     @classmethod
     def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
         """The settings for a host that has the :meth:`holdings` in this folder."""
-        ...
+        return options
 
     @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:

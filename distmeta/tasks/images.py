@@ -6,7 +6,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from distmeta.core.philox import Purpose, distinct, words
 from distmeta.core.records import Split, TaskBatch, TensorSpec
 from distmeta.data.store import EpisodeStore
 from distmeta.errors import ConfigError
-from distmeta.tasks.base import Episode, TaskSpec
+from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 from distmeta.tasks.options import ImageOptions
 
 HELD_BYTES = 2**30
@@ -158,8 +157,11 @@ def check_episodes(
             )
 
 
-class ImageFamily(ABC):
-    """A classification family over an episode store; each family says where its store and its splits are."""
+class ImageFamily(TaskFamily, ABC):
+    """A classification family over an episode store; each family says where its store and its splits are.
+
+    By default every host builds the store itself, so that there is nothing to hold or to move.
+    """
 
     Options: type[TaskOptions]
 
@@ -178,22 +180,12 @@ class ImageFamily(ABC):
         check_episodes(*cls._open(options), episodes)
 
     @classmethod
-    def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:
-        """None: every host can build the store itself."""
-        return {}
-
-    @classmethod
     def contents(cls, options: TaskOptions) -> Mapping[str, str]:
         """The hash that the store was written with, verified up to ``HELD_BYTES``, since reading takes long beyond."""
         store, _ = cls._open(options)
         if store.images.nbytes <= HELD_BYTES:
             store.verify()
         return {options.kind: store.content_hash}
-
-    @classmethod
-    def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
-        """The same settings: nothing is moved."""
-        return options
 
     @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:

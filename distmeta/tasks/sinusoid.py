@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from distmeta.config.sections import TaskOptions
 from distmeta.core.philox import Purpose, uniform, words
 from distmeta.core.records import Split, TaskBatch, TensorSpec
-from distmeta.tasks.base import Episode, TaskSpec
+from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 from distmeta.tasks.options import SinusoidOptions
 
 AMPLITUDE = (0.1, 5.0)
@@ -21,7 +20,7 @@ PHASE = (0.0, math.pi)
 INPUT = (-5.0, 5.0)
 
 
-class Sinusoid:
+class Sinusoid(TaskFamily):
     """y = A sin(x - phase), with A in [0.1, 5], phase in [0, pi] and x in [-5, 5], all uniform.
 
     Support and query hold ``x`` and ``y``, each (T, shots or queries, 1) float32. The three splits are the
@@ -40,25 +39,6 @@ class Sinusoid:
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         self._episodes = dict(episodes)
         self._device = device
-
-    @classmethod
-    def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
-        """There is nothing to prepare: tasks are computed from their ids."""
-
-    @classmethod
-    def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:
-        """None: tasks are computed from their ids."""
-        return {}
-
-    @classmethod
-    def contents(cls, options: TaskOptions) -> Mapping[str, str]:
-        """None: tasks are computed from their ids."""
-        return {}
-
-    @classmethod
-    def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
-        """The same settings: nothing is moved."""
-        return options
 
     @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:

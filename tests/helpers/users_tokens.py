@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from distmeta.config.sections import TaskOptions
 from distmeta.core.philox import Purpose, words
 from distmeta.core.records import Split, TaskBatch, TensorSpec
-from distmeta.tasks.base import Episode, TaskSpec
+from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 
 LENGTH, VOCABULARY, WAYS = 4, 12, 3
 
@@ -24,29 +23,13 @@ class TokenOptions(TaskOptions):
     examples: int = 2
 
 
-class Tokens:
+class Tokens(TaskFamily):
     """Rows of tokens and their positions; the first token says the class."""
 
     Options = TokenOptions
 
     def __init__(self, options: TokenOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         self._options, self._episodes, self._device = options, episodes, device
-
-    @classmethod
-    def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
-        """Nothing to prepare."""
-
-    @classmethod
-    def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:
-        return {}
-
-    @classmethod
-    def contents(cls, options: TaskOptions) -> Mapping[str, str]:
-        return {}
-
-    @classmethod
-    def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
-        return options
 
     @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:
