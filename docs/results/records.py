@@ -36,6 +36,8 @@ import yaml
 from figures import Published, Record, block, evaluation, figure
 
 import distmeta
+from distmeta.config.migrations import CONFIG_MIGRATIONS, migrated
+from distmeta.config.schema import written_values
 from distmeta.runs.directory import RESULT, RunDirectory, differences, to_json
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +81,7 @@ def keep(
         raise ValueError(f"a record's name is made of letters, digits and underscores, got {name!r}")
     directory = RunDirectory(run)
     result = directory.read_result()
-    config = yaml.safe_load(directory.read_config())
+    config = migrated(yaml.safe_load(directory.read_config()), CONFIG_MIGRATIONS)
     _check_command(command, config)
     ended = datetime.fromtimestamp((run / RESULT).stat().st_mtime, tz=timezone.utc)
     here = checked_out() if evaluations or commit is None else ""
@@ -124,7 +126,7 @@ def _check_command(command: str, config: Mapping[str, Any]) -> None:
     words = shlex.split(command)
     if words[:2] != ["distmeta", "train"] or len(words) < 3 or any(word.startswith("-") for word in words):
         raise ValueError(f"expected 'distmeta train CONFIG [KEY=VALUE]...' without options, got {command!r}")
-    made = distmeta.load_config(ROOT / words[2], words[3:]).model_dump(mode="json")
+    made = written_values(distmeta.load_config(ROOT / words[2], words[3:]))
     wrong = [text for key, text in differences(made, config).items() if key not in _ELSEWHERE]
     if wrong:
         raise ValueError(f"{command!r} makes another run than this one: " + "; ".join(wrong))

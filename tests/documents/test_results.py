@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import distmeta
+from distmeta.config.schema import dump_config
 from distmeta.errors import StorageError
 from distmeta.runs.directory import RunDirectory
 
@@ -78,7 +79,7 @@ def run(tmp_path: Path) -> Path:
     directory = RunDirectory(tmp_path / "run")
     (tmp_path / "run").mkdir()
     config = distmeta.load_config(ROOT / "configs" / "demo.yaml", ["run.steps=5"])
-    directory.write_config(yaml.safe_dump(config.model_dump(mode="json")))
+    directory.write_config(dump_config(config))
     directory.write_result(result(ACCURATE))
     os.utime(tmp_path / "run" / "result.json", (1767312000, 1767312000))  # 2026-01-02
     return tmp_path / "run"
@@ -142,6 +143,13 @@ def test_keep(run: Path, tmp_path: Path) -> None:
     }
     assert kept["machine"].startswith(f"{os.cpu_count()} CPU cores, ")
     assert "evaluate" not in kept
+
+
+def test_a_run_of_an_older_version_is_kept(run: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    assert values.pop("schema") > 1
+    (run / "config.yaml").write_text(yaml.safe_dump({"schema": 2, **values}))
+    records.keep(run, "short", COMMAND, commit="abc1234", folder=tmp_path)
 
 
 def test_keep_names_the_commit_and_evaluates(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
