@@ -82,18 +82,39 @@ def printed(record: Record, name: str) -> str:
     return "\n".join(["```text", *(line.rstrip() for line in lines), "```"])
 
 
-def block(what: str, records: Mapping[str, Record], published: Published) -> str:
+def sweep_table(record: Record) -> str:
+    """A sweep's best trial beside the first one that its file gives, and what it took."""
+    results = record["results"]
+    name, best, percent = results["metric"], results["best"], results["metric"].startswith("accuracy")
+    first = min(results["trials"], key=lambda trial: trial["name"])
+    rows = []
+    for title, trial in (("first", first), ("best", best)):
+        values = ", ".join(f"`{key}` {value:.4g}" for key, value in trial["values"].items())
+        score = f"{100 * trial['score']:.2f} %" if percent else f"{trial['score']:.3f}"
+        tested = spread(best["meta_test"][name], percent) if trial is best else ""
+        rows.append((title, values, f"{score} at step {trial['step']}", tested))
+    table = _table(("trial", "values", f"best meta-validation, {name}", "meta-test"), rows)
+    made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
+    return f"{table}\n\n{len(results['trials'])} trials in {clock(record['elapsed'])}, Ray's start included ({made})."
+
+
+def block(
+    what: str, records: Mapping[str, Record], published: Published, sweeps: Mapping[str, Record] | None = None
+) -> str:
     """What stands between a pair of markers on lines of their own.
 
     Args:
-        what: ``records``, ``conditions``, ``algorithm NAME`` or ``printed RECORD``.
+        what: ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD`` or ``sweep NAME``.
         records: all of them, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
+        sweeps: records of sweeps, by name.
 
     Raises:
         ValueError: there is no such table.
     """
     kind, _, name = what.partition(" ")
+    if kind == "sweep":
+        return sweep_table((sweeps or {})[name])
     if kind == "printed":
         return printed(records[name], name)
     if kind == "algorithm":

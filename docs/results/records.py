@@ -3,14 +3,17 @@
     python docs/results/records.py keep runs/first omniglot_5w1s_maml \\
         --command "distmeta train configs/omniglot_5w1s_maml.yaml tasks.root=PATH_TO_OMNIGLOT run.steps=1000" \\
         --evaluate evaluation.queries=15
+    python docs/results/records.py sweep runs/sinusoid_lr sinusoid_lr --elapsed 40 \\
+        --command "distmeta tune configs/sweeps/sinusoid_lr.yaml"
     python docs/results/records.py write
 
 ``keep`` writes ``docs/results/NAME.json``: what ``result.json`` holds, with command, commit, date and machine. Commit
-and machine are those of now, so keep a run where and when it was made. ``write`` (``make results-table``) rewrites what
+and machine are those of now, so keep a run where and when it was made. ``sweep`` does so with ``results.json`` of a
+sweep, in ``docs/results/sweeps/``. ``write`` (``make results-table``) rewrites what
 stands between these markers, which are comments and not seen:
 
 - ``<!-- results: WHAT -->`` to ``<!-- /results -->``, on lines of their own: a table, or what a run prints. WHAT is
-  ``records``, ``conditions``, ``algorithm NAME`` or ``printed RECORD``.
+  ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD`` or ``sweep NAME``.
 - ``<!-- result: RECORD.FIELD -->`` to ``<!-- /result -->``, within a line and not at its start: one figure of the
   meta-test. ``RECORD.FIELD OVERRIDES`` is of a further evaluation.
 
@@ -39,9 +42,13 @@ import distmeta
 from distmeta.config.migrations import CONFIG_MIGRATIONS, migrated
 from distmeta.config.schema import written_values
 from distmeta.runs.directory import RESULT, RunDirectory, differences, to_json
+from distmeta.storage.files import Storage
+from distmeta.sweeps.results import RESULTS, read_results
+from distmeta.sweeps.sweep import SWEEP, check_same_sweep, dump_sweep, load_sweep
 
 ROOT = Path(__file__).parents[2]
 RECORDS = Path(__file__).parent
+SWEEPS = "sweeps"
 
 _ELSEWHERE = ("tasks.root", "cluster.address", "run.dir")  # say where a run was, and not what it computed
 _BLOCK = re.compile(r"^(<!-- results: ([^\n]+?) -->\n).*?^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
@@ -77,8 +84,7 @@ def keep(
         ValueError: the name or the command is wrong, or the code has changes that no commit has.
         StorageError: there is no run that has ended.
     """
-    if not re.fullmatch(r"\w+", name):
-        raise ValueError(f"a record's name is made of letters, digits and underscores, got {name!r}")
+    _check_name(name)
     directory = RunDirectory(run)
     result = directory.read_result()
     config = migrated(yaml.safe_load(directory.read_config()), CONFIG_MIGRATIONS)
@@ -104,6 +110,39 @@ def keep(
     file = folder / f"{name}.json"
     file.write_text(to_json(record, indent=2) + "\n", encoding="utf-8")
     return file
+
+
+def keep_sweep(sweep: Path, name: str, command: str, elapsed: float, folder: Path = RECORDS) -> Path:
+    """Make a sweep's results a record; arguments and errors are as of :func:`keep`."""
+    _check_name(name)
+    words = shlex.split(command)
+    if words[:2] != ["distmeta", "tune"] or len(words) < 3 or any(word.startswith("-") for word in words):
+        raise ValueError(f"expected 'distmeta tune SWEEP [KEY=VALUE]...' without options, got {command!r}")
+    home = Storage.at(sweep)
+    check_same_sweep(home.read_bytes(SWEEP).decode(), dump_sweep(load_sweep(ROOT / words[2], words[3:])))
+    found = read_results(home)
+    if found is None:
+        raise ValueError(f"{sweep}: the sweep has not ended")
+    found["best"]["checkpoint"] = found["best"]["checkpoint"].removeprefix(f"{home.location}/")
+    ended = datetime.fromtimestamp((sweep / RESULTS).stat().st_mtime, tz=timezone.utc)
+    record = {
+        "command": command,
+        "commit": checked_out(),
+        "date": f"{ended:%Y-%m-%d}",
+        "machine": machine(),
+        "torch": torch.__version__,
+        "elapsed": elapsed,
+        "results": found,
+    }
+    file = folder / SWEEPS / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(to_json(record, indent=2) + "\n", encoding="utf-8")
+    return file
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"\w+", name):
+        raise ValueError(f"a record's name is made of letters, digits and underscores, got {name!r}")
 
 
 def machine() -> str:
@@ -140,13 +179,22 @@ def read_records(folder: Path = RECORDS) -> dict[str, Record]:
     return {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
 
 
+def read_sweeps(folder: Path = RECORDS) -> dict[str, Record]:
+    """Records of sweeps, by name."""
+    return {
+        file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((folder / SWEEPS).glob("*.json"))
+    }
+
+
 def read_published(folder: Path = RECORDS) -> Published:
     """``figure`` and ``source`` of papers, by record."""
     published: Published = yaml.safe_load((folder / "published.yaml").read_text(encoding="utf-8"))
     return published
 
 
-def rewrite(text: str, records: Mapping[str, Record], published: Published) -> str:
+def rewrite(
+    text: str, records: Mapping[str, Record], published: Published, sweeps: Mapping[str, Record] | None = None
+) -> str:
     """A document with the records' figures between its markers.
 
     Raises:
@@ -157,7 +205,7 @@ def rewrite(text: str, records: Mapping[str, Record], published: Published) -> s
     if counts != [blocks, blocks, inline, inline]:
         raise ValueError("markers of results are not in pairs, or stand where they would be seen")
     try:
-        text = _BLOCK.sub(lambda at: f"{at[1]}\n{block(at[2], records, published)}\n\n{at[3]}", text)
+        text = _BLOCK.sub(lambda at: f"{at[1]}\n{block(at[2], records, published, sweeps)}\n\n{at[3]}", text)
         return _INLINE.sub(lambda at: f"{at[1]}{figure(records[at[2]], at[3], at[4])}{at[5]}", text)
     except KeyError as error:
         raise ValueError(f"a marker of results names {error}, which no record has") from error
@@ -165,10 +213,10 @@ def rewrite(text: str, records: Mapping[str, Record], published: Published) -> s
 
 def rewritten() -> Iterator[tuple[Path, str]]:
     """README and the pages of the documentation, and what they should hold."""
-    records, published = read_records(), read_published()
+    records, published, sweeps = read_records(), read_published(), read_sweeps()
     for file in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         try:
-            yield file, rewrite(file.read_text(encoding="utf-8"), records, published)
+            yield file, rewrite(file.read_text(encoding="utf-8"), records, published, sweeps)
         except ValueError as error:
             raise ValueError(f"{file.relative_to(ROOT)}: {error}") from error
 
@@ -184,10 +232,18 @@ def main() -> None:
     kept.add_argument("--evaluate", action="append", default=[], metavar="OVERRIDES", help="a further meta-test")
     kept.add_argument("--commit", help="what the run was made with, if not with what is checked out")
     kept.add_argument("--elapsed", type=float, metavar="SECONDS", help="from the command's start to its end")
+    swept = commands.add_parser("sweep", help="make a sweep's results a record")
+    swept.add_argument("sweep", type=Path, metavar="SWEEP_DIR")
+    swept.add_argument("name", metavar="NAME")
+    swept.add_argument("--command", required=True, help="what made the sweep, with PATH_TO_OMNIGLOT for its archives")
+    swept.add_argument("--elapsed", type=float, required=True, metavar="SECONDS", help="what the command took")
     commands.add_parser("write", help="write the figures of all records into the documents")
     options = parser.parse_args()
     if options.does == "keep":
         print(keep(options.run, options.name, options.command, options.evaluate, options.commit, options.elapsed))
+        return
+    if options.does == "sweep":
+        print(keep_sweep(options.sweep, options.name, options.command, options.elapsed))
         return
     for file, now in rewritten():
         if now != file.read_text(encoding="utf-8"):

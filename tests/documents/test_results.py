@@ -15,8 +15,9 @@ import yaml
 
 import distmeta
 from distmeta.config.schema import dump_config
-from distmeta.errors import StorageError
+from distmeta.errors import ConfigError, StorageError
 from distmeta.runs.directory import RunDirectory
+from distmeta.sweeps.sweep import dump_sweep, load_sweep
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "results"))
@@ -121,6 +122,11 @@ def test_every_further_evaluation_is_shown(name: str) -> None:
         assert re.search(rf"<!-- result: {name}\.\w+ {re.escape(overrides)} -->", text)
 
 
+@pytest.mark.parametrize("name", records.read_sweeps())
+def test_every_sweep_is_shown(name: str) -> None:
+    assert f"<!-- results: sweep {name} -->" in (ROOT / "docs" / "sweeps.md").read_text("utf-8")
+
+
 def test_published_figures_have_a_source() -> None:
     for name, paper in records.read_published().items():
         assert (ROOT / "configs" / f"{name}.yaml").is_file()
@@ -177,6 +183,46 @@ def test_code_without_a_commit_makes_no_record(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "distmeta" / "code.py").write_text("a = 2\n")
     with pytest.raises(ValueError, match="differ from the last commit"):
         records.checked_out()
+
+
+SWEPT = "distmeta tune configs/sweeps/sinusoid_lr.yaml"
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Path:
+    """A sweep's folder as it would be left."""
+    folder = tmp_path / "swept"
+    folder.mkdir()
+    (folder / "sweep.yaml").write_text(dump_sweep(load_sweep(ROOT / "configs" / "sweeps" / "sinusoid_lr.yaml")))
+    values = {"algorithm.inner_lr": 0.01, "outer.lr": 0.001}
+    trial = {"status": "finished", "runs": 1, "steps": 1000, "problem": ""}
+    first = {"name": "00000", "score": 1.9052, "step": 900, "values": values, **trial}
+    best = {"name": "00007", "score": 0.925, "step": 1000, "values": {**values, "outer.lr": 0.009744}, **trial}
+    meta_test = {"mse": mean(0.95, 0.08), "loss": mean(0.95, 0.08)}
+    told = {"trial": "00007", "values": best["values"], "score": 0.925, "step": 1000, "checkpoint": "trials/00007"}
+    summary = {"name": "sinusoid_lr", "metric": "mse", "mode": "min", "best": {**told, "meta_test": meta_test}}
+    summary |= {"files": ["results.json"], "seeds": [0], "trials": [best, first]}
+    (folder / "results.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_sweep_is_kept_and_shown(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "checked_out", lambda: "def5678")
+    file = records.keep_sweep(swept, "short", SWEPT, 40, folder=tmp_path)
+    assert file == tmp_path / "sweeps" / "short.json"
+    table = block("sweep short", {}, {}, records.read_sweeps(tmp_path))
+    assert "| first | `algorithm.inner_lr` 0.01, `outer.lr` 0.001 | 1.905 at step 900 |  |" in table
+    assert "| best | `algorithm.inner_lr` 0.01, `outer.lr` 0.009744 | 0.925 at step 1000 | 0.950 ± 0.080 |" in table
+    assert "2 trials in 0:40, Ray's start included (def5678, " in table
+
+
+def test_a_command_that_makes_another_sweep_is_refused(swept: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trials: was 18, is 4"):
+        records.keep_sweep(swept, "short", f"{SWEPT} trials=4", 40, folder=tmp_path)
+    (swept / "results.json").unlink()
+    with pytest.raises(ValueError, match="has not ended"):
+        records.keep_sweep(swept, "short", SWEPT, 40, folder=tmp_path)
+    assert not (tmp_path / "sweeps").exists()
 
 
 @pytest.mark.parametrize(
