@@ -169,6 +169,8 @@ class Dispatcher(Generic[AnySlot]):
         for item in held:
             item.holders -= 1
         alone = [item for item in held if self.is_open(item) and not item.holders]
+        for item in alone:
+            item.kind = self._kind  # whoever gets it has no sample of it
         self._lost.extendleft(reversed(alone))
         shards = sum(len(item.shards) for item in alone)
         self._left += shards
