@@ -98,23 +98,39 @@ def sweep_table(record: Record) -> str:
     return f"{table}\n\n{len(results['trials'])} trials in {clock(record['elapsed'])}, Ray's start included ({made})."
 
 
+def peers_table(record: Record) -> str:
+    """Tasks a second of distmeta and of its peers, each as it uses the whole machine best, and the ratios."""
+    cases = record["figures"]["cases"]
+    ours, *peers = next(iter(cases.values()))
+    rows = []
+    for name, found in cases.items():
+        theirs = [
+            f"{found[peer]['tasks_per_second']:,.1f} (**{found[peer]['ours_over_this']:.2f} x**)" for peer in peers
+        ]
+        rows.append((f"`{name}`", f"{found[ours]['tasks_per_second']:,.1f}", *theirs))
+    table = _table(("case", "distmeta", *(f"{peer} (distmeta over it)" for peer in peers)), rows)
+    made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
+    return f"{table}\n\n`{record['command']}` ({made})"
+
+
 def block(
-    what: str, records: Mapping[str, Record], published: Published, sweeps: Mapping[str, Record] | None = None
+    what: str, records: Mapping[str, Record], published: Published, others: Mapping[str, Record] | None = None
 ) -> str:
     """What stands between a pair of markers on lines of their own.
 
     Args:
-        what: ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD`` or ``sweep NAME``.
-        records: all of them, by name, in the order of the rows.
+        what: ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME`` or ``peers NAME``.
+        records: all of runs, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
-        sweeps: records of sweeps, by name.
+        others: records of sweeps and benchmarks, by name.
 
     Raises:
         ValueError: there is no such table.
     """
     kind, _, name = what.partition(" ")
-    if kind == "sweep":
-        return sweep_table((sweeps or {})[name])
+    if kind in ("sweep", "peers"):
+        shown = {"sweep": sweep_table, "peers": peers_table}[kind]
+        return shown((others or {})[name])
     if kind == "printed":
         return printed(records[name], name)
     if kind == "algorithm":

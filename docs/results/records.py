@@ -9,11 +9,11 @@
 
 ``keep`` writes ``docs/results/NAME.json``: what ``result.json`` holds, with command, commit, date and machine. Commit
 and machine are those of now, so keep a run where and when it was made. ``sweep`` does so with ``results.json`` of a
-sweep, in ``docs/results/sweeps/``. ``write`` (``make results-table``) rewrites what
+sweep, ``benchmark`` with the file that a benchmark's ``--json`` wrote; they lie in ``docs/results/others/``. ``write`` (``make results-table``) rewrites what
 stands between these markers, which are comments and not seen:
 
 - ``<!-- results: WHAT -->`` to ``<!-- /results -->``, on lines of their own: a table, or what a run prints. WHAT is
-  ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD`` or ``sweep NAME``.
+  ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME`` or ``peers NAME``.
 - ``<!-- result: RECORD.FIELD -->`` to ``<!-- /result -->``, within a line and not at its start: one figure of the
   meta-test. ``RECORD.FIELD OVERRIDES`` is of a further evaluation.
 
@@ -48,7 +48,7 @@ from distmeta.sweeps.sweep import SWEEP, check_same_sweep, dump_sweep, load_swee
 
 ROOT = Path(__file__).parents[2]
 RECORDS = Path(__file__).parent
-SWEEPS = "sweeps"
+OTHERS = "others"
 
 _ELSEWHERE = ("tasks.root", "cluster.address", "run.dir")  # say where a run was, and not what it computed
 _BLOCK = re.compile(r"^(<!-- results: ([^\n]+?) -->\n).*?^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
@@ -124,17 +124,28 @@ def keep_sweep(sweep: Path, name: str, command: str, elapsed: float, folder: Pat
     if found is None:
         raise ValueError(f"{sweep}: the sweep has not ended")
     found["best"]["checkpoint"] = found["best"]["checkpoint"].removeprefix(f"{home.location}/")
-    ended = datetime.fromtimestamp((sweep / RESULTS).stat().st_mtime, tz=timezone.utc)
+    return _keep_other(name, sweep / RESULTS, folder, command=command, elapsed=elapsed, results=found)
+
+
+def keep_benchmark(figures: Path, name: str, command: str, folder: Path = RECORDS) -> Path:
+    """Make what a benchmark's ``--json`` wrote a record; the name is as of :func:`keep`."""
+    _check_name(name)
+    if not command.startswith("python benchmarks/"):
+        raise ValueError(f"expected 'python benchmarks/SCRIPT ...', got {command!r}")
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    return _keep_other(name, figures, folder, command=command, figures=found)
+
+
+def _keep_other(name: str, left: Path, folder: Path, **fields: Any) -> Path:
+    ended = datetime.fromtimestamp(left.stat().st_mtime, tz=timezone.utc)
     record = {
-        "command": command,
         "commit": checked_out(),
         "date": f"{ended:%Y-%m-%d}",
         "machine": machine(),
         "torch": torch.__version__,
-        "elapsed": elapsed,
-        "results": found,
+        **fields,
     }
-    file = folder / SWEEPS / f"{name}.json"
+    file = folder / OTHERS / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(to_json(record, indent=2) + "\n", encoding="utf-8")
     return file
@@ -179,10 +190,10 @@ def read_records(folder: Path = RECORDS) -> dict[str, Record]:
     return {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
 
 
-def read_sweeps(folder: Path = RECORDS) -> dict[str, Record]:
-    """Records of sweeps, by name."""
+def read_others(folder: Path = RECORDS) -> dict[str, Record]:
+    """Records of sweeps and benchmarks, by name."""
     return {
-        file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((folder / SWEEPS).glob("*.json"))
+        file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((folder / OTHERS).glob("*.json"))
     }
 
 
@@ -193,7 +204,7 @@ def read_published(folder: Path = RECORDS) -> Published:
 
 
 def rewrite(
-    text: str, records: Mapping[str, Record], published: Published, sweeps: Mapping[str, Record] | None = None
+    text: str, records: Mapping[str, Record], published: Published, others: Mapping[str, Record] | None = None
 ) -> str:
     """A document with the records' figures between its markers.
 
@@ -205,18 +216,18 @@ def rewrite(
     if counts != [blocks, blocks, inline, inline]:
         raise ValueError("markers of results are not in pairs, or stand where they would be seen")
     try:
-        text = _BLOCK.sub(lambda at: f"{at[1]}\n{block(at[2], records, published, sweeps)}\n\n{at[3]}", text)
+        text = _BLOCK.sub(lambda at: f"{at[1]}\n{block(at[2], records, published, others)}\n\n{at[3]}", text)
         return _INLINE.sub(lambda at: f"{at[1]}{figure(records[at[2]], at[3], at[4])}{at[5]}", text)
     except KeyError as error:
         raise ValueError(f"a marker of results names {error}, which no record has") from error
 
 
 def rewritten() -> Iterator[tuple[Path, str]]:
-    """README and the pages of the documentation, and what they should hold."""
-    records, published, sweeps = read_records(), read_published(), read_sweeps()
-    for file in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+    """README, the pages of the documentation and the benchmarks', and what they should hold."""
+    records, published, others = read_records(), read_published(), read_others()
+    for file in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         try:
-            yield file, rewrite(file.read_text(encoding="utf-8"), records, published, sweeps)
+            yield file, rewrite(file.read_text(encoding="utf-8"), records, published, others)
         except ValueError as error:
             raise ValueError(f"{file.relative_to(ROOT)}: {error}") from error
 
@@ -237,6 +248,10 @@ def main() -> None:
     swept.add_argument("name", metavar="NAME")
     swept.add_argument("--command", required=True, help="what made the sweep, with PATH_TO_OMNIGLOT for its archives")
     swept.add_argument("--elapsed", type=float, required=True, metavar="SECONDS", help="what the command took")
+    benchmark = commands.add_parser("benchmark", help="make a benchmark's figures a record")
+    benchmark.add_argument("figures", type=Path, metavar="FILE", help="that its --json wrote")
+    benchmark.add_argument("name", metavar="NAME")
+    benchmark.add_argument("--command", required=True, help="what wrote it, without --json")
     commands.add_parser("write", help="write the figures of all records into the documents")
     options = parser.parse_args()
     if options.does == "keep":
@@ -244,6 +259,9 @@ def main() -> None:
         return
     if options.does == "sweep":
         print(keep_sweep(options.sweep, options.name, options.command, options.elapsed))
+        return
+    if options.does == "benchmark":
+        print(keep_benchmark(options.figures, options.name, options.command))
         return
     for file, now in rewritten():
         if now != file.read_text(encoding="utf-8"):

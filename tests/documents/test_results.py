@@ -122,9 +122,10 @@ def test_every_further_evaluation_is_shown(name: str) -> None:
         assert re.search(rf"<!-- result: {name}\.\w+ {re.escape(overrides)} -->", text)
 
 
-@pytest.mark.parametrize("name", records.read_sweeps())
-def test_every_sweep_is_shown(name: str) -> None:
-    assert f"<!-- results: sweep {name} -->" in (ROOT / "docs" / "sweeps.md").read_text("utf-8")
+@pytest.mark.parametrize("name", records.read_others())
+def test_every_sweep_and_benchmark_is_shown(name: str) -> None:
+    pages = [file.read_text("utf-8") for file, _ in records.rewritten()]
+    assert any(re.search(rf"<!-- results: (sweep|peers) {name} -->", page) for page in pages)
 
 
 def test_published_figures_have_a_source() -> None:
@@ -209,11 +210,28 @@ def swept(tmp_path: Path) -> Path:
 def test_a_sweep_is_kept_and_shown(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "checked_out", lambda: "def5678")
     file = records.keep_sweep(swept, "short", SWEPT, 40, folder=tmp_path)
-    assert file == tmp_path / "sweeps" / "short.json"
-    table = block("sweep short", {}, {}, records.read_sweeps(tmp_path))
+    assert file == tmp_path / "others" / "short.json"
+    table = block("sweep short", {}, {}, records.read_others(tmp_path))
     assert "| first | `algorithm.inner_lr` 0.01, `outer.lr` 0.001 | 1.905 at step 900 |  |" in table
     assert "| best | `algorithm.inner_lr` 0.01, `outer.lr` 0.009744 | 0.925 at step 1000 | 0.950 ± 0.080 |" in table
     assert "2 trials in 0:40, Ray's start included (def5678, " in table
+
+
+def test_a_benchmark_is_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "checked_out", lambda: "def5678")
+    ours, theirs = (
+        {"tasks_per_second": 410.26, "ours_over_this": 1.0},
+        {"tasks_per_second": 98.1, "ours_over_this": 4.18},
+    )
+    left = tmp_path / "peers.json"
+    left.write_text(json.dumps({"cases": {"omniglot-5w1s": {"distmeta": ours, "higher": theirs}}}))
+    records.keep_benchmark(left, "peers", "python benchmarks/peers.py", folder=tmp_path)
+    table = block("peers peers", {}, {}, records.read_others(tmp_path))
+    assert "| case | distmeta | higher (distmeta over it) |" in table
+    assert "| `omniglot-5w1s` | 410.3 | 98.1 (**4.18 x**) |" in table
+    assert "`python benchmarks/peers.py` (def5678, " in table
+    with pytest.raises(ValueError, match="expected 'python benchmarks/"):
+        records.keep_benchmark(left, "peers", "make bench", folder=tmp_path)
 
 
 def test_a_command_that_makes_another_sweep_is_refused(swept: Path, tmp_path: Path) -> None:
@@ -222,7 +240,7 @@ def test_a_command_that_makes_another_sweep_is_refused(swept: Path, tmp_path: Pa
     (swept / "results.json").unlink()
     with pytest.raises(ValueError, match="has not ended"):
         records.keep_sweep(swept, "short", SWEPT, 40, folder=tmp_path)
-    assert not (tmp_path / "sweeps").exists()
+    assert not (tmp_path / "others").exists()
 
 
 @pytest.mark.parametrize(
