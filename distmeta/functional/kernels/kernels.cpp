@@ -1,9 +1,10 @@
 // Task-batched layers on the CPU: a convolution and its two gradients, batch norm with a (leaky) ReLU and its first and
-// second derivatives, a max-pool and its gradients. Every tensor is dense with the channels last; the leading dimension counts tasks, and a stride of 0
-// between tasks means that they share a tensor. Tasks are computed independently of each other, in an order of additions
-// that depends on the shapes alone: results do not depend on how tasks are chunked or on the number of threads.
+// second derivatives, a max-pool and its gradients. Every tensor is dense with the channels last; the leading dimension
+// counts tasks, and a stride of 0 between tasks means that they share a tensor. Tasks are computed independently of each
+// other, in an order of additions that depends on the shapes alone: results do not depend on how tasks are chunked or on
+// the number of threads.
 //
-// Compiled by distmeta/kernels/build.py for the vector width that torch uses, without torch's headers.
+// Compiled by build.py beside it for the vector width that torch uses, without torch's headers.
 
 #include <algorithm>
 #include <cstdint>

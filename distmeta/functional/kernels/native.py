@@ -23,7 +23,7 @@ from distmeta.functional.kernels.build import load
 from distmeta.functional.kernels.geometry import Geometry, rulebook
 
 FEW_INPUTS = 64
-"""Up to this many taps times input channels, patches are written side by side and multiplied at once."""
+"""Up to this many taps times input channels, all that an output sees is multiplied at once, not tap by tap."""
 
 _NAMES = {torch.float32: "float", torch.float64: "double"}
 _ARGUMENTS = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "d": ctypes.c_double}
