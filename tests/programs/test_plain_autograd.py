@@ -48,6 +48,7 @@ def configure(model: str, algorithm: str = "maml", *overrides: str, **settings: 
         "algorithm": {"inner_lr": 0.05, **ALGORITHMS[algorithm]},
         "run": {"meta_batch": 4, "tasks_per_shard": 4, "steps": 10, "device": "cpu"},
         "evaluation": {"inner_steps": 3},
+        "engine": {"compile": "none"},  # recording a twin takes longer than all that is compared with it
     }
     return load_config(values, overrides)
 
