@@ -6,7 +6,7 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,11 +21,14 @@ KNOW_RAY = ("workers/ray/", "sweeps/tune/", "jobs/")
 SLOW = {"torch", "ray", "pyarrow", "numpy", "scipy", "pandas", "matplotlib"}
 """Packages that take long to import."""
 
-COMMAND = """
-import json, sys
+COMMANDS = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
 from distmeta.cli.main import app
-code = app(sys.argv[1:], standalone_mode=False)
-print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]), file=sys.stderr)
+for arguments in json.loads(sys.argv[1]):
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
+        code = app(arguments, standalone_mode=False)
+    print(json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules}), said.getvalue()]))
 """
 
 HELP = [
@@ -36,47 +39,73 @@ HELP = [
 CONFIG = "tasks: {kind: glyphs}\nmodel: {kind: conv4}\nalgorithm: {name: maml}\n"
 
 
-def imported(*arguments: str) -> tuple[int, set[str], str]:
-    """What a command exits with, the packages that it has imported by then, and what it says."""
-    done = subprocess.run([sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, check=True)
-    *said, last = done.stderr.splitlines()
-    code, packages = json.loads(last)
-    return code or 0, set(packages), "\n".join(said)
+REGISTRIES = ("tasks", "models", "algorithms")
+REFUSING = ("train", "plan", "submit", "tune")
+REFUSED = {
+    "unknown key": ("run.stepps=1", "there is no such setting"),
+    "wrong value": ("model.filters=none", "model.filters"),
+    "wrong together": ("algorithm={name: reptile, adapt: head}", "displacement"),
+    "missing file": ("", "missing.yaml"),
+}
+
+Known = Callable[..., tuple[int, set[str], str]]
+
+
+def imported(commands: Iterable[Sequence[str]]) -> Known:
+    """For each command, run in one process one after the other: its exit code, all packages by then, what it says."""
+    commands = [tuple(command) for command in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)], capture_output=True, text=True, check=True
+    )
+    found = dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
+
+    def known(*command: str) -> tuple[int, set[str], str]:
+        code, packages, said = found[command]
+        return code or 0, set(packages), said
+
+    return known
+
+
+@pytest.fixture(scope="module")
+def told() -> Known:
+    return imported([*([*command, "--help"] for command in HELP), *(["list", name] for name in REGISTRIES)])
 
 
 @pytest.mark.parametrize("command", HELP, ids=" ".join)
-def test_help_imports_nothing_slow(command: list[str]) -> None:
-    code, packages, _ = imported(*command, "--help")
+def test_help_imports_nothing_slow(command: list[str], told: Known) -> None:
+    code, packages, _ = told(*command, "--help")
     assert (code, packages & SLOW) == (0, set())
 
 
-@pytest.mark.parametrize("registry", ["tasks", "models", "algorithms"])
-def test_lists_import_nothing_slow(registry: str) -> None:
-    code, packages, _ = imported("list", registry)
+@pytest.mark.parametrize("registry", REGISTRIES)
+def test_lists_import_nothing_slow(registry: str, told: Known) -> None:
+    code, packages, _ = told("list", registry)
     assert (code, packages & SLOW) == (0, set())
 
 
-@pytest.mark.parametrize("command", ["train", "plan", "submit", "tune"])
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("run.stepps=1", "there is no such setting"),
-        ("model.filters=none", "model.filters"),
-        ("algorithm={name: reptile, adapt: head}", "displacement"),
-        ("", "missing.yaml"),
-    ],
-    ids=["unknown key", "wrong value", "wrong together", "missing file"],
-)
-def test_refusals_import_nothing_slow(command: str, override: str, said: str, tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
+def arguments(folder: Path, command: str, override: str) -> list[str]:
+    file = folder / ("sweep.yaml" if command == "tune" else "config.yaml")
+    return [command, str(file), override] if override else [command, str(folder / "missing.yaml")]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Known]:
+    """The folder of the configurations, and what became of each command."""
+    folder = tmp_path_factory.mktemp("refused")
+    config = folder / "config.yaml"
     config.write_text(CONFIG)
-    sweep = tmp_path / "sweep.yaml"
-    sweep.write_text(
+    (folder / "sweep.yaml").write_text(
         f"name: a\nbase: {config}\nsettings: {{run.validate_every: 9}}\nspace: {{outer.lr: {{choice: [0.1, 0.2]}}}}\n"
     )
-    file = sweep if command == "tune" else config
-    arguments = [str(file), override] if override else [str(tmp_path / "missing.yaml")]
-    code, packages, words = imported(command, *arguments)
+    each = (arguments(folder, command, override) for command in REFUSING for override, _ in REFUSED.values())
+    return folder, imported(each)
+
+
+@pytest.mark.parametrize("command", REFUSING)
+@pytest.mark.parametrize(("override", "said"), REFUSED.values(), ids=REFUSED)
+def test_refusals_import_nothing_slow(command: str, override: str, said: str, refused: tuple[Path, Known]) -> None:
+    folder, known = refused
+    code, packages, words = known(*arguments(folder, command, override))
     assert code == 2
     assert said in words
     assert packages & {"torch", "ray", "scipy", "pandas", "matplotlib"} == set()
