@@ -32,6 +32,11 @@ CONV: dict[str, Any] = {
     "algorithm": {"name": "maml", "inner_lr": 0.1, "inner_steps": 1},
     "run": {"meta_batch": 2, "tasks_per_shard": 2, "device": "cpu"},
 }
+QUICK: dict[str, Any] = {  # to record; where layers do not matter
+    **CONV,
+    "tasks": {"kind": "sinusoid"},
+    "model": {"kind": "mlp", "hidden": [4]},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -85,8 +90,8 @@ def test_several_processes_make_it_once(folder: Path, tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
     command = [sys.executable, "-c", textwrap.dedent(code), str(made)]
-    processes = [subprocess.Popen(command) for _ in range(3)]
-    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
     assert len(list(made.iterdir())) == 1
 
 
@@ -141,8 +146,8 @@ def test_user_code_has_no_known_origin() -> None:
     assert origin(load_config(CONV, ["model={kind: 'module:a.b'}"])) is None
 
 
-def gradient(plan: Plan, *overrides: str) -> torch.Tensor:
-    program = SupervisedProgram(load_config(CONV, overrides), CPU)
+def gradient(plan: Plan, *overrides: str, base: dict[str, Any] = CONV) -> torch.Tensor:
+    program = SupervisedProgram(load_config(base, overrides), CPU)
     program.follow(plan)
     return program.sample_gradient(2)
 
@@ -170,7 +175,7 @@ def test_what_is_loaded_has_the_same_bits(compile_: Any, folder: Path, monkeypat
 
 def test_another_process_loads_it(folder: Path, tmp_path: Path) -> None:
     """Without recording, so that nothing of what records and compiles is imported."""
-    made = gradient(Plan(compile="graph"))
+    made = gradient(Plan(compile="graph"), base=QUICK)
     code = f"""
         import sys, torch
         from distmeta.loading import load_config
@@ -178,7 +183,7 @@ def test_another_process_loads_it(folder: Path, tmp_path: Path) -> None:
         from distmeta.programs.engine.recording import Recording
         from distmeta.programs.supervised import SupervisedProgram
         Recording.of = lambda *_: 1 / 0
-        program = SupervisedProgram(load_config({CONV!r}), torch.device("cpu"))
+        program = SupervisedProgram(load_config({QUICK!r}), torch.device("cpu"))
         program.follow(Plan(compile="graph"))
         torch.save(program.sample_gradient(2), sys.argv[1])
         assert "torch._dynamo" not in sys.modules
@@ -188,12 +193,13 @@ def test_another_process_loads_it(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_that_works_is_tried_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = SupervisedProgram(load_config(CONV), CPU).probe()
+    first = SupervisedProgram(load_config(QUICK), CPU).probe()
+    assert first.compile != "none"
     assert "plan" in files(folder)
     monkeypatch.setattr(SupervisedProgram, "sample_gradient", never)
-    assert SupervisedProgram(load_config(CONV, ["seed=3"]), CPU).probe() == first
+    assert SupervisedProgram(load_config(QUICK, ["seed=3"]), CPU).probe() == first
     with pytest.raises(ConfigError, match="it is made again"):  # whatever is wrong is the model's fault here
-        SupervisedProgram(load_config(CONV, ["algorithm.inner_steps=2"]), CPU).probe()
+        SupervisedProgram(load_config(QUICK, ["algorithm.inner_steps=2"]), CPU).probe()
 
 
 def test_constants_are_kept_and_decide(folder: Path) -> None:
