@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from integration_helpers import invoke
 from job_helpers import running_head
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -72,21 +73,18 @@ def test_own_network(tmp_path: Path, distmeta_cache: Path) -> None:
 
 
 def train(folder: Path, *arguments: str) -> None:
-    """``distmeta train`` in a folder."""
-    command = [sys.executable, "-m", "distmeta", "train", *arguments, "--run-dir", "run"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    """``distmeta train`` in this process, with the modules of the current folder."""
+    invoke("train", *arguments, "--run-dir", folder / "run").succeeded()
 
 
-def test_new_estimator(tmp_path: Path) -> None:
+def test_new_estimator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its window is the exact meta-gradient's where it holds all steps, and another one's where it does not."""
     shutil.copy(EXAMPLES / "new_estimator.py", tmp_path)
+    monkeypatch.chdir(tmp_path)
     steps = ("run.steps=2", "run.validate_every=2", "algorithm.inner_steps=3", *SHORT)
     losses = {}
     for name, own in {"exact": "exact", "all": OWN, "last": OWN}.items():
         folder = tmp_path / name
-        folder.mkdir()
-        shutil.copy(EXAMPLES / "new_estimator.py", folder)
         window = [] if own == "exact" else [f"algorithm.window={3 if name == 'all' else 1}"]
         train(folder, str(CONFIGS / "sinusoid_maml.yaml"), f"algorithm.estimator={own}", *window, *steps)
         losses[name] = json.loads((folder / "run" / "result.json").read_text())["meta_test"]["loss"]["mean"]
@@ -94,11 +92,12 @@ def test_new_estimator(tmp_path: Path) -> None:
     assert losses["last"] != pytest.approx(losses["exact"], rel=1e-5)
 
 
-def test_the_method_of_contributing(tmp_path: Path) -> None:
+def test_the_method_of_contributing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ridge regression head, as it stands there."""
     text = (EXAMPLES.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^   ```python\n(.*?)^   ```$", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "ridge.py").write_text(textwrap.dedent(code))
+    monkeypatch.chdir(tmp_path)
     chosen = f"algorithm={{name: protonet, adaptation: {RIDGE}}}"
     settings = ("run.steps=12", "run.meta_batch=8", "run.validate_every=6", "model.filters=8", "cluster.workers=0")
     train(tmp_path, str(CONFIGS / "demo.yaml"), chosen, "evaluation.inner_steps=null", *settings, *SHORT)
