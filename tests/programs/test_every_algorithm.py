@@ -51,7 +51,19 @@ def variants() -> Iterator[tuple[str, str, str, str, str]]:
                         yield row, differentiation, kind, objective, layers
 
 
-@pytest.fixture(scope="module", params=variants(), ids="-".join)
+def quick(row: str, differentiation: str, kind: str, objective: str, layers: str) -> bool:
+    """Every row on a perceptron and on a convolutional network, and maml on every network; the rest takes long."""
+    everywhere = (row, differentiation) == ("maml", "reverse") or (kind, layers) == ("conv4-batch", "general")
+    return kind == "mlp" or (everywhere and objective == "cross_entropy")
+
+
+VARIANTS = [
+    pytest.param(variant, id="-".join(variant), marks=() if quick(*variant) else pytest.mark.slow)
+    for variant in variants()
+]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
 def case(request: pytest.FixtureRequest) -> Case:
     row, differentiation, kind, objective, layers = request.param
     if layers == "native" and unavailable():

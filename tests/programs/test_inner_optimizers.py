@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,13 +21,20 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", list(NETWORKS))
-@pytest.mark.parametrize(
-    ("way", "learned"),
-    [(w, r) for w in ("reverse", "mixed", "first_order") for r in ("none", "per_tensor", "per_element")]
-    + [("displacement", "none")],
-)
-@pytest.mark.parametrize("optimizer", list(RATES))
+LEARNED = ("none", "per_tensor", "per_element")
+
+
+def cases() -> Iterator[Any]:
+    """All on a perceptron; on convolutions, which take longer, every two of optimizer, way and rates together."""
+    for i, optimizer in enumerate(RATES):
+        for j, way in enumerate(ESTIMATORS):
+            for k, learned in enumerate(LEARNED if way != "displacement" else LEARNED[:1]):
+                for kind in NETWORKS:
+                    quick = kind == "mlp" or (i + j + k) % 3 == 0
+                    yield pytest.param(optimizer, way, learned, kind, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("optimizer", "way", "learned", "kind"), cases())
 def test_against_plain_autograd(optimizer: str, way: str, learned: str, kind: str) -> None:
     """Three steps, each on a minibatch of 4 of the examples; every kind of rate that the estimator takes."""
     rate = RATES[optimizer]

@@ -112,16 +112,16 @@ def test_other_algorithms(algorithm: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("layers", ["general", "native"])
-def test_what_is_recorded_has_the_bits_of_what_is_not(layers: Any, conv: SupervisedProgram) -> None:
+def test_what_is_recorded_has_the_bits_of_what_is_not(layers: Any, short: SupervisedProgram) -> None:
     if layers == "native" and build.unavailable():
         pytest.skip(str(build.unavailable()))
-    state = Start.of(0, conv.initial_vector())
+    state = Start.of(0, short.initial_vector())
     results = []
     for compile_ in ("none", "graph"):
-        conv.follow(Plan(layers=layers, compile=compile_))
-        gradient = conv.answer(Request("gradient", state), "train", range(6))
+        short.follow(Plan(layers=layers, compile=compile_))
+        gradient = short.answer(Request("gradient", state), "train", range(6))
         # Measurements are recorded when their shapes come again.
-        measured = [conv.evaluate(state, "test", range(3), details=True) for _ in range(4)][-1]
+        measured = [short.evaluate(state, "test", range(3), details=True) for _ in range(4)][-1]
         results.append(
             (gradient.vector, measured.values["accuracy_inductive"], measured.values["loss"], measured.by_step)
         )
