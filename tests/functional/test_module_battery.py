@@ -64,7 +64,24 @@ def test_the_battery_is_large() -> None:
     assert len(NETWORKS) >= 60
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+KINDS = {
+    *("Bookkeeping", "Branches", "CausalAttention", "Detached", "Dictionaries", "Energy", "Experts", "Fixpoint"),
+    *("FrozenTied", "FunctionalNorms", "HookedTensor", "Hyper", "InnerStep", "KeepsAttention", "OwnAttention"),
+    *("PartlyEvaluated", "Residual", "SharedEmbedding", "ThroughNumpy", "Unused", "WritesInputs"),
+    *("batch_norm_cumulative", "batch_norm_frozen", "batch_norm_without_affine", "bilinear", "checkpointed"),
+    *("classic_function", "dropout", "feature_dropout", "gradient_reversal", "gru", "half_batch_norm", "linear"),
+    *("orthogonal", "pruned", "straight_through", "traced", "transformer", "weight_norm"),
+}
+"""One network, or a few, of each kind."""
+
+
+def some(names: Iterable[str], quick: set[str]) -> list[Any]:
+    """Networks as parameters: those that are not of the quick ones are tried in the long battery alone."""
+    assert quick <= set(NETWORKS)
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", some(NETWORKS, KINDS))
 def test_computes_what_plain_pytorch_computes(name: str) -> None:
     config = configure(name)
     program = SupervisedProgram(config, torch.device("cpu"))
@@ -106,12 +123,7 @@ def uses_batch_statistics(module: nn.Module) -> bool:
 QUICK = {"Branches", "checkpointed", "HookedTensor", "SharedEmbedding", "gru", "half_batch_norm", "transformer_dropout"}
 
 
-def some(names: Iterable[str]) -> list[Any]:
-    """Networks as parameters: those that are not of the quick ones are tried in the long battery alone."""
-    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
-
-
-@pytest.mark.parametrize("name", some(NETWORKS))
+@pytest.mark.parametrize("name", some(NETWORKS, QUICK))
 def test_each_way_is_right_or_fails(name: str) -> None:
     """Mapped, looped, plain: where a way runs at all, it gives the reference's meta-gradient."""
     config = configure(name)
