@@ -23,9 +23,12 @@ SMALL: dict[str, Any] = {**GLYPHS, "run": {"steps": 2, "meta_batch": 2, "tasks_p
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_plain_autograd_has_the_same_bits_on_workers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("counts", [(0, 2), pytest.param((0, 1, 3), marks=pytest.mark.slow)])
+def test_plain_autograd_has_the_same_bits_on_workers(
+    counts: tuple[int, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     results = {}
-    for workers in (0, 1, 2):
+    for workers in counts:
         caplog.clear()
         with caplog.at_level("WARNING", "distmeta"):
             results[workers] = train(tmp_path / str(workers), FORCE, f"cluster.workers={workers}")["meta_test"]

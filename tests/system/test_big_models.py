@@ -24,6 +24,7 @@ BIG: dict[str, Any] = {
     "model": {"kind": "mlp", "hidden": [3600, 3600]},  # 13 million parameters, 51.9 MB
     "algorithm": {"name": "fomaml"},
     "outer": {"clip_norm": 1.0},
+    "engine": {"compile": "none"},
     "run": {
         "steps": 2,
         "meta_batch": 5,
@@ -36,10 +37,15 @@ BIG: dict[str, Any] = {
 }
 
 
-def test_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("width", "big"), [(600, 1_000_000), pytest.param(3600, ray_actors.BIG, marks=pytest.mark.slow)]
+)
+def test_same_bits(width: int, big: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five shards on two workers: subtrees of two, two and one."""
-    train(tmp_path / "0", BIG)
-    result = train(tmp_path / "2", BIG, "cluster.workers=2")
+    monkeypatch.setattr(ray_actors, "BIG", big)
+    hidden = f"model.hidden=[{width}, {width}]"
+    train(tmp_path / "0", BIG, hidden)
+    result = train(tmp_path / "2", BIG, hidden, "cluster.workers=2")
     expected = parameters(tmp_path / "0", step=2)
     assert sum(value.nbytes for value in expected.values()) > ray_actors.BIG
     assert_same(parameters(tmp_path / "2", step=2), expected)

@@ -51,19 +51,19 @@ BIG: dict[str, Any] = {
 WORKERS = (0, 1, 0, 2, 0, 1, 0, 1, 0, 1)  # of the drivers that are killed, one after the other
 
 
-def drive(run: str, workers: int, environment: dict[str, str]) -> None:
+def drive(run: str, workers: int, steps: int, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    drain(distmeta.train(configure(BIG, f"cluster.workers={workers}"), run, resume=True))
+    drain(distmeta.train(configure(BIG, f"cluster.workers={workers}", f"run.steps={steps}"), run, resume=True))
 
 
 @contextmanager
-def driver(run: Path, workers: int) -> Iterator[BaseProcess]:
+def driver(run: Path, workers: int, steps: int) -> Iterator[BaseProcess]:
     """A driver at work, which is killed at the end."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["distmeta.runs.train", "distmeta.workers.ray.actors"])
     settings = {name: os.environ[name] for name in ("DISTMETA_CACHE", "RAY_AUTH_MODE")}
     settings["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    process = context.Process(target=drive, args=(str(run), workers, settings), daemon=True)
+    process = context.Process(target=drive, args=(str(run), workers, steps, settings), daemon=True)
     process.start()
     try:
         yield process
@@ -89,14 +89,14 @@ def being_written(run: Path, process: BaseProcess) -> bool:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("kills", [2, pytest.param(len(WORKERS), marks=pytest.mark.slow)])
-def test_killed_drivers(kills: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kills", "steps"), [(2, 18), pytest.param(len(WORKERS), STEPS, marks=pytest.mark.slow)])
+def test_killed_drivers(kills: int, steps: int, tmp_path: Path) -> None:
     chance = random.Random(0)
     run, whole = tmp_path / "run", tmp_path / "whole"
     hit_a_write = resumed = 0
     for session, workers in enumerate(WORKERS[:kills]):
         begun = newest(run)
-        with driver(run, workers) as process:
+        with driver(run, workers, steps) as process:
             wait_for(process, lambda begun=begun: newest(run) > begun)
             if session % 2:
                 time.sleep(chance.uniform(0.0, 0.1))
@@ -111,11 +111,11 @@ def test_killed_drivers(kills: int, tmp_path: Path) -> None:
         resumed += 1
     assert hit_a_write >= 1
 
-    rarely = "run.checkpoint_every=0"  # from here on: it is quicker
-    train(run, BIG, rarely, resume=True)
-    train(whole, BIG, rarely)
-    assert_same(parameters(run, STEPS), parameters(whole, STEPS))
-    assert logged_steps(run) == list(range(1, STEPS + 1))
+    rarely = ("run.checkpoint_every=0", f"run.steps={steps}")  # from here on: it is quicker
+    train(run, BIG, *rarely, resume=True)
+    train(whole, BIG, *rarely)
+    assert_same(parameters(run, steps), parameters(whole, steps))
+    assert logged_steps(run) == list(range(1, steps + 1))
     found, expected = result_of(run), result_of(whole)
     assert found["faults"]["driver_restarts"] == resumed == kills
     for key in ("meta_test", "best_validation", "checkpoint", "steps", "tasks"):

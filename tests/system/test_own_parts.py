@@ -14,7 +14,7 @@ import distmeta
 from distmeta.errors import ConfigError, TrustError
 from distmeta.runs.evaluate import evaluate
 
-SETTINGS = own_parts_settings()
+SETTINGS = {**own_parts_settings(), "engine": {"compile": "none"}}  # nothing of a user's own is kept recorded
 
 
 @pytest.fixture(scope="module")
