@@ -16,8 +16,12 @@ import distmeta
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+MORE = [("glyphs", 3), ("sinusoid", 1)]
 
-@pytest.mark.parametrize(("family", "workers"), [("glyphs", 3), ("sinusoid", 1)])
+
+@pytest.mark.parametrize(
+    ("family", "workers"), [("glyphs", 2), *(pytest.param(*more, marks=pytest.mark.slow) for more in MORE)]
+)
 def test_same_bits(family: str, workers: int, tmp_path: Path, reference: Callable[[str], Any]) -> None:
     expected = reference(family)
     result = train(tmp_path, FAMILIES[family], f"cluster.workers={workers}")

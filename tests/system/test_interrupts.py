@@ -48,10 +48,10 @@ def check_resumed(run: Path, step: int) -> None:
 @pytest.mark.parametrize(
     ("workers", "number"),
     [
-        pytest.param(0, signal.SIGINT, id="in-process-SIGINT"),
+        pytest.param(0, signal.SIGINT, id="in-process-SIGINT", marks=pytest.mark.slow),
         pytest.param(0, signal.SIGTERM, id="in-process-SIGTERM"),
-        pytest.param(2, signal.SIGINT, id="ray-SIGINT"),
-        pytest.param(1, signal.SIGTERM, id="ray-SIGTERM", marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGINT, id="ray-SIGINT"),
+        pytest.param(2, signal.SIGTERM, id="ray-SIGTERM", marks=pytest.mark.slow),
     ],
 )
 def test_interrupted(workers: int, number: signal.Signals, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def holding(uri: str, *folders: Path) -> list[str]:
 
 def config(uri: str) -> dict[str, Any]:
     """Of a run that names its secret in every place that takes a URI; the data's is not read."""
-    return {**BASE, "run": {**BASE["run"], "dir": uri}}
+    return {**BASE, "run": {**BASE["run"], "steps": 6, "dir": uri}}
 
 
 def test_a_run(

@@ -280,9 +280,9 @@ def check_population(folder: Path, results: dict[str, Any], steps: int) -> None:
 
 def test_population(tmp_path: Path) -> None:
     """The worst go on from the best ones' exact state; the schedule of rates is written."""
-    chosen = sweep(*POPULATION, "run.steps=24")
+    chosen = sweep(*POPULATION, "run.steps=16")
     results = distmeta.tune(chosen, run_dir=tmp_path / "sweep")
-    check_population(tmp_path / "sweep", results, 24)
+    check_population(tmp_path / "sweep", results, 16)
 
 
 @pytest.mark.slow

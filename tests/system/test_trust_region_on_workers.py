@@ -33,12 +33,16 @@ BASES = pytest.mark.parametrize(
 )
 
 
-@BASES
-def test_same_bits(base: dict[str, Any], tmp_path: Path) -> None:
-    for workers in (0, 1, 2):
+@pytest.mark.parametrize(
+    ("base", "counts"),
+    [(SINUSOID, (2,)), pytest.param(GLYPHS, (1, 2), marks=pytest.mark.slow)],
+    ids=["sinusoid", "glyphs"],
+)
+def test_same_bits(base: dict[str, Any], counts: tuple[int, ...], tmp_path: Path) -> None:
+    for workers in (0, *counts):
         train(tmp_path / str(workers), base, *SETTINGS, PLAIN, f"cluster.workers={workers}")
     expected = parameters(tmp_path / "0", 4)
-    for workers in (1, 2):
+    for workers in counts:
         assert_same(parameters(tmp_path / str(workers), 4), expected)
         assert untimed(tmp_path / str(workers)) == untimed(tmp_path / "0")
 

@@ -77,6 +77,7 @@ def test_the_compilers_cache_goes_there_too(tmp_path: Path, monkeypatch: pytest.
     assert cache_for(folder="inductor") == tmp_path / f"distmeta-{os.getuid()}" / "inductor"
 
 
+@pytest.mark.slow  # a read-only home is the same to a run, and the test of spare folders has such a home too
 def test_a_home_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     home = tmp_path / "file" / "home"

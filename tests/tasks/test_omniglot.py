@@ -140,6 +140,7 @@ def test_rotations_are_drawn_only_where_asked_for(omniglot):
     assert 0.1 < share(_open(omniglot)) < 0.45
 
 
+@pytest.mark.slow  # the same store as the session's, built once more; an interrupted build comes as far as its progress
 def test_building_for_later_use(omniglot, tmp_path, own_cache, store):
     seen: list[tuple[int, int]] = []
     path = build_omniglot(omniglot, tmp_path / "out", lambda done, total: seen.append((done, total)))
@@ -268,11 +269,15 @@ def test_bad_archives_are_named_and_nothing_is_left(omniglot, tmp_path, own_cach
 
 
 def test_an_interrupted_build_leaves_nothing(omniglot, tmp_path):
+    seen: list[tuple[int, int]] = []
+
     def stop(done: int, total: int) -> None:
+        seen.append((done, total))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         build_omniglot(omniglot, tmp_path / "out", stop)
+    assert seen == [(20, 32460)]
     assert _built(tmp_path / "out") == []
 
 
