@@ -16,11 +16,14 @@ import distmeta
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-MORE = [("glyphs", 3), ("sinusoid", 1)]
-
 
 @pytest.mark.parametrize(
-    ("family", "workers"), [("glyphs", 2), *(pytest.param(*more, marks=pytest.mark.slow) for more in MORE)]
+    ("family", "workers"),
+    [
+        ("glyphs", 2),
+        pytest.param("glyphs", 3, marks=pytest.mark.slow),
+        pytest.param("sinusoid", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_same_bits(family: str, workers: int, tmp_path: Path, reference: Callable[[str], Any]) -> None:
     expected = reference(family)
