@@ -74,6 +74,7 @@ def test_missing_data(tmp_path: Path) -> None:
     invoke("train", config, "--run-dir", tmp_path / "run").refused(str(empty), "images_background.zip")
 
 
+@pytest.mark.slow  # tests/system/test_start.py waits for such an address too
 def test_unreachable_cluster(tmp_path: Path) -> None:
     """In a process of its own, where no Ray runs yet; the other tests here stay in this one."""
     with socket.socket() as nobody:  # bound and not listening, so that nothing answers

@@ -101,10 +101,12 @@ def without_locks(folder: str) -> Storage:
     return Storage(files, "run", f"plain://{folder}/run")
 
 
-@pytest.mark.parametrize("kind", ["local", "s3", "no-locks"])
-def test_many_threads_at_the_same_instant(kind: str, folder: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "attempts"), [("local", 8), ("s3", 3), ("no-locks", 8), pytest.param("s3", 12, marks=pytest.mark.slow)]
+)
+def test_many_threads_at_the_same_instant(kind: str, attempts: int, folder: str) -> None:
     """On storage without locks too; threads of one process are each other's rivals as well. Never two may write."""
-    for attempt in range(8):
+    for attempt in range(attempts):
         at = without_locks if kind == "no-locks" else Storage.at
         storage = at(folder).child(str(attempt))
         barrier = threading.Barrier(6)

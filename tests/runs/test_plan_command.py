@@ -14,10 +14,12 @@ from distmeta.loading import load_config
 QUICK = ("--seconds", "0.05", "engine.compile=graph")
 
 
-def test_a_plan_is_measured_and_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compile_", ["graph", pytest.param("auto", marks=pytest.mark.slow)])
+def test_a_plan_is_measured_and_written(compile_: str, tmp_path: Path) -> None:
     config = write_config(tmp_path, SINUSOID)
     config.write_text("# a comment of mine\n" + config.read_text())
-    done = invoke("plan", config, "--seconds", "0.05", "--write", tmp_path / "out.yaml", "run.steps=20").succeeded()
+    told = ("run.steps=20", f"engine.compile={compile_}")
+    done = invoke("plan", config, "--seconds", "0.05", "--write", tmp_path / "out.yaml", *told).succeeded()
     assert "to plain autograd in float64" in done.out
     assert "written to" in done.out
     written = load_config(tmp_path / "out.yaml")

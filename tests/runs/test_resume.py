@@ -40,6 +40,7 @@ from distmeta.runs import checkpoint
 from distmeta.storage.files import Storage
 
 EVERY_STEP = list(range(1, STEPS + 1))
+PLAIN = ["engine.compile=none"]  # what no other test has recorded already takes longer to record than to run
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -120,7 +121,7 @@ def test_schedules_and_optimizers_go_on(optimizer: str, schedule: str, tmp_path:
 
 
 def test_skipped_steps_stay_counted(tmp_path: Path) -> None:
-    settings = ["model={kind: 'module:integration_models.Fragile'}", "outer.on_nonfinite=skip"]
+    settings = [*PLAIN, "model={kind: 'module:integration_models.Fragile'}", "outer.on_nonfinite=skip"]
     records = list(distmeta.train(configure(SINUSOID, *settings), tmp_path / "whole"))
     skipped = [record.step for record in records if record.skipped]
     assert 2 <= len(skipped) <= STEPS - 2
@@ -135,7 +136,7 @@ def test_skipped_steps_stay_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("every", [0, 2])
 def test_steps_that_may_be_skipped_in_a_row(every: int, tmp_path: Path) -> None:
     """As many as allowed, over sessions, validated or not; then the run ends, and goes on where more are allowed."""
-    settings = ["algorithm.inner_lr=1e30", "outer.on_nonfinite=skip", f"run.validate_every={every}"]
+    settings = [*PLAIN, "algorithm.inner_lr=1e30", "outer.on_nonfinite=skip", f"run.validate_every={every}"]
     stopped = pytest.raises(NonFiniteError, match=r"meta-step 4 .*the 3 before it .*outer\.max_skips = 3 allows")
     train_until(2, tmp_path, SINUSOID, *settings, "outer.max_skips=3")
     for _ in range(2):
@@ -147,7 +148,7 @@ def test_steps_that_may_be_skipped_in_a_row(every: int, tmp_path: Path) -> None:
 
 
 def test_good_steps_end_a_row_of_skipped_ones(tmp_path: Path) -> None:
-    settings = ["model={kind: 'module:integration_models.Fragile'}", "outer.on_nonfinite=skip"]
+    settings = [*PLAIN, "model={kind: 'module:integration_models.Fragile'}", "outer.on_nonfinite=skip"]
     skipped = [record.skipped for record in distmeta.train(configure(SINUSOID, *settings), tmp_path / "free")]
     longest = max(len(list(group)) for same, group in itertools.groupby(skipped) if same)
     assert longest < sum(skipped)
