@@ -165,7 +165,7 @@ class TestSettling:
 
     @pytest.mark.usefixtures("no_compiler")
     def test_without_a_compiler_it_is_plain_and_says_so(self) -> None:
-        plan = program_of(CONV, ONE_STEP, "run.steps=10000").probe()
+        plan = program_of(CONV, ONE_STEP, "algorithm.name=fomaml", "run.steps=10000").probe()
         assert (plan.layers, plan.compile) == ("general", "graph")
         assert "no C++ compiler is found (tried /nowhere/c++" in plan.notes[0]
 
