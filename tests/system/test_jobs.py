@@ -43,7 +43,7 @@ def write_package(folder: Path) -> None:
     )
 
 
-def test_train_and_evaluate(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's module comes along, all of the cluster works, and the exit code and the result come back."""
     write_package(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,13 @@ def test_train_and_evaluate(head: Head, tmp_path: Path, monkeypatch: pytest.Monk
     assert result["steps"] == 3
     assert result["workers"]["count"] == 2
 
-    run = head.runs("first")
+
+@pytest.mark.slow  # as any job; what is sent for it is looked at in test_job_secrets.py
+def test_evaluate(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_package(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run = head.runs("trained")
+    head.run("train", write_config(tmp_path, model={"kind": "module:mine.nets.network"}), "--run-dir", run).succeeded()
     options = ["--command", "evaluate", "--module", "mine", "--name", "measure"]
     done = head.invoke("submit", run, "evaluation.tasks=5", "cluster.workers=0", *options).succeeded()
     assert "meta-test: 5 tasks" in done.out
