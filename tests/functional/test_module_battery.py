@@ -5,48 +5,23 @@ The reference (``battery_reference.py``) is autograd in float64 on the user's ow
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any, get_args
 
-import battery_networks
 import pytest
 import torch
+from battery_configs import NETWORKS, configure
 from battery_reference import Case
 from torch import Tensor, nn
 
-import distmeta
-from distmeta.config.schema import Config
 from distmeta.core.plan import Plan, Running
 from distmeta.core.requests import Request, Start
 from distmeta.programs.supervised import SupervisedProgram
 
-BASE: dict[str, Any] = {
-    "name": "battery",
-    "tasks": {"kind": "glyphs", "ways": 3, "shots": 2, "queries": 2},
-    "algorithm": {"name": "maml", "inner_lr": 0.1, "inner_steps": 2},
-    "outer": {"optimizer": "sgd", "lr": 1.0},
-    "run": {"steps": 1, "meta_batch": 4, "tasks_per_shard": 2, "device": "cpu"},
-    "evaluation": {"tasks": 4, "validation_tasks": 4, "inner_steps": 3},
-    "cluster": {"workers": 0},
-}
 TASKS = range(4)
-HELPERS = {"flat", "maps", "tokens_of", "rows", "doubled", "Child", "Holder"}
-NETWORKS = sorted(
-    name
-    for name, value in vars(battery_networks).items()
-    if getattr(value, "__module__", None) == "battery_networks"
-    and name not in HELPERS
-    and "outputs" in inspect.signature(value).parameters
-    and not {"kind", "reentrant"} & set(inspect.signature(value).parameters)
-)
 DROPOUT = {"dropout", "feature_dropout", "transformer_dropout"}
 TWINS = {"checkpointed_reentrant": "checkpointed"}
 """The same network in a form that ``torch.autograd.grad`` can differentiate."""
-
-
-def configure(network: str, *overrides: str, module: str = "battery_networks") -> Config:
-    return distmeta.load_config({**BASE, "model": {"kind": f"module:{module}.{network}"}}, overrides)
 
 
 def apart(ours: dict[str, Tensor], reference: dict[str, Tensor]) -> float:

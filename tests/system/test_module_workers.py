@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_module_battery import NETWORKS, configure
+from battery_configs import NETWORKS, configure
 
 import distmeta
 from distmeta.runs import checkpoint
