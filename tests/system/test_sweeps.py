@@ -278,6 +278,7 @@ def check_population(folder: Path, results: dict[str, Any], steps: int) -> None:
     assert exploited >= 1
 
 
+@pytest.mark.slow
 def test_population(tmp_path: Path) -> None:
     """The worst go on from the best ones' exact state; the schedule of rates is written."""
     chosen = sweep(*POPULATION, "run.steps=16")
