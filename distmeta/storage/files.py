@@ -152,7 +152,10 @@ class Storage:
         """Sorted names of files and folders here, without temporaries; none where this folder is missing."""
         with explained("list", self.location):
             selector = pyarrow.fs.FileSelector(self._path, allow_not_found=True)
-            names = [info.base_name for info in self._filesystem.get_file_info(selector)]
+            try:
+                names = [info.base_name for info in self._filesystem.get_file_info(selector)]
+            except FileNotFoundError:  # it was not there, and is when pyarrow looks whether that is so
+                names = []
         return sorted(name for name in names if not name.startswith(PARTIAL))
 
     def read_bytes(self, name: str) -> bytes:
