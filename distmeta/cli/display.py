@@ -147,6 +147,13 @@ class Display:
         elif done == total:
             self._print(f"meta-test: {total} tasks")
 
+    def built(self, done: int, total: int) -> None:
+        """Show the advance of building a data set."""
+        if self._bar:
+            self._advance("building", done, total, "images")
+        elif done == total:
+            self._print(f"built from {total} images")
+
     def measured(self, done: int, total: int) -> None:
         """Show the advance of a series of measurements."""
         if self._bar:

@@ -185,7 +185,7 @@ def build(
 
     _, err = consoles()
     with _errors(), messages(err), Display(err, 0, 1) as display:
-        path = build_omniglot(source, out, progress=display.test)
+        path = build_omniglot(source, out, progress=display.built)
     print(path)
 
 

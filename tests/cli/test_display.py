@@ -95,3 +95,12 @@ def test_shards_given_to_a_second_worker_are_no_fault() -> None:
     }
     assert not any("faults" in line or "shard" in line for line in result_lines(result, "runs/a"))
     assert "shard" not in shown(record(4, faults={"shards_duplicated": 3}))
+
+
+def test_each_kind_of_progress_says_what_it_is() -> None:
+    out = io.StringIO()
+    with Display(Console(file=out, force_terminal=False), 0, 1) as display:
+        for told in (display.test, display.built):
+            told(5, 10)
+            told(10, 10)
+    assert out.getvalue().splitlines() == ["meta-test: 10 tasks", "built from 10 images"]

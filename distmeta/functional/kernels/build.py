@@ -104,7 +104,7 @@ def program() -> str:
 
 
 def load() -> Kernels:
-    """The kernels, compiled on first use into ``DISTMETA_CACHE`` (about 3 seconds).
+    """The kernels, compiled on first use into ``DISTMETA_CACHE``.
 
     The first compiler counts that really compiles, links and loads them; the outcome holds for the process.
 
