@@ -1,23 +1,13 @@
-"""The settings of the task families, apart from the families themselves, so that checking them needs no torch."""
+"""Settings of the image families."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from distmeta.config.sections import Examples, TaskOptions
-
-
-class SinusoidOptions(TaskOptions):
-    """Settings under ``tasks`` for ``kind: sinusoid``: support and query points a task."""
-
-    objective: str = "squared_error"
-
-    shots: Examples = 10
-    queries: Examples = 10
+from distmeta.tasks.options.anchors import DataRoot
 
 
 class ImageOptions(TaskOptions):
@@ -41,12 +31,6 @@ class OmniglotOptions(ImageOptions):
     ``images_evaluation.zip``, or a built ``omniglot-28.arrow``, there or in its subfolder ``omniglot/``.
     """
 
-    root: str | None = None
+    root: DataRoot | None = None
     split: Literal["vinyals", "alphabets"] = "vinyals"
     rotations: bool = True
-
-    @field_validator("root")
-    @classmethod
-    def _anchor(cls, root: str | None) -> str | None:
-        """Workers and resumed runs may have another working directory."""
-        return root if root is None or "://" in root else str(Path(os.path.expanduser(root)).absolute())

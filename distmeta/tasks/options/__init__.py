@@ -1,0 +1,11 @@
+"""The settings of the task families, apart from the families themselves, so that checking them needs no torch.
+
+A file each, or one for families that belong together.
+"""
+
+from __future__ import annotations
+
+from distmeta.tasks.options.images import GlyphOptions, ImageOptions, OmniglotOptions
+from distmeta.tasks.options.sinusoid import SinusoidOptions
+
+__all__ = ["GlyphOptions", "ImageOptions", "OmniglotOptions", "SinusoidOptions"]
