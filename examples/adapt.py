@@ -35,4 +35,7 @@ def main(run_dir: str, *overrides: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except distmeta.DistmetaError as error:  # says what is wrong, and what to do
+        sys.exit(f"error: {error}")

@@ -18,15 +18,13 @@ class SmallConvNet(nn.Module):
     def __init__(self, outputs: int, channels: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.GroupNorm(4, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(4, channels), nn.ReLU())
         self.head = nn.Linear(channels, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, outputs) of images (N, 1, 28, 28)."""
         x = self.first(x).relu()
-        x = x + self.norm(self.second(x)).relu()
-        logits: Tensor = self.head(x.mean((2, 3)))
+        logits: Tensor = self.head((x + self.second(x)).mean((2, 3)))
         return logits
 
 
@@ -36,7 +34,6 @@ def network(outputs: int, channels: int = 32) -> nn.Module:
 
 
 CONFIG = {
-    "name": "own_network",
     "tasks": {"kind": "glyphs", "ways": 5, "shots": 1, "queries": 5},
     "model": {"kind": "module:own_network.network", "channels": 32},
     "algorithm": {"name": "maml", "inner_lr": 0.4, "inner_steps": 1},
@@ -57,4 +54,7 @@ def main(run_dir: str = "runs/own_network", *overrides: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except distmeta.DistmetaError as error:  # says what is wrong, and what to do
+        sys.exit(f"error: {error}")

@@ -43,4 +43,7 @@ def main(run_dir: str = "runs/rates", *overrides: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except distmeta.DistmetaError as error:  # says what is wrong, and what to do
+        sys.exit(f"error: {error}")

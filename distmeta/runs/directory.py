@@ -88,7 +88,8 @@ class RunDirectory:
         """
         if self.holds_run:
             raise StorageError(
-                f"{self.location} already holds a run; continue it with --resume or name another --run-dir"
+                f"{self.location} already holds a run; continue it with --resume (resume=True in Python) or name "
+                "another --run-dir"
             )
 
     def write_config(self, config_yaml: str) -> None:

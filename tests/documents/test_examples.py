@@ -19,16 +19,17 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = EXAMPLES.parent / "configs"
 OWN, RIDGE = "module:new_estimator.Truncated", "module:ridge.Ridge"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+SLOW = pytest.mark.slow
 
 # What takes long: compiled code, tasks, steps.
 SHORT = ("engine.compile=none", "evaluation.tasks=8", "evaluation.validation_tasks=8", "evaluation.queries=5")
 
 
-def run(folder: Path, cache: Path, script: str, *arguments: str) -> str:
-    """What a script prints; its run directory lies in the folder."""
+def started(folder: Path, cache: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A script that has ended; its run directory lies in the folder."""
     environment = {**os.environ, "DISTMETA_CACHE": str(cache), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, EXAMPLES / script, *arguments],
         cwd=folder,
         env=environment,
@@ -37,6 +38,11 @@ def run(folder: Path, cache: Path, script: str, *arguments: str) -> str:
         timeout=200,
         check=False,
     )
+
+
+def run(folder: Path, cache: Path, script: str, *arguments: str) -> str:
+    """What a script prints that succeeds."""
+    done = started(folder, cache, script, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -49,6 +55,22 @@ def test_they_are_short(script: Path) -> None:
 def test_all_of_them_are_tested() -> None:
     tested = {"adapt.py", "cluster_job.py", "new_estimator.py", "own_network.py", "sinusoid.py", "sweep.py"}
     assert {script.name for script in SCRIPTS} == tested
+
+
+@pytest.mark.parametrize(
+    "script", ["adapt.py", "sinusoid.py", *(pytest.param(each, marks=SLOW) for each in ("own_network.py", "sweep.py"))]
+)
+def test_an_error_is_one_message(tmp_path: Path, distmeta_cache: Path, script: str) -> None:
+    """Of a folder that is taken, or that holds no run to load."""
+    (tmp_path / "taken").mkdir()
+    if script != "adapt.py":
+        for name in ("config.yaml", "sweep.yaml"):
+            (tmp_path / "taken" / name).write_text("name: taken")
+    done = started(tmp_path, distmeta_cache, script, "taken")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert f"{tmp_path / 'taken'} " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_sinusoid_and_adapt(tmp_path: Path, distmeta_cache: Path) -> None:

@@ -185,7 +185,8 @@ def _check_home(home: Storage, sweep: Sweep, resume: bool) -> bool:
         return False
     if not resume:
         raise StorageError(
-            f"{home.location} already holds a sweep; continue it with --resume or name another --run-dir"
+            f"{home.location} already holds a sweep; continue it with --resume (resume=True in Python) or name "
+            "another --run-dir"
         )
     check_same_sweep(home.read_bytes(SWEEP).decode(errors="replace"), dump_sweep(sweep))
     return True
