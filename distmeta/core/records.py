@@ -42,10 +42,16 @@ class TensorSpec:
     Attributes:
         shape: without the dimension of examples.
         dtype: torch's name of its type, ``float32`` or ``int64`` for example.
+        values: of tokens and other whole numbers that stand for something: they are 0 ... values - 1; ``None`` where
+            that is not known.
+        weights: how much each of these values tells at first, inverse document frequencies for example; none where all
+            are alike.
     """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
+    values: int | None = None
+    weights: tuple[float, ...] = ()
 
     def zeros(self, count: int) -> Tensor:
         """So many examples of zeros."""

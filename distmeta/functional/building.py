@@ -57,13 +57,15 @@ def build(options: ModelOptions, inputs: InputSpec, outputs: int | None, seed: i
 
 def _build(options: ModelOptions, inputs: InputSpec, outputs: int | None) -> nn.Module:
     """A network of the table; torch has errors of several kinds for layers that are larger than memory."""
-    if not isinstance(inputs, TensorSpec):
+    model = MODELS[options.kind]
+    if not (model.named_inputs or isinstance(inputs, TensorSpec)):
         raise ConfigError(
-            f"model.kind = {options.kind} takes one input, and the tasks have {', '.join(inputs)}; use a network of "
-            "your own (model.kind=module:PACKAGE.FACTORY), which gets them by name"
+            f"model.kind = {options.kind} takes one input, and the tasks have {', '.join(inputs)}; for texts use "
+            "model.kind = bag or transformer, else a network of your own (model.kind=module:PACKAGE.FACTORY), which "
+            "gets them by name"
         )
     try:
-        return MODELS[options.kind](options, inputs.shape, outputs)
+        return model(options, inputs if model.named_inputs else shapes_of(inputs), outputs)
     except (RuntimeError, MemoryError, TypeError, OverflowError) as error:
         sizes = ", ".join(f"{name} = {shown(value)}" for name, value in options if name != "kind")
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -17,6 +17,7 @@ from distmeta.functional.dropout import KeyedDropout
 from distmeta.functional.hints import hint
 from distmeta.functional.inputs import call, map_inputs
 from distmeta.functional.watching import kept_generators
+from distmeta.models.base import Model
 
 
 def check_outputs(module: nn.Module, options: ModelOptions, examples: Inputs, outputs: int | None) -> None:
@@ -41,7 +42,8 @@ def check_outputs(module: nn.Module, options: ModelOptions, examples: Inputs, ou
             f"model.kind = {options.kind}: the model gives outputs of shape {shape} for 2 examples, but the "
             "algorithm needs an embedding of shape (2, features); flatten each example's features"
         )
-    if outputs is not None and shape != (2, outputs):
+    dimensions = module.output_dimensions if isinstance(module, Model) else ()
+    if outputs is not None and shape != (2, *dimensions, outputs):
         raise ConfigError(
             f"model.kind = {options.kind}: the model gives outputs of shape {shape} for 2 examples, but "
             f"tasks have {outputs} ways (or target values), so it should be (2, {outputs}); give the last "

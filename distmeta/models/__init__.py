@@ -11,22 +11,33 @@ from typing import TYPE_CHECKING, Any
 from distmeta.config.modules import PREFIX
 from distmeta.config.registry import Registry
 from distmeta.core.lazy import lazily
-from distmeta.models.options import Conv4Options, MLPOptions, ResNet12Options, UserOptions
+from distmeta.models.options import (
+    BagOptions,
+    Conv4Options,
+    MLPOptions,
+    ResNet12Options,
+    TransformerOptions,
+    UserOptions,
+)
 
 if TYPE_CHECKING:
     from distmeta.config.sections import ModelOptions
+    from distmeta.models.bag import Bag
     from distmeta.models.base import Model
     from distmeta.models.conv4 import Conv4
     from distmeta.models.mlp import MLP
     from distmeta.models.resnet12 import ResNet12
+    from distmeta.models.transformer import Transformer
 else:
     __getattr__ = lazily(
         __name__,
         {
+            "Bag": "bag:Bag",
             "Conv4": "conv4:Conv4",
             "MLP": "mlp:MLP",
             "Model": "base:Model",
             "ResNet12": "resnet12:ResNet12",
+            "Transformer": "transformer:Transformer",
         },
     )
 
@@ -37,15 +48,19 @@ MODELS: Registry[Model, ModelOptions] = Registry(
         "mlp": (MLPOptions, "distmeta.models.mlp:MLP"),
         "conv4": (Conv4Options, "distmeta.models.conv4:Conv4"),
         "resnet12": (ResNet12Options, "distmeta.models.resnet12:ResNet12"),
+        "bag": (BagOptions, "distmeta.models.bag:Bag"),
+        "transformer": (TransformerOptions, "distmeta.models.transformer:Transformer"),
     },
 )
 
 __all__ = [
     "MLP",
     "MODELS",
+    "Bag",
     "Conv4",
     "Model",
     "ResNet12",
+    "Transformer",
     "UserOptions",
     "model_options",
 ]

@@ -20,12 +20,14 @@ class Model(nn.Module):
 
     Args:
         options: an instance of ``Options``.
-        input_shape: shape of one example.
+        input_shape: shape of one example's only input; with ``named_inputs`` what the tasks have, by name.
         outputs: numbers that the network gives for one example; ``None`` for an embedding: there is no
             ``head``, and the result is (examples, features).
 
     Attributes:
         Options: the settings that stand under ``model`` in a configuration.
+        named_inputs: whether it takes inputs by name, as keyword arguments.
+        output_dimensions: dimensions of an example's outputs before their last; none where it has one vector.
         head: the last layer, ``None`` in an embedding.
 
     Raises:
@@ -33,18 +35,20 @@ class Model(nn.Module):
     """
 
     Options: ClassVar[type[ModelOptions]]
+    named_inputs: ClassVar[bool] = False
+    output_dimensions: tuple[int, ...] = ()
     head: nn.Linear | None
 
-    def __init__(self, options: Any, input_shape: tuple[int, ...], outputs: int | None) -> None:
+    def __init__(self, options: Any, input_shape: Any, outputs: int | None) -> None:
         super().__init__()
 
-    def features(self, inputs: Tensor) -> Tensor:
-        """(N, *input_shape) to (N, features)."""
+    def features(self, *args: Any, **kwargs: Any) -> Tensor:
+        """(N, *input_shape), or inputs by name, to (N, features)."""
         raise NotImplementedError
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(N, *input_shape) to (N, outputs), or to (N, features) without a head."""
-        features = self.features(inputs)
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """(N, *input_shape), or inputs by name, to (N, outputs), or to (N, features) without a head."""
+        features = self.features(*args, **kwargs)
         return features if self.head is None else self.head(features)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from distmeta.config.modules import split
-from distmeta.config.sections import ModelOptions
+from distmeta.config.sections import ModelOptions, PositiveFloat
 
 Norm = Literal["batch", "group", "layer", "none"]
 """``batch`` uses the statistics of the examples it is given (transductive at evaluation); the others look at
@@ -50,6 +50,54 @@ class ResNet12Options(ModelOptions):
     widths: Annotated[tuple[PositiveInt, ...], Field(min_length=4, max_length=4)] = (64, 160, 320, 640)
     norm: Norm = "batch"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class TokenOptions(ModelOptions):
+    """Settings of networks of tokens.
+
+    ``pooling`` makes one vector of a text: ``mean``, or by a learned weight of each token (``weights``), which starts
+    at what the tasks say (inverse document frequencies, in ``tasks.kind: text``), else at 1. With ``scale`` this vector
+    has that length, which is learned from there; its square is the inverse temperature of prototypes. ``vocabulary`` is
+    the number of tokens; left out it is what the tasks say.
+    """
+
+    pooling: Literal["mean", "weights"] = "mean"
+    scale: PositiveFloat | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    vocabulary: PositiveInt | None = None
+
+
+class BagOptions(TokenOptions):
+    """``features`` is the size of the embeddings; ``dropout`` is the part of tokens that training leaves out."""
+
+    kind: Literal["bag"] = "bag"
+    pooling: Literal["mean", "weights"] = "weights"
+    features: PositiveInt = 128
+
+
+class TransformerOptions(TokenOptions):
+    """``depth`` blocks of ``heads`` attention heads and a perceptron of ``feedforward`` units, 4 ``width`` by default.
+
+    ``dropout`` is applied to embeddings, to what blocks add, to the perceptrons' units and to the pooling's weights.
+    ``readout``: one output of a text (``pooled``) or one of each of its tokens.
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    width: PositiveInt = 64
+    depth: PositiveInt = 2
+    heads: PositiveInt = 4
+    feedforward: PositiveInt | None = None
+    readout: Literal["pooled", "tokens"] = "pooled"
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> TransformerOptions:
+        if self.width % self.heads:
+            raise ValueError(
+                f"model.heads = {self.heads} does not divide model.width = {self.width}; each head has an equal part"
+            )
+        if self.feedforward is None:
+            object.__setattr__(self, "feedforward", 4 * self.width)
+        return self
 
 
 class UserOptions(ModelOptions):
