@@ -44,7 +44,7 @@ class TokenInputs(NamedTuple):
         if tokens is None or not fits or given.keys() - {"tokens", "mask"}:
             raise ConfigError(
                 f"model.kind = {options.kind} takes texts: whole numbers named tokens of shape (length,), and a mask "
-                f"of the same shape if there is one; the tasks' examples have {_listing(given)}; use tasks.kind = text, "
+                f"of the same shape if there is one; the tasks' examples have {_listing(given)}; use tasks.kind = text "
                 "or another model"
             )
         known, asked = tokens.values, options.vocabulary
