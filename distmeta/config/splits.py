@@ -22,11 +22,11 @@ def _name(value: Any) -> Any:
     return str(value)
 
 
-Name = Annotated[str, BeforeValidator(_name)]
-Names = Annotated[tuple[Name, ...], Field(min_length=1)] | str
+SplitName = Annotated[str, BeforeValidator(_name)]
+SplitListing = Annotated[tuple[SplitName, ...], Field(min_length=1)] | str
 """Names, or the path or URI of a text file with one a line."""
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+SplitFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SplitColumn(Section):
@@ -41,9 +41,9 @@ class SplitNames(Section):
     Names that stand in none of the three are not used.
     """
 
-    train: Names
-    validation: Names
-    test: Names
+    train: SplitListing
+    validation: SplitListing
+    test: SplitListing
 
     @field_validator("train", "validation", "test")
     @classmethod
@@ -80,9 +80,9 @@ class SplitFractions(Section):
     the same on every machine.
     """
 
-    train: Fraction = 0.64
-    validation: Fraction = 0.16
-    test: Fraction = 0.2
+    train: SplitFraction = 0.64
+    validation: SplitFraction = 0.16
+    test: SplitFraction = 0.2
     seed: Seed = 0
 
     @model_validator(mode="after")
