@@ -9,7 +9,7 @@ on the tasks that stand beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ Integers = NDArray[np.int64]
 Words = NDArray[np.uint32]
 
 
+@unique
 class Purpose(IntEnum):
     """What random words are for. The values are part of every task's content: never change or reuse one."""
 
@@ -41,6 +42,10 @@ class Purpose(IntEnum):
     STROKES = 9
     JITTER = 10
     RATES = 11
+    AUGMENT_SUPPORT = 12
+    AUGMENT_QUERY = 13
+    DROP_SUPPORT = 14
+    DROP_QUERY = 15
 
 
 def philox(counter: NDArray[np.unsignedinteger], key: NDArray[np.unsignedinteger]) -> Words:
