@@ -248,8 +248,9 @@ class ClusterOptions(Section):
     both follow the cluster as nodes join and leave. ``gpus_per_worker`` is 1 where the cluster has GPUs, unless it says
     otherwise. ``address`` names a running Ray cluster (``HOST:PORT`` or ``auto``); without one Ray starts on this
     machine alone. ``hang_seconds``: a worker that is silent for this long, and for ten times what its work has taken,
-    is given up and replaced. ``allow_mixed`` lets workers of different hardware share a run, which gives up
-    bit-identical results.
+    is given up and replaced; for six times as long where its work may have to be recorded or compiled, which is so in
+    its first work and in validation and test. ``allow_mixed`` lets workers of different hardware share a run, which
+    gives up bit-identical results.
     """
 
     workers: WorkerCount = 0

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from distmeta.core.records import Shard
+from distmeta.core.requests import MEASUREMENTS
 from distmeta.core.tree import Node
 
 LATE = 2.0
@@ -21,7 +22,7 @@ HUNG = 10.0
 """Times the longest seen after which a slot is given up, if ``cluster.hang_seconds`` have passed too."""
 
 COLD = 6.0
-"""Times ``cluster.hang_seconds`` that a slot may take at least for work that it does for the first time."""
+"""Times ``cluster.hang_seconds`` that a slot may take at least for measurements, and for other work the first time."""
 
 UNKNOWN = 1800.0
 """Seconds after which a slot is given up whose work nobody has finished before: it may be compiling."""
@@ -241,8 +242,15 @@ class Pace:
     def limit(self, slot: WorkerSlot) -> float:
         """Seconds after which what this slot is at will not come any more."""
         seen, times = self._seen(slot)
-        least = self._least * (1 if slot.held[0].kind in slot.known else COLD)
-        return max(least, HUNG * times * seen.longest) if seen else UNKNOWN
+        if not seen:
+            return UNKNOWN
+        kind, longest = slot.held[0].kind, HUNG * times * seen.longest
+        if kind in slot.known and kind not in MEASUREMENTS:
+            return max(self._least, longest)
+        # Measurements are recorded when their shapes have come a few times, amid items that take a moment. That takes
+        # about as long as what is recorded in other kinds' first items.
+        first = max((each.longest for each in self._first.values() if each), default=0.0)
+        return max(COLD * self._least, longest, LATE * first)
 
     def _seen(self, slot: WorkerSlot) -> tuple[Durations, int]:
         item = slot.held[0]

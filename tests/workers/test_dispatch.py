@@ -332,6 +332,25 @@ def test_a_new_slot_has_more_time_for_its_first_item() -> None:
     assert warm_up.pace.limit(slot) == HUNG * 20.0
 
 
+@pytest.mark.parametrize("kind", ["validate", "test"])
+def test_measurements_have_more_time_at_any_item(kind: str) -> None:
+    """They are recorded in the midst of a run, which may take a busy machine a hundred times as long as an item."""
+    workers = SimulatedWorkers(1, 1)
+    (slot,) = workers.slots
+    for _ in range(5):
+        (item,) = items(1, kind)
+        take(slot, item, workers.pace, 0.1)
+        item.holders += 1
+        workers.dispatcher.answer(slot, item)
+    take(slot, items(1, kind)[0], workers.pace)
+    assert workers.pace.limit(slot) == COLD * 10.0
+    slot.held.clear()
+    workers.assign()
+    workers.answer(1, 100.0)  # a gradient, recorded first
+    take(slot, items(1, kind)[0], workers.pace)
+    assert workers.pace.limit(slot) == LATE * 100.0
+
+
 def test_tasks_are_named() -> None:
     assert items(4, level=1)[1].tasks == "training tasks 4 to 7"
     (shard,) = cut("test", 5, 1, 1)
