@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    PrivateAttr,
     Tag,
     ValidationInfo,
     field_validator,
@@ -19,6 +20,9 @@ from pydantic import (
 )
 
 from distmeta.core.secrets import mask
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Steps = Annotated[int, Field(ge=0, lt=2**40)]
@@ -66,6 +70,22 @@ class TaskOptions(Section):
 
     kind: str
     objective: str
+
+    _fitted: Mapping[str, Any] | None = PrivateAttr(default=None)
+
+    @property
+    def fitted(self) -> Mapping[str, Any] | None:
+        """What the family has learned from its training split, JSON values, where it learns something.
+
+        It is no setting: it goes with the settings from process to process and lies in a checkpoint's ``tasks.json``.
+        """
+        return self._fitted
+
+    def with_fitted(self, fitted: Mapping[str, Any] | None) -> Self:
+        """The same settings with what the family has learned."""
+        copied = self.model_copy()
+        copied._fitted = fitted
+        return copied
 
 
 class ModelOptions(Section):

@@ -24,6 +24,7 @@ from distmeta.runs.directory import CONFIG
 from distmeta.storage.files import MANIFEST, Storage
 from distmeta.storage.manifests import (
     CHECKPOINTS,
+    FITTED,
     META,
     PARAMS,
     STATE,
@@ -34,6 +35,7 @@ from distmeta.storage.manifests import (
     damaged,
     name_of,
     read_file,
+    read_fitted,
     read_manifest,
     sealed,
     steps,
@@ -62,6 +64,7 @@ class Snapshot:
         finished: whether this is the run's last step.
         identity: hashes of the data, the user's code and the frozen weights, see :mod:`distmeta.runs.identity`;
             empty in checkpoints of older versions.
+        fitted: what the task family learned from its training split, JSON values, if it learns something.
     """
 
     step: int
@@ -77,6 +80,7 @@ class Snapshot:
     seconds: float
     finished: bool
     identity: dict[str, Any] = field(default_factory=dict)
+    fitted: Mapping[str, Any] | None = None
 
 
 def save(run: Storage, snapshot: Snapshot) -> str:
@@ -108,6 +112,8 @@ def save(run: Storage, snapshot: Snapshot) -> str:
     files = {PARAMS: _safetensors(snapshot.module_state), STATE: buffer.getvalue()}
     if groups:
         files[META] = _safetensors(groups)
+    if snapshot.fitted is not None:
+        files[FITTED] = fitted_json(snapshot.fitted)
     manifest = json.dumps(sealed(_manifest(snapshot, files)), indent=2).encode()
     checkpoints_of(run).publish(name_of(snapshot.step), {**files, MANIFEST: manifest})
     return checkpoint_at(run, snapshot.step).location
@@ -128,6 +134,8 @@ def load(checkpoint: Storage) -> Snapshot:
     with damage(checkpoint, STATE):
         state = read_state(files[STATE], manifest)
         meta = join_meta(state, module_state, groups)
+    with damage(checkpoint, FITTED):
+        fitted = read_fitted(files[FITTED]) if FITTED in files else None
     with damage(checkpoint, MANIFEST):
         Plan.from_dict(manifest["plan"])
     kept = ("step", "tasks", "optimizer", "best", "counters", "seconds", "finished")
@@ -139,7 +147,13 @@ def load(checkpoint: Storage) -> Snapshot:
         plan=manifest["plan"],
         fingerprint=manifest["fingerprint"],
         identity=manifest["identity"],
+        fitted=fitted,
     )
+
+
+def fitted_json(fitted: Mapping[str, Any]) -> bytes:
+    """The text of ``tasks.json``; every number is read back as it was."""
+    return json.dumps(fitted, indent=1, allow_nan=False).encode()
 
 
 def latest(run: Storage) -> tuple[Snapshot | None, list[str]]:

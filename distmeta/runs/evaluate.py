@@ -30,7 +30,7 @@ from distmeta.programs.deciding import RunPlan
 from distmeta.runs import checkpoint
 from distmeta.runs.identity import differing
 from distmeta.runs.metrics import mean_ci
-from distmeta.tasks import prepare_family
+from distmeta.tasks import prepare_family, with_fitted
 from distmeta.workers import Check, Transport, start_transport
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def load_snapshot(
         trust.check_hosts({"tasks": values.get("tasks")}, named_keys(overrides), mask(str(location)))
     origin = of_run(location, snapshot.identity)
     with trust.check(values, named_kinds(overrides), origin, trust_code).guard():
-        config = load_config(values)
+        config = with_fitted(load_config(values), snapshot.fitted)
         _check_layout(config, snapshot.meta)
         for change in differing(config, snapshot.identity, ["frozen"]):
             log.warning("since the run was computed: %s", change)

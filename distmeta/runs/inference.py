@@ -22,6 +22,7 @@ from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.task_inputs import TaskInputs
 from distmeta.runs.evaluate import load_snapshot
 from distmeta.runs.replicas import Replicas
+from distmeta.tasks import with_fitted
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ class MetaLearner:
         # Copies: a view would take everything that it is a view of with it.
         return {
             "config": written_values(self.config),
+            "fitted": self.config.tasks.fitted,
             "meta": _copies(self.meta),
             "constants": _copies(self.parts.network.constants()),
             "device": str(self._device),
@@ -161,7 +163,8 @@ class MetaLearner:
         if device.type == "cuda" and not torch.cuda.is_available():
             log.warning("the learner was pickled on %s, which is not here: it computes on the CPU", device)
             device = torch.device("cpu")
-        self.__init__(load_config(state["config"]), state["meta"], device)  # type: ignore[misc]
+        config = with_fitted(load_config(state["config"]), state.get("fitted"))
+        self.__init__(config, state["meta"], device)  # type: ignore[misc]
         for name, value in self.parts.network.constants().items():
             value.copy_(state["constants"][name])
 

@@ -18,7 +18,7 @@ from distmeta.estimators import ESTIMATORS
 from distmeta.programs.engine.comparison import disagreement
 from distmeta.programs.engine.settling import CHUNKS_COMPARED, PLAN_TOLERANCE, sample
 from distmeta.programs.supervised import SupervisedProgram
-from distmeta.tasks import prepare_family
+from distmeta.tasks import fit_family, prepare_family
 from distmeta.workers.worker import Worker
 
 AGREES = 1e-5
@@ -74,6 +74,7 @@ def measure_plans(
     Raises:
         ConfigError: tasks cannot be mapped together, so there is nothing to choose.
     """
+    config = fit_family(config)
     prepare_family(config)
     worker = Worker(config)
     try:

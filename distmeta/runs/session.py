@@ -18,7 +18,7 @@ from distmeta.errors import Interrupted, StorageError
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint
 from distmeta.runs import checkpoint
-from distmeta.runs.checkpoint import Snapshot
+from distmeta.runs.checkpoint import Snapshot, fitted_json
 from distmeta.runs.directory import RunDirectory
 from distmeta.runs.evaluate import Progress, meta_test, validate
 from distmeta.runs.identity import identify, resumed
@@ -27,6 +27,7 @@ from distmeta.runs.metrics import MetricsLog, flat, shares
 from distmeta.runs.restore import check_fingerprint
 from distmeta.runs.saving import Saver
 from distmeta.runs.stepping import Stepped, Stepper
+from distmeta.storage.manifests import FITTED
 from distmeta.tasks import prepare_family
 from distmeta.workers import Check, start_transport
 
@@ -45,7 +46,7 @@ class Session:
     """Drives a run's learner and workers, and keeps what they do.
 
     Args:
-        config: the resolved configuration.
+        config: the resolved configuration, with what the task family has learned.
         directory: the run's.
         snapshot: the checkpoint to go on from, if there is one.
         lease: on the directory.
@@ -106,6 +107,8 @@ class Session:
             check_fingerprint(snapshot.fingerprint, self._transport.fingerprint)
         if snapshot is None:
             announce(self._transport.plan)
+        if config.tasks.fitted is not None:
+            directory.storage.write_bytes(FITTED, fitted_json(config.tasks.fitted))
         directory.write_config(dump_config(config))
         saved = snapshot.step if snapshot else None
         self._log = MetricsLog(directory, saved)
@@ -225,6 +228,7 @@ class Session:
                 plan=self._transport.plan.as_dict(),
                 fingerprint=self._transport.fingerprint,
                 identity=self._identity,
+                fitted=self._config.tasks.fitted,
                 seconds=seconds,
                 finished=step == run.steps,
             )

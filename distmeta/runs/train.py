@@ -15,6 +15,7 @@ from distmeta.runs.lease import Lease, acquire
 from distmeta.runs.restore import find_snapshot, finished
 from distmeta.runs.session import Session
 from distmeta.storage.files import below
+from distmeta.tasks import fit_family, with_fitted
 from distmeta.workers import Check
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,8 @@ def _train(
     snapshot = find_snapshot(directory, config, accept_changes) if directory.holds_run else None
     if resume and snapshot is None:
         log.info("no checkpoint in %s: starting at step 0", directory.location)
+    # A run that goes on has what its family learned as it began, whatever lies in the data by now.
+    config = with_fitted(config, snapshot.fitted) if snapshot else fit_family(config)
     session = Session(config, directory, snapshot, lease, check, settle, accept_changes)
     try:
         while session.learner.step < config.run.steps:

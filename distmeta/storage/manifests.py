@@ -26,6 +26,8 @@ CHECKPOINTS = "checkpoints"
 PARAMS = "params.safetensors"
 META = "meta.safetensors"
 STATE = "state.pt"
+FITTED = "tasks.json"
+"""What the task family learned from its training split; missing where it learns nothing."""
 
 Step = Annotated[int, Field(ge=0, le=2**40)]
 
@@ -89,6 +91,19 @@ def newest_identity(run: Storage) -> dict[str, Any]:
     """The same, of a run's newest checkpoint."""
     found = steps(run)
     return read_identity(checkpoint_at(run, found[-1])) if found else {}
+
+
+def newest_fitted(run: Storage) -> dict[str, Any] | None:
+    """``tasks.json`` of a run's newest checkpoint; ``None`` where it has none, or is damaged."""
+    found = steps(run)
+    try:
+        checkpoint = checkpoint_at(run, found[-1]) if found else None
+        if checkpoint is None or FITTED not in read_manifest(checkpoint)["files"]:
+            return None
+        with damage(checkpoint, FITTED):
+            return read_fitted(read_file(checkpoint, FITTED))
+    except DamagedCheckpoint:
+        return None
 
 
 def steps(run: Storage) -> list[int]:
@@ -204,5 +219,17 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     except ConfigError as error:
         raise ValueError(f"config: {error}") from None
     files = set(manifest["files"])
-    if not {PARAMS, STATE} <= files <= {PARAMS, STATE, META}:
-        raise ValueError(f"files: expected {PARAMS}, {STATE} and perhaps {META}, got {shown(sorted(files))}")
+    if not {PARAMS, STATE} <= files <= {PARAMS, STATE, META, FITTED}:
+        raise ValueError(f"files: expected {PARAMS}, {STATE} and perhaps {META}, {FITTED}, got {shown(sorted(files))}")
+
+
+def read_fitted(data: bytes) -> dict[str, Any]:
+    """The values of ``tasks.json``; what they mean is the family's to check.
+
+    Raises:
+        ValueError: it is no mapping in JSON.
+    """
+    values = parse_json(data)
+    if not isinstance(values, dict):
+        raise ValueError(f"expected a mapping, got {shown(values)}")
+    return values

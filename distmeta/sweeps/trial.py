@@ -26,9 +26,10 @@ from distmeta.runs.metrics import read_lines
 from distmeta.runs.train import train
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, read_json
-from distmeta.storage.manifests import CHECKPOINTS, newest_identity
+from distmeta.storage.manifests import CHECKPOINTS, newest_fitted, newest_identity
 from distmeta.sweeps.points import Values
 from distmeta.sweeps.sweep import Sweep
+from distmeta.tasks import with_fitted
 
 TRIAL = "trial.json"
 ORIGIN = "origin.json"
@@ -162,6 +163,7 @@ def check_trials(sweep: Sweep, trials: Storage) -> None:
         same = to_json([before, config.model_dump(mode="json", include={"seed", "tasks", "model"})])
         if before and same not in seen:
             seen.add(same)
+            config = with_fitted(config, newest_fitted(part.run(sweep.seeds[0]).storage))
             check_same(config, before, f"trial {part.home.location}")
 
 

@@ -43,9 +43,11 @@ __all__ = [
     "Sinusoid",
     "TaskFamily",
     "episodes",
+    "fit_family",
     "open_family",
     "prepare_family",
     "task_options",
+    "with_fitted",
 ]
 
 
@@ -65,6 +67,23 @@ def open_family(config: Config, device: torch.device) -> TaskFamily:
         ConfigError: an episode asks for more than the data has.
     """
     return TASKS[config.tasks.kind](config.tasks, episodes(config), device)
+
+
+def fit_family(config: Config) -> Config:
+    """The configuration with what the family learns from its training split, unless it has that already.
+
+    It comes before all that builds the network, whose inputs may depend on it. Raises as preparing does.
+    """
+    if config.tasks.fitted is not None:
+        return config
+    return with_fitted(config, TASKS[config.tasks.kind].fit(config.tasks, episodes(config)))
+
+
+def with_fitted(config: Config, fitted: Mapping[str, Any] | None) -> Config:
+    """The configuration with what a family learned before, for example that of a checkpoint."""
+    if fitted is None:
+        return config
+    return config.model_copy(update={"tasks": config.tasks.with_fitted(fitted)})
 
 
 def prepare_family(config: Config) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distmeta.core.records import InputSpec, Split, TaskBatch
 
@@ -83,6 +83,22 @@ class TaskFamily(Protocol):
             ConfigError: an episode asks for more than the data has, for example more ways than a split has classes.
         """
         return
+
+    @classmethod
+    def fit(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> Mapping[str, Any] | None:
+        """What :meth:`spec` and users of a trained model need to know of the training split, without the data.
+
+        For example the names and scales of a table's columns, or a tokenizer. It is computed once, as a run begins, and
+        before the network is built; from then on it is ``options.fitted``, in every process and in what is loaded from
+        a checkpoint, whose ``tasks.json`` it is.
+
+        Returns:
+            JSON values, a function of the settings and the data; ``None`` where there is nothing to learn.
+
+        Raises:
+            DataError, ConfigError: as :meth:`prepare` does; it prepares what it needs itself.
+        """
+        return None
 
     @classmethod
     def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:

@@ -20,7 +20,7 @@ from distmeta.config.schema import Config
 from distmeta.errors import ChangedError, DataError
 from distmeta.loading import load_config
 from distmeta.storage.cache import build_once, cache_for, written_whole
-from distmeta.tasks import TASKS
+from distmeta.tasks import TASKS, with_fitted
 
 CHUNK = 32 * 2**20
 """Bytes of a file that travel at a time."""
@@ -52,11 +52,13 @@ class Bundle:
         files: data, by the name under which the task family looks for it.
         modules: sources of the user's modules, by their path below a folder of ``sys.path``.
         code: hashes of the user's files as the run begins, for workers that read these files themselves.
+        fitted: what the task family has learned, which is no part of a configuration's plain values.
     """
 
     files: Mapping[str, Content] = field(default_factory=dict)
     modules: Mapping[str, bytes] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
+    fitted: Mapping[str, Any] | None = None
 
 
 def pack(config: Config, elsewhere: bool = True) -> Bundle:
@@ -68,12 +70,12 @@ def pack(config: Config, elsewhere: bool = True) -> Bundle:
     """
     code = code_of(config.model_dump(mode="json"))
     if not elsewhere:
-        return Bundle(code=code)
+        return Bundle(code=code, fitted=config.tasks.fitted)
     files = TASKS[config.tasks.kind].holdings(config.tasks)
     modules: dict[str, bytes] = {}
     for key, kind in kinds(config.model_dump(mode="json")).items():
         modules |= sources(kind, key)
-    return Bundle({name: _content(path) for name, path in files.items()}, modules, code)
+    return Bundle({name: _content(path) for name, path in files.items()}, modules, code, config.tasks.fitted)
 
 
 def values_of(config: Config) -> dict[str, Any]:
@@ -96,6 +98,11 @@ def check_code(bundle: Bundle, values: Mapping[str, Any]) -> None:
         )
 
 
+def read_config(bundle: Bundle, values: Mapping[str, Any]) -> Config:
+    """The driver's configuration, of its plain values and what its task family has learned."""
+    return with_fitted(load_config(values), bundle.fitted)
+
+
 def unpack(bundle: Bundle, values: Mapping[str, Any], read: Read) -> Config:
     """Fetch on this host what is not here yet; gives the configuration that finds it here.
 
@@ -106,7 +113,7 @@ def unpack(bundle: Bundle, values: Mapping[str, Any], read: Read) -> Config:
     """
     if bundle.modules:
         _unpack_modules(bundle.modules)
-    config = load_config(values)
+    config = read_config(bundle, values)
     if not bundle.files:
         return config
     digest = hashlib.sha256("".join(each.sha256 for _, each in sorted(bundle.files.items())).encode()).hexdigest()

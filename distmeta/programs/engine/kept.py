@@ -108,6 +108,8 @@ def origin(config: Config) -> dict[str, Any] | None:
     values = config.model_dump(mode="json", include={"model", "algorithm", "tasks", "evaluation"})
     if kinds(values):
         return None
+    if config.tasks.fitted is not None:
+        values["fitted"] = config.tasks.fitted
     return {"config": values, "code": _code(), "torch": torch.__version__}
 
 

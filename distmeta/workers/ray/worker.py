@@ -15,9 +15,8 @@ import torch
 from distmeta.core.plan import Plan
 from distmeta.core.records import Shard
 from distmeta.core.requests import Request, Start
-from distmeta.loading import load_config
 from distmeta.programs.deciding import RunPlan
-from distmeta.workers.bundle import Bundle, check_code, unpack
+from distmeta.workers.bundle import Bundle, check_code, read_config, unpack
 from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
 from distmeta.workers.worker import Worker
 
@@ -99,7 +98,7 @@ class RayWorker:
         """Open data and model: all that needs no plan, so that workers do it while another one decides the plan."""
         if self._at_home:
             check_code(bundle, values)
-            config = load_config(values)
+            config = read_config(bundle, values)
         else:
             config = unpack(bundle, values, lambda *place: ray.get(file_server.read.remote(*place)))
         self._worker = self._computing.submit(Worker, config).result()
