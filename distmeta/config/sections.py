@@ -77,7 +77,7 @@ class TaskOptions(Section):
     def fitted(self) -> Mapping[str, Any] | None:
         """What the family has learned from its training split, JSON values, where it learns something.
 
-        It is no setting: it goes with the settings from process to process and lies in a checkpoint's ``tasks.json``.
+        It is no setting: it goes with the settings from process to process and lies in a checkpoint's ``fitted.json``.
         """
         return self._fitted
 

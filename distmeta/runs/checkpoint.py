@@ -152,7 +152,7 @@ def load(checkpoint: Storage) -> Snapshot:
 
 
 def fitted_json(fitted: Mapping[str, Any]) -> bytes:
-    """The text of ``tasks.json``; every number is read back as it was."""
+    """The text of ``fitted.json``; every number is read back as it was."""
     return json.dumps(fitted, indent=1, allow_nan=False).encode()
 
 

@@ -26,7 +26,7 @@ CHECKPOINTS = "checkpoints"
 PARAMS = "params.safetensors"
 META = "meta.safetensors"
 STATE = "state.pt"
-FITTED = "tasks.json"
+FITTED = "fitted.json"
 """What the task family learned from its training split; missing where it learns nothing."""
 
 Step = Annotated[int, Field(ge=0, le=2**40)]
@@ -94,7 +94,7 @@ def newest_identity(run: Storage) -> dict[str, Any]:
 
 
 def newest_fitted(run: Storage) -> dict[str, Any] | None:
-    """``tasks.json`` of a run's newest checkpoint; ``None`` where it has none, or is damaged."""
+    """``fitted.json`` of a run's newest checkpoint; ``None`` where it has none, or is damaged."""
     found = steps(run)
     try:
         checkpoint = checkpoint_at(run, found[-1]) if found else None
@@ -224,7 +224,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
 
 
 def read_fitted(data: bytes) -> dict[str, Any]:
-    """The values of ``tasks.json``; what they mean is the family's to check.
+    """The values of ``fitted.json``; what they mean is the family's to check.
 
     Raises:
         ValueError: it is no mapping in JSON.

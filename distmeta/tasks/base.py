@@ -90,7 +90,7 @@ class TaskFamily(Protocol):
 
         For example the names and scales of a table's columns, or a tokenizer. It is computed once, as a run begins, and
         before the network is built; from then on it is ``options.fitted``, in every process and in what is loaded from
-        a checkpoint, whose ``tasks.json`` it is.
+        a checkpoint, whose ``fitted.json`` it is.
 
         Returns:
             JSON values, a function of the settings and the data; ``None`` where there is nothing to learn.

@@ -62,7 +62,7 @@ def test_a_run_learns_once_and_keeps_it(file, tmp_path):
     assert fits(file) == 1
     assert "0.3000" not in (folder / "config.yaml").read_text()
     assert "scale" not in dump_config(fit_family(config))
-    assert json.loads((folder / "tasks.json").read_text()) == FITTED
+    assert json.loads((folder / "fitted.json").read_text()) == FITTED
     for step in (2, 4):
         kept = checkpoint.load(Storage.at(folder / f"checkpoints/step-0000000{step}"))
         assert kept.fitted == FITTED
@@ -120,8 +120,8 @@ def test_families_that_learn_nothing_keep_nothing(tmp_path):
     assert fit_family(config) is config
     assert with_fitted(config, None) is config
     run(config, tmp_path)
-    assert not (tmp_path / "tasks.json").exists()
-    assert not (tmp_path / "checkpoints/step-00000001/tasks.json").exists()
+    assert not (tmp_path / "fitted.json").exists()
+    assert not (tmp_path / "checkpoints/step-00000001/fitted.json").exists()
     assert newest_fitted(Storage.at(tmp_path)) is None
 
 
@@ -135,17 +135,17 @@ def test_a_sweep_compares_its_trials_with_what_they_learned(file, tmp_path):
 def test_damaged_values_are_named(file, tmp_path):
     folder = tmp_path / "run"
     run(configure(file), folder)
-    damaged = folder / "checkpoints/step-00000004/tasks.json"
+    damaged = folder / "checkpoints/step-00000004/fitted.json"
     for content in (b"[1]", b"{", b"\xff", b"3"):
         damaged.write_bytes(content)
-        with pytest.raises(StorageError, match=r"tasks\.json is damaged"):
+        with pytest.raises(StorageError, match=r"fitted\.json is damaged"):
             checkpoint.load(Storage.at(damaged.parent))
         assert newest_fitted(Storage.at(folder)) is None
         good, passed_over = checkpoint.latest(Storage.at(folder))
         assert good is not None
         assert good.step == 2
-        assert "tasks.json is damaged" in passed_over[0]
+        assert "fitted.json is damaged" in passed_over[0]
     # Whoever writes the hashes anew can write anything: it is still to be a mapping.
     forged = checkpoint.save(Storage.at(tmp_path / "forged"), replace(good, fitted=["no mapping"]))  # type: ignore[arg-type]
-    with pytest.raises(StorageError, match=r"tasks\.json is damaged: expected a mapping, got"):
+    with pytest.raises(StorageError, match=r"fitted\.json is damaged: expected a mapping, got"):
         checkpoint.load(Storage.at(forged))
