@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -36,13 +36,11 @@ def describe(error: ValidationError, section: str = "", model: type[BaseModel] |
     """One line a problem: the setting's full name, what was expected, what came."""
     lines = []
     for problem in error.errors():
-        # Members of unions add the tried type's name to the location; people know only the keys.
-        keys = [str(part) for at, part in enumerate(problem["loc"]) if at == 0 or str(part).isidentifier()]
-        nested = keys[-1:] if len(keys) > 1 and problem["type"] in ("missing", "extra_forbidden") else []
-        key = ".".join(filter(None, [section, *keys[:1], *nested]))
+        keys, known = _keys([str(part) for part in problem["loc"]], model, problem["type"] in _OF_NAMES)
+        key = ".".join(filter(None, [section, *keys]))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            hint = suggest(keys[0], model.model_fields) if model is not None and len(keys) == 1 else ""
+            hint = suggest(keys[-1], known) if known else ""
             lines.append(f"{key}: there is no such setting{hint}")
         elif problem["type"] == "missing":
             lines.append(f"{key}: this setting is required")
@@ -51,6 +49,35 @@ def describe(error: ValidationError, section: str = "", model: type[BaseModel] |
         else:
             lines.append(f"{key}: {message[0].lower()}{message[1:]}, got {shown(problem['input'])}")
     return lines
+
+
+_OF_NAMES = ("missing", "extra_forbidden")
+"""Problems with a key itself, which stands last in their place."""
+
+
+def _keys(place: list[str], model: type[BaseModel] | None, of_name: bool) -> tuple[list[str], list[str]]:
+    """The keys that lead to a problem, and what may stand beside the last one, where only one class says so.
+
+    Members of unions and of lists add parts of their own to the place; people know only the keys.
+    """
+    keys: list[str] = []
+    known: list[str] = []
+    inside = [model] if model is not None else []
+    for at, part in enumerate(place):
+        if at and not any(part in each.model_fields for each in inside) and not (of_name and at == len(place) - 1):
+            continue
+        keys.append(part)
+        known = list(inside[0].model_fields) if len(inside) == 1 else []
+        fields = [each.model_fields[part] for each in inside if part in each.model_fields]
+        inside = [section for field in fields for section in _sections(field.annotation)]
+    return keys, known
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The classes of sections among the types that a field may have."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for each in get_args(annotation) for section in _sections(each)]
 
 
 def listed(problems: Iterable[str]) -> str:
