@@ -10,7 +10,7 @@ from distmeta.config.registry import Registry
 from distmeta.config.sections import TaskOptions
 from distmeta.core.lazy import lazily
 from distmeta.tasks.base import Episode, TaskFamily, episodes
-from distmeta.tasks.options import GlyphOptions, OmniglotOptions, SinusoidOptions
+from distmeta.tasks.options import GlyphOptions, OmniglotOptions, SinusoidOptions, UnlabelledOptions
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     from distmeta.tasks.glyphs import Glyphs
     from distmeta.tasks.omniglot import Omniglot
     from distmeta.tasks.sinusoid import Sinusoid
+    from distmeta.tasks.unlabelled import Unlabelled
 else:
     __getattr__ = lazily(
-        __name__, {"Glyphs": "glyphs:Glyphs", "Omniglot": "omniglot:Omniglot", "Sinusoid": "sinusoid:Sinusoid"}
+        __name__,
+        {
+            "Glyphs": "glyphs:Glyphs",
+            "Omniglot": "omniglot:Omniglot",
+            "Sinusoid": "sinusoid:Sinusoid",
+            "Unlabelled": "unlabelled:Unlabelled",
+        },
     )
 
 TASKS: Registry[TaskFamily, TaskOptions] = Registry(
@@ -31,6 +38,7 @@ TASKS: Registry[TaskFamily, TaskOptions] = Registry(
         "sinusoid": (SinusoidOptions, "distmeta.tasks.sinusoid:Sinusoid"),
         "glyphs": (GlyphOptions, "distmeta.tasks.glyphs:Glyphs"),
         "omniglot": (OmniglotOptions, "distmeta.tasks.omniglot:Omniglot"),
+        "unlabelled": (UnlabelledOptions, "distmeta.tasks.unlabelled:Unlabelled"),
     },
     TaskOptions,
 )
@@ -42,6 +50,7 @@ __all__ = [
     "Omniglot",
     "Sinusoid",
     "TaskFamily",
+    "Unlabelled",
     "episodes",
     "fit_family",
     "open_family",
@@ -51,11 +60,16 @@ __all__ = [
 ]
 
 
-def task_options(values: Mapping[str, Any]) -> type[TaskOptions]:
-    """The settings class of ``values["kind"]``; a ``ValueError`` where there is no such kind."""
+def task_options(values: Mapping[str, Any], section: str = "tasks") -> type[TaskOptions]:
+    """The settings class of ``values["kind"]``; a ``ValueError`` where there is no such kind.
+
+    Args:
+        values: settings of the section.
+        section: where they stand.
+    """
     from distmeta.config.problems import choose
 
-    options: type[TaskOptions] = choose(TASKS.options, values.get("kind"), "tasks.kind")
+    options: type[TaskOptions] = choose(TASKS.options, values.get("kind"), f"{section}.kind")
     return options
 
 

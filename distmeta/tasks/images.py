@@ -19,6 +19,7 @@ from distmeta.data.store import EpisodeStore
 from distmeta.errors import ConfigError
 from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 from distmeta.tasks.options import ImageOptions
+from distmeta.tasks.pool import ImagePool
 
 HELD_BYTES = 2**30
 """Stores up to this size are kept on the worker's device; larger ones are gathered from the memory map."""
@@ -79,6 +80,16 @@ class EpisodeSampler:
         query = self._data(rows[:, :, shots:], rotations)
         return TaskBatch(torch.from_numpy(np.array(ids, dtype=np.int64)), support, query)
 
+    def pool(self, split: Split) -> ImagePool:
+        """The images of a split without their classes, in the order of rows and, within that, of rotations."""
+        classes, store = self._splits[split], self._store
+        counts, first = store.counts[classes.characters], store.first[classes.characters]
+        start = np.cumsum(counts) - counts
+        rows = np.arange(counts.sum()) - np.repeat(start - first, counts)
+        rotations = np.repeat(classes.rotations, counts)
+        order = np.lexsort((rotations, rows))
+        return ImagePool(rows[order], rotations[order], store.content_hash)
+
     def _draw(self, split: Split, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the store (T, ways, shots + queries) and rotations (T, ways)."""
         episode, classes, store = self._episodes[split], self._splits[split], self._store
@@ -95,11 +106,11 @@ class EpisodeSampler:
     def _data(self, rows: NDArray[np.int64], rotations: NDArray[np.int64]) -> dict[str, Tensor]:
         """``x`` and ``y`` of these rows (T, ways, examples), each class turned by its rotation (T, ways)."""
         tasks, ways, examples = rows.shape
-        x = self._images(rows.reshape(-1), np.repeat(rotations.reshape(-1), examples))
+        x = self.images(rows.reshape(-1), np.repeat(rotations.reshape(-1), examples))
         labels = torch.arange(ways, device=self._device).repeat_interleave(examples)
         return {"x": x.view(tasks, ways * examples, *self._shape), "y": labels.repeat(tasks, 1)}
 
-    def _images(self, rows: NDArray[np.int64], rotations: NDArray[np.int64]) -> Tensor:
+    def images(self, rows: NDArray[np.int64], rotations: NDArray[np.int64]) -> Tensor:
         """These rows (M,), rotated: (M, channels, height, width) float32 in [0, 1]."""
         if self._held is not None:
             pixels = self._held.index_select(0, torch.from_numpy(rows).to(self._device))
@@ -186,6 +197,14 @@ class ImageFamily(TaskFamily, ABC):
         if store.images.nbytes <= HELD_BYTES:
             store.verify()
         return {options.kind: store.content_hash}
+
+    def pool(self, split: Split) -> ImagePool:
+        """The images of a split without their classes."""
+        return self._sampler.pool(split)
+
+    def images(self, pool: ImagePool, chosen: NDArray[np.int64]) -> Tensor:
+        """Images of a pool by their places there (M,): (M, channels, height, width) float32 in [0, 1]."""
+        return self._sampler.images(pool.rows[chosen], pool.rotations[chosen])
 
     @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:

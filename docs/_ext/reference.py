@@ -20,6 +20,7 @@ from distmeta.outer import OUTER
 from distmeta.outer.options import StepSchedule
 from distmeta.sweeps.sections import SCHEDULERS, Domain, Resources, SweepOptions
 from distmeta.tasks import TASKS
+from distmeta.tasks.options.augmentation import AugmentationOptions
 
 Model = type[BaseModel]
 
@@ -64,6 +65,8 @@ def configuration() -> str:
                 parts.append(text(OuterOptions))
             for kind, model in kinds.items():
                 parts += [f"### {name}.{key}: {kind}", text(model), table(model, f"{name}.", kind=kind)]
+            if name == "tasks":
+                parts += ["### tasks.augment", text(AugmentationOptions), table(AugmentationOptions, "tasks.augment.")]
             if name == "outer":
                 parts += ["### outer.schedule as a section", text(StepSchedule), table(StepSchedule, "outer.schedule.")]
         else:
@@ -236,7 +239,7 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, BaseModel):
-        return f"{{{', '.join(f'{key}: {_value(each)}' for key, each in value.model_dump().items())}}}"
+        return _value(value.model_dump(exclude_defaults=True))
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key}: {_value(each)}' for key, each in value.items())}}}"
     if isinstance(value, (list, tuple)):

@@ -109,6 +109,7 @@ def test_every_option_of_a_configuration_is_in_the_reference() -> None:
             for option in model.model_fields:
                 assert re.search(rf"^\| `{name}\.{option}` \| .+ \| .+ \|$", text, re.MULTILINE), f"{name}.{option}"
     assert "| `outer.schedule.every` |" in text
+    assert "| `tasks.augment.rotation` |" in text
     assert "| `cluster.workers.max` |" in text
 
 

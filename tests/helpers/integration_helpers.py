@@ -64,7 +64,17 @@ SINUSOID: dict[str, Any] = {
     "run": RUN,
     "evaluation": EVALUATION,
 }
-FAMILIES = {"glyphs": GLYPHS, "sinusoid": SINUSOID}
+UMTRA: dict[str, Any] = {
+    **GLYPHS,
+    "name": "umtra",
+    "tasks": {
+        "kind": "unlabelled",
+        "source": {"kind": "glyphs"},
+        "augment": {"rotation": 20, "shift": 3, "dropout": 0.1},
+        **{name: size for name, size in GLYPHS["tasks"].items() if name != "kind"},
+    },
+}
+FAMILIES = {"glyphs": GLYPHS, "sinusoid": SINUSOID, "umtra": UMTRA}
 
 
 def configure(base: Mapping[str, Any], *overrides: str) -> Config:

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from distmeta.core.records import SPLITS, TaskBatch
 from distmeta.tasks.base import Episode
+
+NEEDED: dict[str, dict[str, Any]] = {
+    "unlabelled": {"source": {"kind": "glyphs"}, "augment": {"rotation": 20, "shift": 3}},
+}
+"""Settings that a family cannot do without, by its kind."""
 
 ARCHIVES = ("images_background.zip", "images_evaluation.zip")
 

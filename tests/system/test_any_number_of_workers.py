@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
     ("family", "workers"),
     [
         ("glyphs", 2),
+        ("umtra", 2),
         pytest.param("glyphs", 3, marks=pytest.mark.slow),
         pytest.param("sinusoid", 1, marks=pytest.mark.slow),
     ],

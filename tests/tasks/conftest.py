@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from task_helpers import episodes
+from task_helpers import NEEDED, episodes
 
 from distmeta.tasks import TASKS
 from distmeta.tasks.base import TaskFamily
@@ -25,7 +25,9 @@ def open_images(request: pytest.FixtureRequest) -> Open:
 
 
 def opener(kind: str, request: pytest.FixtureRequest) -> Open:
-    given = {"root": str(request.getfixturevalue("omniglot"))} if kind == "omniglot" else {}
+    given = NEEDED.get(kind, {})
+    if kind == "omniglot":
+        given = {"root": str(request.getfixturevalue("omniglot"))}
 
     def open_family(**sizes: int) -> TaskFamily:
         options = TASKS[kind].Options(kind=kind, **given)

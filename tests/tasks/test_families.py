@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from task_helpers import episodes, flat
+from task_helpers import NEEDED, episodes, flat
 
 from distmeta.config.sections import EvaluationOptions
 from distmeta.core.philox import Purpose, uniform, words
@@ -25,7 +25,7 @@ IDS = [0, 7, 2**40 + 3]
 def test_the_table_says_what_a_family_is():
     for kind, family in TASKS.items():
         assert task_options({"kind": kind}) is family.Options
-        options = family.Options(kind=kind)
+        options = family.Options(kind=kind, **NEEDED.get(kind, {}))
         assert options.objective in OBJECTIVES
         assert family.spec(options).outputs == getattr(options, "ways", 1)
         assert family.spec(options).program in PROGRAMS
@@ -38,7 +38,7 @@ def test_shapes_and_types(open_any):
     batch = family.sample("train", IDS)
     assert batch.ids.dtype == torch.int64
     assert batch.ids.tolist() == IDS
-    classes = OBJECTIVES[family.Options(kind="any").objective].classes
+    classes = OBJECTIVES[family.Options.model_fields["objective"].default].classes
     ways = 5 if classes else 1
     shape = (1, 28, 28) if classes else (1,)
     for data, examples in ((batch.support, 2), (batch.query, 3)):

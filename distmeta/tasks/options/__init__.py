@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from distmeta.tasks.options.images import GlyphOptions, ImageOptions, OmniglotOptions
 from distmeta.tasks.options.sinusoid import SinusoidOptions
+from distmeta.tasks.options.unlabelled import UnlabelledOptions
 
-__all__ = ["GlyphOptions", "ImageOptions", "OmniglotOptions", "SinusoidOptions"]
+__all__ = ["GlyphOptions", "ImageOptions", "OmniglotOptions", "SinusoidOptions", "UnlabelledOptions"]
