@@ -14,8 +14,14 @@ from distmeta.config.modules import folder_of, importable, is_own, keep_importab
 from distmeta.errors import ConfigError, DistmetaError
 
 
-def own_class(kind: str, key: str, wanted: str) -> type[Any]:
+def own_entry(kind: str, key: str, wanted: str, *, functions: bool) -> Any:
     """A class of the user's, imported as his networks are; it may import more from its folder later.
+
+    Args:
+        kind: ``module:package.name``.
+        key: the setting that names it.
+        wanted: what it should be, for people.
+        functions: whether whatever else can be called will do as well.
 
     Raises:
         ConfigError: as :func:`find_own`, or it is no class.
@@ -23,7 +29,7 @@ def own_class(kind: str, key: str, wanted: str) -> type[Any]:
     with importable(os.getcwd()), noting(kind):
         found = find_own(kind, key, wanted)
         keep_importable(kind)
-    if not isinstance(found, type):
+    if not functions and not isinstance(found, type):
         raise ConfigError(f"{key} = {kind!r}: expected {wanted}, but it is a {type(found).__name__}; name the class")
     return found
 

@@ -52,6 +52,10 @@ class Program(Protocol):
         """Each task's measurements after adaptation; ``details`` adds those after every step and inductive ones."""
         ...
 
+    def close(self) -> None:
+        """End what was started for sampling; nothing is asked afterwards."""
+        ...
+
 
 class Blueprint(Protocol):
     """What the learner needs to know of a program without its data or device.

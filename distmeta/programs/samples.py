@@ -105,6 +105,12 @@ class Samples:
         """Classes of a task; ``None`` in families without."""
         return self._episodes[split].ways
 
+    def close(self) -> None:
+        """End the family's processes, where it has some, and the thread."""
+        self._sampler.shutdown(wait=False, cancel_futures=True)
+        if hasattr(self._family, "close"):  # a class of the user's that is no subclass may have less
+            self._family.close()
+
     def _sample(self, split: Split, ids: Sequence[int]) -> tuple[Data, Data]:
         """Support and query sets of these tasks, from what lies ready if it does."""
         with self._sampling:

@@ -224,6 +224,10 @@ class SupervisedProgram:
         by_step = values.pop("by_step", None)
         return TaskMetrics(torch.tensor(ids, dtype=torch.int64), values, by_step)
 
+    def close(self) -> None:
+        """End what samples."""
+        self._samples.close()
+
     def initial_vector(self) -> Tensor:
         """The initial meta-parameters (P,), on the program's device."""
         return self.layout.flatten(self._parts.initial_meta()).to(self._device)

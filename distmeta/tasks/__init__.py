@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from distmeta.config.schema import Config
+    from distmeta.tasks.datasets import from_dataset
     from distmeta.tasks.glyphs import Glyphs
     from distmeta.tasks.omniglot import Omniglot
     from distmeta.tasks.sinusoid import Sinusoid
@@ -28,12 +30,13 @@ else:
             "Omniglot": "omniglot:Omniglot",
             "Sinusoid": "sinusoid:Sinusoid",
             "Unlabelled": "unlabelled:Unlabelled",
+            "from_dataset": "datasets:from_dataset",
         },
     )
 
 TASKS: Registry[TaskFamily, TaskOptions] = Registry(
     "tasks.kind",
-    "a class with the methods of distmeta.tasks.base.TaskFamily",
+    "a class with the methods of distmeta.tasks.base.TaskFamily, or a function of one task",
     {
         "sinusoid": (SinusoidOptions, "distmeta.tasks.sinusoid:Sinusoid"),
         "glyphs": (GlyphOptions, "distmeta.tasks.glyphs:Glyphs"),
@@ -41,6 +44,7 @@ TASKS: Registry[TaskFamily, TaskOptions] = Registry(
         "unlabelled": (UnlabelledOptions, "distmeta.tasks.unlabelled:Unlabelled"),
     },
     TaskOptions,
+    "distmeta.tasks.functions:FUNCTIONS",
 )
 
 __all__ = [
@@ -53,8 +57,10 @@ __all__ = [
     "Unlabelled",
     "episodes",
     "fit_family",
+    "from_dataset",
     "open_family",
     "prepare_family",
+    "software",
     "task_options",
     "with_fitted",
 ]
@@ -80,7 +86,27 @@ def open_family(config: Config, device: torch.device) -> TaskFamily:
         DataError: data is missing, damaged or incomplete.
         ConfigError: an episode asks for more than the data has.
     """
-    return TASKS[config.tasks.kind](config.tasks, episodes(config), device)
+    family = TASKS[config.tasks.kind](config.tasks, episodes(config), device)
+    if hasattr(family, "use"):  # a class of the user's that is no subclass may have less
+        family.use(spare_cores(config))
+    return family
+
+
+def spare_cores(config: Config) -> int:
+    """How many processes a worker may start to sample in: its share of this machine's cores, less its threads."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = config.cluster.workers
+    if wanted == "auto":
+        workers = max(1, int(cores / config.cluster.cpus_per_worker))
+    else:
+        workers = wanted if isinstance(wanted, int) else wanted.max
+    return max(1, cores // max(1, workers) - config.run.threads)
+
+
+def software(config: Config) -> dict[str, str]:
+    """Versions of what may give other tasks in its next version."""
+    versions = getattr(TASKS[config.tasks.kind], "software", TaskFamily.software)
+    return dict(versions(config.tasks))
 
 
 def fit_family(config: Config) -> Config:

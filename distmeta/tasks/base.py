@@ -120,6 +120,19 @@ class TaskFamily(Protocol):
         """What an example is, known without opening the data."""
         ...
 
+    @classmethod
+    def software(cls, options: TaskOptions) -> Mapping[str, str]:
+        """Versions, by name, of packages whose next version may give other tasks; workers of a run agree on them."""
+        return {}
+
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks, on the family's device; a task depends on (seed, split, id) alone."""
         ...
+
+    def use(self, processes: int) -> None:
+        """Told how many processes it may start to sample in, beside the worker's own; most families need none."""
+        return
+
+    def close(self) -> None:
+        """End what was started for sampling."""
+        return

@@ -20,6 +20,7 @@ from distmeta.functional.kernels.build import Unavailable, find_compiler
 from distmeta.programs import open_program
 from distmeta.programs.cuda import reproducible
 from distmeta.programs.deciding import RunPlan
+from distmeta.tasks import software
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -63,6 +64,7 @@ class Worker:
             raise ConfigError("engine.precision = tf32 is a mode of CUDA devices, and there is none here; use float32")
         keep_freed_memory()
         self._engine = config.engine
+        self._software = software(config)
         self._put_back: Callable[[], None] = reproducible() if self.device.type == "cuda" else lambda: None
         try:
             self.program = open_program(config, self.device)
@@ -73,13 +75,14 @@ class Worker:
         torch.set_num_threads(config.run.threads)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides a worker's rounding; workers of one run must agree on it."""
+        """What decides a worker's rounding, and its tasks; workers of one run must agree on it."""
         gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         return {
             "device": gpu or "cpu",
             "cpu": None if gpu else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            **self._software,
             **self._compiler(),
         }
 
@@ -131,6 +134,7 @@ class Worker:
         return total.result()
 
     def close(self) -> None:
-        """Put back the process's settings."""
+        """End what samples, and put back the process's settings."""
+        self.program.close()
         torch.set_num_threads(self._threads_before)
         self._put_back()

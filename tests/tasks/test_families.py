@@ -10,7 +10,7 @@ import pytest
 import torch
 from task_helpers import NEEDED, episodes, flat
 
-from distmeta.config.sections import EvaluationOptions
+from distmeta.config.sections import ClusterOptions, EvaluationOptions, RunOptions
 from distmeta.core.philox import Purpose, uniform, words
 from distmeta.core.records import SPLITS
 from distmeta.errors import ConfigError
@@ -85,7 +85,13 @@ def test_the_run_seed_changes_training_alone(open_any):
 def test_a_configured_family_has_the_episodes_of_its_sections(kind, ways):
     sizes = {"shots": 3, "queries": 2, **({"ways": ways} if ways else {})}
     evaluation = EvaluationOptions(**{**sizes, "shots": 1}, seed=8)
-    config = SimpleNamespace(tasks=task_options({"kind": kind})(kind=kind, **sizes), seed=4, evaluation=evaluation)
+    config = SimpleNamespace(
+        tasks=task_options({"kind": kind})(kind=kind, **sizes),
+        seed=4,
+        evaluation=evaluation,
+        cluster=ClusterOptions(),
+        run=RunOptions(),
+    )
     prepare_family(config)
     family = open_family(config, torch.device("cpu"))
     by_hand = {"train": Episode(3, 2, 4, ways), "test": Episode(1, 2, 8, ways)}
