@@ -15,7 +15,7 @@ from distmeta.config.problems import choose
 from distmeta.config.schema import Config
 from distmeta.config.sections import AlgorithmOptions
 from distmeta.estimators import ESTIMATORS
-from distmeta.objectives import OBJECTIVES
+from distmeta.objectives import Objective, objective_name, objective_of
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,15 @@ def check(config: Config) -> None:
     reason = refuse_pair(config.algorithm)
     if reason:
         raise ValueError(reason)
-    choose(OBJECTIVES, config.tasks.objective, "tasks.objective")
+    objective = objective_of(config.tasks)
     adaptation = ADAPTATIONS.options[config.algorithm.adaptation]
-    if adaptation.needs_classes and not OBJECTIVES[config.tasks.objective].classes:
+    if adaptation.needs_classes and not objective.classes:
         raise ValueError(
             f"algorithm.adaptation = {config.algorithm.adaptation} needs classes, and tasks.kind = {config.tasks.kind} "
             "is a regression; use gradient_descent"
         )
     _check_differentiation(config)
-    _check_outer(config)
+    _check_outer(config, objective)
     ways = getattr(config.tasks, "ways", None)
     if adaptation.needs_head and config.evaluation.ways != ways:
         raise ValueError(
@@ -118,7 +118,7 @@ def check(config: Config) -> None:
         )
 
 
-def _check_outer(config: Config) -> None:
+def _check_outer(config: Config, objective: Objective) -> None:
     """Refuse an outer step that asks for what estimator or objective have not."""
     if "curvature" not in config.outer.requests:
         return
@@ -128,11 +128,10 @@ def _check_outer(config: Config) -> None:
             f"algorithm.estimator = {config.algorithm.estimator} does not differentiate these; use "
             "outer.name=gradient"
         )
-    objective = OBJECTIVES[config.tasks.objective]
     if not all(hasattr(objective, name) for name in ("curvature", "divergence")):
         raise ValueError(
             f"outer.name = {config.outer.name} asks for the curvature and the divergence of outputs, and the objective "
-            f"{config.tasks.objective} has none; use outer.name=gradient"
+            f"{objective_name(config.tasks.objective)} has none; use outer.name=gradient"
         )
 
 

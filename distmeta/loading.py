@@ -20,9 +20,13 @@ from distmeta.core.hosts import hosts_in
 from distmeta.core.quoting import shown
 from distmeta.errors import ConfigError
 from distmeta.models import model_options
+from distmeta.objectives import objective_options
 from distmeta.origins import home_of, origin_of
 from distmeta.outer import outer_options
 from distmeta.tasks import task_options
+
+OBJECTIVE_KEYS = {"tasks": "objective", "algorithm": "inner_objective"}
+"""The settings that name an objective, by section."""
 
 
 def load_config(
@@ -62,6 +66,9 @@ def load_config(
             continue
         try:
             section = _section(key, value)
+            if section and key in OBJECTIVE_KEYS:
+                value, wrong = _with_objective(value, key)
+                problems += wrong
             resolved[key] = section.model_validate(value) if section else value
         except ValidationError as error:
             problems += describe(error, key, section)
@@ -126,6 +133,26 @@ def _unknown(key: str) -> str:
     if key == SCHEMA:
         return NO_SETTING
     return f"{key}: there is no such setting{suggest(key, Config.model_fields)}"
+
+
+def _with_objective(values: Mapping[str, Any], section: str) -> tuple[Mapping[str, Any], list[str]]:
+    """A section whose objective's settings, where it has any, are checked; and what is wrong with them."""
+    name = OBJECTIVE_KEYS[section]
+    given, key = values.get(name), f"{section}.{name}"
+    if not isinstance(given, Mapping):
+        return values, []
+    try:
+        options = objective_options(given, key)
+    except ValueError as error:
+        return _without(values, name), [str(error)]
+    try:
+        return {**values, name: options.model_validate(given)}, []
+    except ValidationError as error:
+        return _without(values, name), describe(error, key, options)
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
 
 
 def _section(key: str, value: Any) -> type[Section] | None:

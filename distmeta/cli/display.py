@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distmeta.core.secrets import mask
+from distmeta.objectives.metrics import FRACTION, SQUARED, TARGET, described
 
 if TYPE_CHECKING:  # measuring needs a good part of torch, showing does not
     from distmeta.config.schema import Config
@@ -212,24 +213,28 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-NAMES = {"mse": "mean squared error", "before_adaptation": "before adaptation"}
+UNTOLD = ("", TARGET, SQUARED)
+"""Units that tell nothing beyond the metric's name."""
+
+NAMES = {"before_adaptation": "before adaptation"}
 
 
 def meta_test_table(measured: Mapping[str, Any]) -> Table:
     """The ``meta_test`` object as a table: means with 95 % intervals.
 
-    The metric is the first measurement beside the loss. An accuracy is shown in percent, anything else as a number.
+    The metric is the first measurement beside the loss. What lies between 0 and 1 is shown in percent, anything else as
+    a number, with its unit where it has one. An arrow says which way a metric improves.
     """
     table = Table(title="meta-test")
     for column, side in (("", "left"), ("mean", "right"), ("± 95 %", "right"), ("tasks", "right")):
         table.add_column(column, justify="right" if side == "right" else "left")
     metric = next((name for name in measured if name not in ("loss", "by_step", "before_adaptation")), "loss")
-    percent = metric.startswith("accuracy")
+    percent = _is_fraction(metric, measured)
     for name, value in measured.items():
         if name == "by_step" or (name == "loss" and metric == "mse"):
             continue
-        accurate = name.startswith("accuracy") or (name == "before_adaptation" and percent)
-        table.add_row(_title(name, measured), *_pair(value, accurate), str(value["tasks"]))
+        fraction = percent if name == "before_adaptation" else _is_fraction(name, measured)
+        table.add_row(_title(name, measured), *_pair(value, fraction), str(value["tasks"]))
     for row in _chosen(measured.get("by_step", [])):
         steps = f"after {row['step']} inner step{'s' if row['step'] != 1 else ''}"
         table.add_row(steps, *_pair(row, percent), "")
@@ -237,10 +242,21 @@ def meta_test_table(measured: Mapping[str, Any]) -> Table:
 
 
 def _title(name: str, measured: Mapping[str, Any]) -> str:
-    """A measurement's name; where batch statistics give two, which statistics it uses."""
-    plain = name.removesuffix("_inductive")
+    """A measurement's name, unit and direction; where batch statistics give two, which statistics it uses."""
+    plain, value = name.removesuffix("_inductive"), measured[name]
     way = ", inductive" if plain != name else ", transductive" if f"{name}_inductive" in measured else ""
-    return NAMES.get(plain, plain) + way
+    metric = described(name)
+    unit = value.get("unit", "")
+    told = "" if unit in UNTOLD or unit == FRACTION else f" ({unit})"
+    better = {True: " ↑", False: " ↓"}.get(value.get("higher_is_better"), "")
+    return (metric.title if metric else NAMES.get(plain, plain)) + told + way + better
+
+
+def _is_fraction(name: str, measured: Mapping[str, Any]) -> bool:
+    """Whether a measurement is shown in percent."""
+    metric = described(name)
+    known = metric.unit if metric else ""
+    return bool(measured.get(name, {}).get("unit", known) == FRACTION)
 
 
 def _chosen(rows: list[Any]) -> list[Any]:
@@ -251,9 +267,9 @@ def _chosen(rows: list[Any]) -> list[Any]:
     return [row for row in rows[1:] if row["step"] % stride == 0 or row["step"] == len(rows) - 1]
 
 
-def _pair(value: Mapping[str, float | None], accurate: bool) -> tuple[str, str]:
+def _pair(value: Mapping[str, float | None], fraction: bool) -> tuple[str, str]:
     """Mean and interval as text; ``None`` is what ``result.json`` has for a number that is not finite."""
-    scale, form = (100, "{:.2f} %") if accurate else (1, "{:.4g}")
+    scale, form = (100, "{:.2f} %") if fraction else (1, "{:.4g}")
     mean, ci95 = (math.nan if number is None else number for number in (value["mean"], value["ci95"]))
     return form.format(scale * mean), form.format(scale * ci95)
 

@@ -11,10 +11,14 @@ from pydantic import (
     Discriminator,
     Field,
     NonNegativeInt,
+    PlainSerializer,
     PositiveInt,
     PrivateAttr,
     Tag,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -61,15 +65,41 @@ class Section(BaseModel):
         return mask(super().__str__())
 
 
+class ObjectiveOptions(Section):
+    """Settings that every objective has; objectives add their own."""
+
+    name: str
+
+
+def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Settings of an objective as they are, checked when they were made; anything else is checked as declared."""
+    return value if isinstance(value, ObjectiveOptions) else check(value)
+
+
+def _written(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, ObjectiveOptions) else value
+
+
+ObjectiveSetting = Annotated[str | ObjectiveOptions, WrapValidator(_as_given), PlainSerializer(_written)]
+"""An objective: its name, or a section with ``name`` and settings of its own."""
+
+
 class TaskOptions(Section):
     """Settings that every task family has; families add their own.
 
-    ``objective`` is the loss with its metrics, an entry of :data:`distmeta.objectives.OBJECTIVES`; each family has a
-    default. What a family calls ``ways``, ``shots`` and ``queries``, evaluation may set otherwise.
+    ``objective`` is the loss with its metrics, an entry of :data:`distmeta.objectives.OBJECTIVES`, or a section with
+    its ``name`` and its settings; each family has a default. ``metrics`` chooses among those that fit the objective
+    (:data:`distmeta.objectives.metrics.KNOWN_METRICS`); models are selected by the first. What a family calls ``ways``,
+    ``shots`` and ``queries``, evaluation may set otherwise.
     """
 
     kind: str
-    objective: str
+    objective: str | ObjectiveOptions
+    metrics: Annotated[list[str], Field(min_length=1)] | None = None
+
+    # Of the field, whatever a family declares: `objective: str = "huber"` takes settings as well.
+    _given_objective = field_validator("objective", mode="wrap")(_as_given)
+    _written_objective = field_serializer("objective")(_written)
 
     _fitted: Mapping[str, Any] | None = PrivateAttr(default=None)
 

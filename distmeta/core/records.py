@@ -82,15 +82,22 @@ Data = Mapping[str, "Tensor"]
 """Named tensors of one task (no task dimension) or of several (leading dimension T)."""
 
 
-def inputs_of(data: Data) -> Inputs:
-    """The inputs among a task's data: ``x`` where it stands there, else all but the targets ``y``.
+WEIGHT = "weight"
+"""Beside inputs and targets of unequal tasks: what each example weighs (N,), 0 for padding."""
 
-    >>> inputs_of({"x": 1, "y": 2}), inputs_of({"tokens": 1, "mask": 3, "y": 2})
+NO_INPUTS = ("y", WEIGHT)
+"""What stands beside the inputs in a task's data."""
+
+
+def inputs_of(data: Data) -> Inputs:
+    """The inputs among a task's data: ``x`` where it stands there, else all but targets ``y`` and weights ``weight``.
+
+    >>> inputs_of({"x": 1, "y": 2}), inputs_of({"tokens": 1, "mask": 3, "y": 2, "weight": 4})
     (1, {'tokens': 1, 'mask': 3})
     """
     if "x" in data:
         return data["x"]
-    return {name: value for name, value in data.items() if name != "y"}
+    return {name: value for name, value in data.items() if name not in NO_INPUTS}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ THETA = "theta"
 
 MEASUREMENTS = {"validate": False, "test": True}
 """Requests that are answered task by task, and whether with details; a worker keeps nothing of them."""
+
+
+COUNTED = "_tasks"
+"""Ends the name of a sum that counts the tasks which have the figure that the rest of its name says."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,18 @@ class Answer:
         return vector
 
     def mean(self, name: str) -> float:
-        """The mean over the tasks of one of the sums."""
-        return float(self.sums[name]) / self.tasks
+        """The mean over the tasks of one of the sums; over those that have the figure, where that is counted."""
+        count = float(self.sums.get(name + COUNTED, self.tasks))
+        return float(self.sums[name]) / count if count else math.nan
+
+    def means(self) -> dict[str, float]:
+        """The means of all sums; counts as they are.
+
+        >>> Answer({}, {"loss": 6.0, "auroc": 1.5, "auroc_tasks": 2.0}, 3).means()
+        {'loss': 2.0, 'auroc': 0.75, 'auroc_tasks': 2.0}
+        """
+        counts = {name + COUNTED for name in self.sums} & set(self.sums)
+        return {name: float(total) if name in counts else self.mean(name) for name, total in self.sums.items()}
 
 
 def add(a: Answer, b: Answer, into: Answer | None = None) -> Answer:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from distmeta.adaptations import Iterative
-from distmeta.adaptations.base import Task, trajectory
+from distmeta.adaptations.base import Task
 from distmeta.adaptations.gradients import curvature_product
 from distmeta.config.schema import Config
 from distmeta.core.layout import Layout, Meta
@@ -34,6 +33,7 @@ from distmeta.programs.engine.kept import host, kept, origin
 from distmeta.programs.engine.mapping import OneTask, chunks, run_tasks
 from distmeta.programs.engine.reference import Reference, one_task
 from distmeta.programs.engine.settling import choose, require
+from distmeta.programs.measuring import measure, summed_names, sums
 from distmeta.programs.samples import Samples, Use
 from distmeta.tasks import open_family
 from distmeta.tasks.base import episodes
@@ -61,7 +61,7 @@ class SupervisedProgram:
         self._parts = Assembly(config)
         self._origin = origin(config)
         self._parts.network.to(device)
-        self._names = ("loss", *self._parts.objective.metrics)
+        self._metrics = self._parts.objective.metrics
         self.layout = Layout.of(self._parts.initial_meta())
         self._steps: int | None = getattr(config.algorithm, "inner_steps", None)
         self._evaluation_steps = config.evaluation.inner_steps
@@ -69,7 +69,7 @@ class SupervisedProgram:
         self._use = Use(self._steps, merged, batch, self._parts.network.uses_dropout)
         self._samples = Samples(open_family(config, device), episodes(config), device)
         self._answers = {
-            "gradient": (("gradient",), self._names),
+            "gradient": (("gradient",), summed_names(self._metrics)),
             "curvature": (("product",), ()),
             "compare": ((), ("loss", "divergence")),
         }
@@ -213,7 +213,7 @@ class SupervisedProgram:
         return Answer(by_name, measured, len(ids), None, nonfinite, seconds, int(found))
 
     def evaluate(self, start: Start, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
-        """Loss and metric of each task after adaptation; ``details``: see :meth:`_measure`."""
+        """Loss and metrics of each task, see :func:`~distmeta.programs.measuring.measure`."""
         tasks, ways = self._tasks(split, ids, self._evaluation_steps, dropout=False)
         vectors = (start.theta.to(self._device),)
         parts = [
@@ -276,7 +276,7 @@ class SupervisedProgram:
         gradients, measured = self._per_task(lambda m, t: self._gradient(m, t, ways), vectors[0], tasks)
         total = self.layout.flatten({name: value.sum(0) for name, value in gradients.items()})
         finite = torch.isfinite(total).all() & torch.isfinite(measured["loss"]).all()
-        return total, _with_bad([measured[name] for name in self._names], finite)
+        return total, _with_bad(sums(self._metrics, measured), finite)
 
     def _curvature_sums(self, ways: int | None, vectors: Vectors, tasks: Any) -> tuple[Tensor, Tensor]:
         """Sum of a chunk's products (P,) of the outputs' curvature with a direction."""
@@ -308,14 +308,17 @@ class SupervisedProgram:
             return objective.loss(after, query.data), divergence
 
         found = self._per_task(compare, theta, tasks)
-        return (_with_bad(list(found), torch.isfinite(torch.stack(found)).all()),)
+        return (_with_bad([each.double().sum() for each in found], torch.isfinite(torch.stack(found)).all()),)
 
     def _curvature(self, task: Task, outputs: Tensor, tangent: Tensor) -> Tensor:
         return cast(Curved, self._parts.objective).curvature(outputs, task.query.data, tangent)
 
     def _measurements(self, ways: int | None, details: bool, vectors: Vectors, tasks: Any) -> dict[str, Tensor]:
-        measured = self._per_task(lambda m, t: self._measure(m, t, ways, details), vectors[0], tasks)
-        return cast("dict[str, Tensor]", measured)
+        def measured(meta: Meta, tree: Mapping[str, Any]) -> dict[str, Tensor]:
+            task = one_task(tree, ways, self._evaluation_steps)
+            return measure(self._parts, meta, task, self._evaluation_steps, details)
+
+        return cast("dict[str, Tensor]", self._per_task(measured, vectors[0], tasks))
 
     def _per_task(self, function: OneTask, vector: Tensor, tasks: Any) -> Any:
         meta: Meta = self.layout.unflatten(vector)
@@ -344,37 +347,10 @@ class SupervisedProgram:
     def _gradient(self, meta: Meta, tree: Mapping[str, Any], ways: int | None) -> tuple[Meta, Mapping[str, Tensor]]:
         return self._parts.estimator.gradient(meta, one_task(tree, ways, self._steps), self._steps)
 
-    def _measure(self, meta: Meta, tree: Mapping[str, Any], ways: int | None, details: bool) -> dict[str, Tensor]:
-        """One task's ``loss`` and metrics after adaptation.
 
-        ``details`` adds ``by_step`` (K + 1,), the first metric after every inner step where there are any, and for
-        networks with batch statistics ``METRIC_inductive``, where the support set's statistics normalise the query.
-        """
-        adaptation, objective = self._parts.adaptation, self._parts.objective
-        steps = self._evaluation_steps
-        support, query = one_task(tree, ways, steps)
-        by_step = []
-        if details and adaptation.iterative:
-            assert steps is not None
-            for adapted in trajectory(cast(Iterative, adaptation), meta, support, steps):
-                outputs = adaptation.predict(meta, adapted, query)
-                by_step.append(objective.measure(outputs, query.data)[self._parts.metric])
-        else:
-            adapted = adaptation.adapt(meta, support, steps)
-            outputs = adaptation.predict(meta, adapted, query)
-        values = {"loss": objective.loss(outputs, query.data), **objective.measure(outputs, query.data)}
-        if by_step:
-            values["by_step"] = torch.stack(by_step)
-        if details and self._parts.network.uses_batch_statistics:
-            outputs = adaptation.predict_inductive(meta, adapted, support, query)
-            inductive = objective.measure(outputs, query.data)
-            values |= {f"{name}_inductive": value for name, value in inductive.items()}
-        return values
-
-
-def _with_bad(measured: Sequence[Tensor], finite: Tensor) -> Tensor:
-    """Float64 sums of measurements (T,), and at their end 1 where something was not finite."""
-    return torch.stack([*(each.double().sum() for each in measured), 1.0 - finite.double()])
+def _with_bad(summed: Sequence[Tensor], finite: Tensor) -> Tensor:
+    """Float64 sums, and at their end 1 where something was not finite."""
+    return torch.stack([*summed, 1.0 - finite.double()])
 
 
 def _of_operations(plan: Plan) -> dict[str, Any]:

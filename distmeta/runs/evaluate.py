@@ -19,18 +19,19 @@ from distmeta.core.layout import Layout, Meta
 from distmeta.core.plan import Plan
 from distmeta.core.quoting import shown
 from distmeta.core.records import Shard, Split, TaskMetrics
-from distmeta.core.requests import Request, Start
+from distmeta.core.requests import COUNTED, Request, Start
 from distmeta.core.secrets import mask
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config, named_keys, named_kinds
+from distmeta.objectives.metrics import described, may_be_undefined
 from distmeta.origins import of_run
 from distmeta.outer.learner import check_layout
 from distmeta.programs import blueprint
 from distmeta.programs.deciding import RunPlan
 from distmeta.runs import checkpoint
 from distmeta.runs.identity import differing
-from distmeta.runs.metrics import mean_ci
-from distmeta.tasks import prepare_family, with_fitted
+from distmeta.runs.metrics import have, mean_ci
+from distmeta.tasks import TASKS, prepare_family, with_fitted
 from distmeta.workers import Check, Transport, start_transport
 
 log = logging.getLogger(__name__)
@@ -52,24 +53,43 @@ def cut(split: Split, first: int, count: int, size: int) -> list[Shard]:
 
 
 def validate(transport: Transport, config: Config, start: Start) -> dict[str, float]:
-    """Mean of every measurement over the meta-validation tasks."""
+    """Mean of every measurement over the meta-validation tasks; of those that some tasks have not, their number too."""
     shards = cut("validation", 0, config.evaluation.validation_tasks, config.run.shard)
-    total = _measure(transport, Request("validate", start), shards, None)
-    return {name: float(value.mean()) for name, value in total.values.items()}
+    values = _measure(transport, Request("validate", start), shards, None).values
+    counted = {name: have(name, values) for name in values}
+    means = {name: float(value[counted[name]].mean()) for name, value in values.items()}
+    return means | {name + COUNTED: float(counted[name].sum()) for name in values if may_be_undefined(name)}
 
 
 def meta_test(transport: Transport, config: Config, start: Start, progress: Progress | None = None) -> dict[str, Any]:
-    """The ``meta_test`` object of ``result.json``: mean, 95 % interval and number of tasks of every measurement."""
+    """The ``meta_test`` object of ``result.json``: mean, 95 % interval and number of tasks of every measurement.
+
+    Of metrics, ``higher_is_better`` and ``unit``, where they have one, stand beside these.
+    """
     shards = cut("test", 0, config.evaluation.tasks, config.run.shard)
     total = _measure(transport, Request("test", start), shards, progress)
-    result: dict[str, Any] = {name: mean_ci(value) for name, value in total.values.items()}
+    unit = TASKS[config.tasks.kind].spec(config.tasks).unit
+    result: dict[str, Any] = {
+        name: {**mean_ci(value[have(name, total.values)]), **_meaning(name, unit)}
+        for name, value in total.values.items()
+    }
     if total.by_step is not None:
-        by_step = [mean_ci(column) for column in total.by_step.T]
+        metric = next(name for name in total.values if name != "loss")
+        by_step = [mean_ci(column[have(metric, total.values)]) for column in total.by_step.T]
         result["before_adaptation"] = by_step[0]
         result["by_step"] = [
             {"step": step, "mean": each["mean"], "ci95": each["ci95"]} for step, each in enumerate(by_step)
         ]
     return result
+
+
+def _meaning(name: str, unit: str) -> dict[str, Any]:
+    """What is known of a metric: which way it improves, and its unit where it has one."""
+    metric = described(name)
+    if metric is None:
+        return {}
+    of_target = metric.of_target(unit)
+    return {"higher_is_better": metric.higher_is_better, **({"unit": of_target} if of_target else {})}
 
 
 def evaluate(

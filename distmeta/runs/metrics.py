@@ -21,6 +21,7 @@ from torch import Tensor
 from distmeta.config.text import parse_json
 from distmeta.core.records import StepRecord
 from distmeta.errors import StorageError
+from distmeta.objectives.metrics import may_be_undefined
 from distmeta.runs.directory import RunDirectory, to_json
 from distmeta.storage.files import Storage, explained
 
@@ -211,7 +212,8 @@ def mean_ci(values: Tensor) -> dict[str, float | int]:
         values: (T,) one measurement a task.
 
     Returns:
-        ``mean``, ``ci95`` (1.96 sample standard deviations over the root of T; 0 for one task) and ``tasks``.
+        ``mean``, ``ci95`` (1.96 sample standard deviations over the root of T; 0 for one task) and ``tasks``. Without
+        any task mean and interval are NaN.
 
     >>> mean_ci(torch.tensor([1.0, 1.0, 1.0, 3.0]))
     {'mean': 1.5, 'ci95': 0.98, 'tasks': 4}
@@ -219,7 +221,20 @@ def mean_ci(values: Tensor) -> dict[str, float | int]:
     values = values.to(torch.float64)
     count = values.numel()
     deviation = values.std(correction=1).item() if count > 1 else 0.0
-    return {"mean": values.mean().item(), "ci95": 1.96 * deviation / math.sqrt(count), "tasks": count}
+    ci95 = 1.96 * deviation / math.sqrt(count) if count else math.nan
+    return {"mean": values.mean().item(), "ci95": ci95, "tasks": count}
+
+
+def have(name: str, values: Mapping[str, Tensor]) -> Tensor:
+    """(T,) the tasks that count in the mean of a measurement: all but those for which a metric is not defined.
+
+    A metric that is NaN in a task whose loss is not finite counts, so that a diverged run cannot look like a good one.
+
+    >>> have("auroc", {"loss": torch.tensor([0.1, 0.2]), "auroc": torch.tensor([math.nan, 1.0])}).tolist()
+    [False, True]
+    """
+    every = torch.ones_like(values["loss"], dtype=torch.bool)
+    return ~(values[name].isnan() & values["loss"].isfinite()) if may_be_undefined(name) else every
 
 
 def _lines_until(storage: Storage, step: int) -> bytes:

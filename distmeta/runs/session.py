@@ -156,7 +156,7 @@ class Session:
         return StepRecord(
             step=self.learner.step,
             tasks=self.learner.step * self._config.run.meta_batch,
-            metrics={name: float(total) / answer.tasks for name, total in answer.sums.items()},
+            metrics=answer.means(),
             gradient_norm=outcome.norm,
             learning_rate=outcome.rate,
             seconds=seconds,

@@ -11,7 +11,8 @@ from distmeta.config.problems import listed
 from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config
-from distmeta.objectives import OBJECTIVES
+from distmeta.objectives import Objective, objective_of
+from distmeta.objectives.metrics import described
 from distmeta.sweeps.points import DEFAULT_TRIALS, Values, changed, drawn, grid
 from distmeta.sweeps.sections import MOST_TRIALS, Asha, Domain, Hyperband, Median, Pbt, SweepOptions
 
@@ -44,17 +45,24 @@ def find_problems(options: SweepOptions, base: dict[str, Any], config: Config) -
 
 def find_metric(options: SweepOptions, config: Config) -> tuple[str, str]:
     """The metric that trials are compared by, and ``max`` or ``min``."""
-    objective = OBJECTIVES[config.tasks.objective]
+    objective = objective_of(config.tasks)
     names = (*objective.metrics, "loss")
     metric = options.metric or objective.metrics[0]
     if metric not in names:
         raise refusal(
             [f"metric: expected one of {', '.join(names)}, which validation of {config.tasks.kind} gives, got {metric}"]
         )
-    mode = "max" if metric == objective.metrics[0] and objective.higher_is_better else "min"
+    mode = "max" if _is_better_higher(objective, metric) else "min"
     if options.mode not in (None, mode):
         raise refusal([f"mode: {metric} is better the {'higher' if mode == 'max' else 'lower'}: expected {mode}"])
     return metric, mode
+
+
+def _is_better_higher(objective: Objective, metric: str) -> bool:
+    if metric == objective.metrics[0]:
+        return objective.higher_is_better
+    known = described(metric)
+    return known is not None and known.higher_is_better
 
 
 def _check_run(options: SweepOptions, config: Config) -> list[str]:

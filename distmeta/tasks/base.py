@@ -49,13 +49,19 @@ class TaskSpec:
     Attributes:
         inputs: one tensor, which stands under ``x`` in a task's data and is the module's only argument; or tensors by
             name, which stand there under these names and are the module's keyword arguments.
-        outputs: numbers that a network gives for one example: the training ways, or the dimension of ``y``.
+        outputs: the training ways (the most of them, where they are drawn), or the dimension of ``y``. A network gives
+            so many numbers for one example, where the objective asks for no other number.
         program: entry of :data:`distmeta.programs.PROGRAMS`.
+        scale: (D,) what 1 of each dimension of ``y`` is in the user's unit, where targets are standardised; metrics are
+            told in the user's unit. ``None`` where they are the same.
+        unit: name of the user's unit of ``y``, as metrics tell it; empty where it has none.
     """
 
     inputs: InputSpec
     outputs: int
     program: str = "supervised"
+    scale: tuple[float, ...] | None = None
+    unit: str = ""
 
 
 class TaskFamily(Protocol):

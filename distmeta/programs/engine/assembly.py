@@ -20,7 +20,7 @@ from distmeta.estimators import ESTIMATORS
 from distmeta.functional.building import build
 from distmeta.functional.checks import check_outputs
 from distmeta.functional.module import FunctionalModule
-from distmeta.objectives import OBJECTIVES
+from distmeta.objectives import objective_of, outputs_of
 from distmeta.tasks import TASKS
 
 _BUILDING = threading.RLock()
@@ -43,12 +43,13 @@ class Assembly:
         self.config = config
         self._spec = TASKS[config.tasks.kind].spec(config.tasks)
         needs_head = ADAPTATIONS.options[config.algorithm.adaptation].needs_head
-        self._outputs = self._spec.outputs if needs_head else None
+        self.objective = objective_of(config.tasks, self._spec.scale)
+        outputs = outputs_of(self.objective, self._spec.outputs)
+        self._outputs = outputs if needs_head else None
         with _BUILDING:
             module = self.build()
             check_outputs(module, config.model, zeros_of(self._spec.inputs, 2), self._outputs)
             self.network = FunctionalModule(module, zeros_of(self._spec.inputs, 2), self.build)
-        self.objective = OBJECTIVES[config.tasks.objective]()
         self.metric = self.objective.metrics[0]
         self.higher_is_better = self.objective.higher_is_better
         self.adaptation = ADAPTATIONS[config.algorithm.adaptation](config.algorithm, self.network, self.objective)
