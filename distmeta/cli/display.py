@@ -255,7 +255,7 @@ def _title(name: str, measured: Mapping[str, Any]) -> str:
 def _is_fraction(name: str, measured: Mapping[str, Any]) -> bool:
     """Whether a measurement is shown in percent."""
     metric = described(name)
-    known = metric.unit if metric else ""
+    known = metric.unit if metric else FRACTION if name.startswith("accuracy") else ""
     return bool(measured.get(name, {}).get("unit", known) == FRACTION)
 
 

@@ -35,6 +35,7 @@ from distmeta.programs.engine.reference import Reference, one_task
 from distmeta.programs.engine.settling import choose, require
 from distmeta.programs.measuring import measure, summed_names, sums
 from distmeta.programs.samples import Samples, Use
+from distmeta.programs.targets import check_targets
 from distmeta.tasks import open_family
 from distmeta.tasks.base import episodes
 
@@ -85,6 +86,8 @@ class SupervisedProgram:
     def probe(self, *, training: bool = True) -> Plan:
         """What :func:`~distmeta.programs.deciding.decide` says, as far as it works for all that the run asks for."""
         tasks, _ = self._tasks("train", range(2), self._steps, dropout=True)
+        for part in ("support", "query"):
+            check_targets(self._config, self._parts.objective, tasks[part]["y"], self._parts.spec.outputs)
         plan = decide(self._config, self._facts(tasks), training=training)
         if self._origin is None:
             return choose(self, plan, self._config.engine)

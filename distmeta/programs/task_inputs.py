@@ -13,6 +13,7 @@ from distmeta.config.schema import Config
 from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError
 from distmeta.programs.engine.assembly import Assembly
+from distmeta.programs.targets import check_bounds
 from distmeta.tasks import TASKS
 
 
@@ -32,7 +33,7 @@ class TaskInputs:
         spec = TASKS[config.tasks.kind].spec(config.tasks)
         self._inputs = spec.inputs
         self._outputs = spec.outputs
-        self._classes = parts.objective.classes
+        self._objective = parts.objective
         self._ways = config.evaluation.ways if parts.adaptation.needs_head else None
         self._device = device
 
@@ -48,7 +49,7 @@ class TaskInputs:
         examples = len(next(iter(inputs.values())))
         if examples != count:
             raise ConfigError(f"the support set has {examples} inputs and {count} targets; give one for each input")
-        if not self._classes:
+        if not self._objective.classes:
             return Support({**inputs, "y": self._values(targets)})
         labels = _labels(targets)
         return Support({**inputs, "y": labels.to(self._device)}, self._count(labels))
@@ -96,7 +97,9 @@ class TaskInputs:
         """(S, D) float32 targets of a regression."""
         if y.dim() != 2 or y.shape[1] != self._outputs:
             raise ConfigError(f"y_support should have the shape (S, {self._outputs}), but has {tuple(y.shape)}")
-        return self._finite(y, "y_support")
+        values = self._finite(y, "y_support")
+        check_bounds(self._objective, values, "y_support")
+        return values
 
     def _finite(self, values: Tensor, name: str) -> Tensor:
         """A float32 copy of finite numbers on the device."""

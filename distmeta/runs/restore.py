@@ -8,6 +8,7 @@ from typing import Any
 
 from distmeta.config.migrations import CONFIG_MIGRATIONS, current
 from distmeta.config.schema import Config, written_values
+from distmeta.config.sections import Section
 from distmeta.config.text import parse_yaml
 from distmeta.errors import ClusterError, ConfigError, StorageError
 from distmeta.runs import checkpoint
@@ -30,7 +31,8 @@ def find_snapshot(directory: RunDirectory, config: Config, accept_changes: bool)
     old = snapshot.config if snapshot else current(parse_yaml(directory.read_config(), file), CONFIG_MIGRATIONS, file)
     # Where data lies says nothing about what it is, once its hash is known.
     known = accept_changes or snapshot is None or bool(snapshot.identity.get("data"))
-    check_resume(old, written_values(config), data_is_known=known)
+    now = written_values(config)
+    check_resume(_with_later_settings(old, config, now), now, data_is_known=known)
     if snapshot is not None:
         if snapshot.step > config.run.steps:
             raise ConfigError(
@@ -40,6 +42,25 @@ def find_snapshot(directory: RunDirectory, config: Config, accept_changes: bool)
         if damaged:
             log.warning("using the checkpoint of step %d instead", snapshot.step)
     return snapshot
+
+
+def _with_later_settings(old: Mapping[str, Any], section: Section, now: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings, and the defaults of those that there were not when it began: they mean what was then.
+
+    Args:
+        old: a section as the run has it.
+        section: the same of the configuration to go on with.
+        now: the latter as it is written.
+    """
+    filled = dict(old)
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if name not in old:
+            if not field.is_required() and value == field.get_default(call_default_factory=True):
+                filled[name] = now[name]
+        elif isinstance(value, Section) and isinstance(old[name], Mapping):
+            filled[name] = _with_later_settings(old[name], value, now[name])
+    return filled
 
 
 def find_result(directory: RunDirectory, snapshot: Snapshot | None, config: Config) -> dict[str, Any] | None:

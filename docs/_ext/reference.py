@@ -16,6 +16,7 @@ from distmeta.config.sections import AlgorithmOptions, OuterOptions, WorkerRange
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS
 from distmeta.models.options import UserOptions
+from distmeta.objectives import OBJECTIVES
 from distmeta.outer import OUTER
 from distmeta.outer.options import StepSchedule
 from distmeta.sweeps.sections import SCHEDULERS, Domain, Resources, SweepOptions
@@ -67,6 +68,7 @@ def configuration() -> str:
                 parts += [f"### {name}.{key}: {kind}", text(model), table(model, f"{name}.", kind=kind)]
             if name == "tasks":
                 parts += ["### tasks.augment", text(AugmentationOptions), table(AugmentationOptions, "tasks.augment.")]
+                parts += _objectives()
             if name == "outer":
                 parts += ["### outer.schedule as a section", text(StepSchedule), table(StepSchedule, "outer.schedule.")]
         else:
@@ -75,6 +77,15 @@ def configuration() -> str:
             for key, model in nested.get(name, []):
                 parts += [f"### {name}.{key} as a section", text(model), table(model, f"{name}.{key}.")]
     return _joined(parts)
+
+
+def _objectives() -> Iterable[str]:
+    yield "### tasks.objective as a section"
+    yield f"`tasks.objective.name` is one of {', '.join(f'`{each}`' for each in OBJECTIVES)}."
+    for name, model in OBJECTIVES.options.items():
+        if set(model.model_fields) > {"name"}:
+            yield text(model)
+            yield table(model, "tasks.objective.", kind=name)
 
 
 def sweep() -> str:

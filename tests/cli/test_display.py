@@ -72,7 +72,7 @@ def test_the_summary_lists_every_fault() -> None:
 def test_a_metric_of_any_name_is_shown() -> None:
     """Accuracies in percent, other metrics as numbers, and the loss alone where there is nothing else."""
     figure = {"mean": 0.25, "ci95": 0.5, "tasks": 4}
-    for name, expected in {"accuracy_top5": "25.00 %", "f1": "0.25", "loss": "0.25"}.items():
+    for name, expected in {"accuracy_top5": "25.00 %", "own_score": "0.25", "loss": "0.25"}.items():
         measured = {"loss": figure, name: figure, "before_adaptation": figure, "by_step": [{"step": 0, **figure}] * 3}
         console = Console(file=io.StringIO(), width=120)
         console.print(meta_test_table(measured))
@@ -104,3 +104,25 @@ def test_each_kind_of_progress_says_what_it_is() -> None:
             told(5, 10)
             told(10, 10)
     assert out.getvalue().splitlines() == ["meta-test: 10 tasks", "built from 10 images"]
+
+
+def test_metrics_are_shown_with_unit_and_direction() -> None:
+    figure = {"mean": 0.25, "ci95": 0.5, "tasks": 4}
+    measured = {
+        "loss": figure,
+        "mae": {**figure, "higher_is_better": False, "unit": "kWh"},
+        "auroc": {**figure, "higher_is_better": True, "unit": "fraction"},
+        "r2": {**figure, "higher_is_better": True},
+        "rmse": {**figure, "higher_is_better": False, "unit": "target"},
+    }
+    console = Console(file=io.StringIO(), width=120)
+    console.print(meta_test_table(measured))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for title, number in {
+        "mean absolute error (kWh) ↓": "0.25",
+        "area under the ROC ↑": "25.00 %",
+        "R² ↑": "0.25",
+        "root mean squared error ↓": "0.25",
+    }.items():
+        (line,) = [line for line in shown.splitlines() if f" {title} " in line]
+        assert f" {number} " in line

@@ -15,6 +15,7 @@ from distmeta.algorithms import ALGORITHMS
 from distmeta.config.schema import Config
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS
+from distmeta.objectives import OBJECTIVES
 from distmeta.outer import OUTER
 from distmeta.programs.deciding import GRAPH_REPAYS, INDUCTOR_REPAYS, LONGEST_GRAPH, MIXED_REPAYS
 from distmeta.sweeps.sections import SCHEDULERS, Domain, Resources, SweepOptions
@@ -110,6 +111,9 @@ def test_every_option_of_a_configuration_is_in_the_reference() -> None:
                 assert re.search(rf"^\| `{name}\.{option}` \| .+ \| .+ \|$", text, re.MULTILINE), f"{name}.{option}"
     assert "| `outer.schedule.every` |" in text
     assert "| `tasks.augment.rotation` |" in text
+    assert {
+        f"| `tasks.objective.{option}` |" in text for each in OBJECTIVES.options.values() for option in each.model_fields
+    } == {True}
     assert "| `cluster.workers.max` |" in text
 
 

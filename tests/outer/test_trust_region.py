@@ -117,7 +117,7 @@ def test_the_direction_is_that_of_a_dense_solve(source: dict[str, Any], estimato
     assert solved.curvature == pytest.approx(float(expected @ matrix @ expected), rel=1e-8)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ["cross_entropy", "squared_error"])
 def test_curvature_is_the_second_derivative_of_the_divergence(name: str) -> None:
     objective: Any = OBJECTIVES[name]()
     generator = torch.Generator().manual_seed(0)

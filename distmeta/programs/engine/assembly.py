@@ -15,13 +15,15 @@ from distmeta.adaptations.base import module_parameters
 from distmeta.config.schema import Config
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.plan import Plan
-from distmeta.core.records import zeros_of
+from distmeta.core.records import NO_INPUTS, TensorSpec, zeros_of
+from distmeta.errors import ConfigError
 from distmeta.estimators import ESTIMATORS
 from distmeta.functional.building import build
 from distmeta.functional.checks import check_outputs
 from distmeta.functional.module import FunctionalModule
 from distmeta.objectives import objective_of, outputs_of
 from distmeta.tasks import TASKS
+from distmeta.tasks.base import TaskSpec
 
 _BUILDING = threading.RLock()
 """Building a network seeds torch's global random numbers, and looking at it watches them: one thread at a time."""
@@ -41,15 +43,16 @@ class Assembly:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._spec = TASKS[config.tasks.kind].spec(config.tasks)
+        self.spec = TASKS[config.tasks.kind].spec(config.tasks)
+        _check_names(self.spec, config.tasks.kind)
         needs_head = ADAPTATIONS.options[config.algorithm.adaptation].needs_head
-        self.objective = objective_of(config.tasks, self._spec.scale)
-        outputs = outputs_of(self.objective, self._spec.outputs)
+        self.objective = objective_of(config.tasks, self.spec.scale)
+        outputs = outputs_of(self.objective, self.spec.outputs)
         self._outputs = outputs if needs_head else None
         with _BUILDING:
             module = self.build()
-            check_outputs(module, config.model, zeros_of(self._spec.inputs, 2), self._outputs)
-            self.network = FunctionalModule(module, zeros_of(self._spec.inputs, 2), self.build)
+            check_outputs(module, config.model, zeros_of(self.spec.inputs, 2), self._outputs)
+            self.network = FunctionalModule(module, zeros_of(self.spec.inputs, 2), self.build)
         self.metric = self.objective.metrics[0]
         self.higher_is_better = self.objective.higher_is_better
         self.adaptation = ADAPTATIONS[config.algorithm.adaptation](config.algorithm, self.network, self.objective)
@@ -57,7 +60,7 @@ class Assembly:
 
     def build(self) -> nn.Module:
         """The configured module, newly built, as the user wrote it."""
-        return build(self.config.model, self._spec.inputs, self._outputs, self.config.seed)
+        return build(self.config.model, self.spec.inputs, self._outputs, self.config.seed)
 
     def on(self, network: Any, estimator: str | None = None) -> Assembly:
         """The same parts on another network, or with another estimator of the table."""
@@ -101,6 +104,15 @@ class Assembly:
         if getattr(self.config.algorithm, "adapt", None) == "head":
             notes.append(f"a task adapts the head alone: {', '.join(self.adaptation.names)}")  # type: ignore[attr-defined]
         return notes
+
+
+def _check_names(spec: TaskSpec, kind: str) -> None:
+    reserved = [] if isinstance(spec.inputs, TensorSpec) else [name for name in NO_INPUTS if name in spec.inputs]
+    if reserved:
+        raise ConfigError(
+            f"tasks.kind = {kind}: an input is called {reserved[0]}, but in a task's data y holds the targets and weight "
+            "what the examples weigh; give the input another name"
+        )
 
 
 def _pairs(tied: Mapping[str, str]) -> str:
