@@ -111,9 +111,8 @@ def test_every_option_of_a_configuration_is_in_the_reference() -> None:
                 assert re.search(rf"^\| `{name}\.{option}` \| .+ \| .+ \|$", text, re.MULTILINE), f"{name}.{option}"
     assert "| `outer.schedule.every` |" in text
     assert "| `tasks.augment.rotation` |" in text
-    assert {
-        f"| `tasks.objective.{option}` |" in text for each in OBJECTIVES.options.values() for option in each.model_fields
-    } == {True}
+    for settings in OBJECTIVES.options.values():
+        assert all(f"| `tasks.objective.{option}` |" in text for option in settings.model_fields)
     assert "| `cluster.workers.max` |" in text
 
 

@@ -22,6 +22,7 @@ SINUSOID: dict[str, Any] = {
     "model": {"kind": "mlp", "hidden": [8]},
     "algorithm": {"name": "maml"},
     "run": {"steps": 2, "meta_batch": 4, "validate_every": 2, "log_every": 1},
+    "engine": {"compile": "none", "layers": "general"},
     "evaluation": {"tasks": 5, "validation_tasks": 3},
 }
 
