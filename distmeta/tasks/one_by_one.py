@@ -16,7 +16,7 @@ from distmeta.config.modules import split as split_kind
 from distmeta.config.sections import TaskOptions
 from distmeta.core.quoting import shown
 from distmeta.core.records import InputSpec, Split, TaskBatch, TensorSpec
-from distmeta.objectives import OBJECTIVES
+from distmeta.objectives import OBJECTIVES, objective_name
 from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 from distmeta.tasks.making import TaskMaker
 from distmeta.tasks.processes import ProcessesGoneError, TaskProcesses
@@ -171,5 +171,6 @@ class OneByOneFamily(TaskFamily, ABC):
 
 def targets_of(options: TaskOptions, episode: Episode) -> Targets:
     """What ``y`` should be in tasks of this size."""
-    classes = OBJECTIVES[options.objective].classes
-    return Targets(options.objective, classes, episode.ways if classes else None)
+    name = objective_name(options.objective)
+    classes = OBJECTIVES[name].classes
+    return Targets(name, classes, episode.ways if classes else None)

@@ -81,7 +81,7 @@ def function_options(kind: str, function: Callable[..., Any]) -> type[FunctionOp
 
     >>> def task(split, generator, noise: float = 0.1, shots: int = 5): ...
     >>> options = function_options("module:mine.task", task)
-    >>> options.model_validate({"kind": "module:mine.task", "noise": 1}).model_dump(exclude={"kind"})
+    >>> options.model_validate({"kind": "module:mine.task", "noise": 1}).model_dump(exclude={"kind", "metrics"})
     {'objective': 'squared_error', 'ways': None, 'noise': 1.0, 'shots': 5}
     """
     parameters = _parameters(kind, function)

@@ -13,7 +13,7 @@ from distmeta.tasks.options.anchors import DataRoot
 from distmeta.tasks.options.augmentation import AugmentationOptions
 from distmeta.tasks.options.images import ImageOptions
 
-_SHARED = ("objective", "ways", "shots", "queries", "augment")
+_SHARED = ("objective", "metrics", "ways", "shots", "queries", "augment")
 """Settings of image families that stand beside ``source``, and not in it."""
 
 
