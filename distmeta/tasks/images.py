@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distmeta.config.sections import TaskOptions
-from distmeta.core.philox import Purpose, distinct, words
 from distmeta.core.records import Split, TaskBatch, TensorSpec
 from distmeta.data.store import EpisodeStore
-from distmeta.errors import ConfigError
 from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
+from distmeta.tasks.drawing import check_episode, draw_examples
 from distmeta.tasks.options import ImageOptions
 from distmeta.tasks.pool import ImagePool
 
@@ -93,14 +92,8 @@ class EpisodeSampler:
     def _draw(self, split: Split, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the store (T, ways, shots + queries) and rotations (T, ways)."""
         episode, classes, store = self._episodes[split], self._splits[split], self._store
-        assert episode.ways is not None
-        tasks, examples = len(ids), episode.shots + episode.queries
-        drawn = words(episode.seed, split, ids, Purpose.CLASSES, episode.ways)
-        chosen = distinct(drawn, len(classes))
-        characters = classes.characters[chosen]
-        drawn = words(episode.seed, split, ids, Purpose.EXAMPLES, episode.ways * examples)
-        of_class = distinct(drawn.reshape(-1, examples), store.counts[characters].reshape(-1))
-        rows = store.first[characters][..., None] + of_class.reshape(tasks, episode.ways, examples)
+        chosen, examples = draw_examples(episode, split, ids, store.counts[classes.characters])
+        rows = store.first[classes.characters[chosen]][..., None] + examples
         return rows, classes.rotations[chosen]
 
     def _data(self, rows: NDArray[np.int64], rotations: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -151,21 +144,9 @@ def check_episodes(
         ConfigError: naming the setting, the split and the numbers.
     """
     for split, episode in episodes.items():
-        section = "tasks" if split == "train" else "evaluation"
-        inherited = "" if split == "train" else " (what is not set is as in tasks)"
-        classes = splits[split]
-        if episode.ways is None or episode.ways > len(classes):
-            raise ConfigError(
-                f"{section}.ways = {episode.ways}{inherited}: the {split} split has {len(classes):,} "
-                f"classes; use 2 to {len(classes):,} ways"
-            )
-        fewest = int(store.counts[classes.characters].min())
-        if episode.shots + episode.queries > fewest:
-            raise ConfigError(
-                f"{section}.shots + {section}.queries = {episode.shots} + {episode.queries} = "
-                f"{episode.shots + episode.queries}{inherited}: a class of the {split} split has {fewest} "
-                "images; ask for at most that many together"
-            )
+        characters = splits[split].characters
+        names = [store.classes[character] for character in characters]
+        check_episode(split, episode, store.counts[characters], names, "images")
 
 
 class ImageFamily(TaskFamily, ABC):
