@@ -159,6 +159,17 @@ def omniglot() -> Path:
     pytest.skip(f"the Omniglot archives are neither in DISTMETA_DATA nor in {beside}")
 
 
+@pytest.fixture(scope="session")
+def clinc() -> Path:
+    """The folder with CLINC150's files: in DISTMETA_DATA, or in shared/data beside the repository."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    for base in filter(None, [os.environ.get("DISTMETA_DATA"), str(beside)]):
+        for folder in (Path(base), Path(base, "clinc150")):
+            if (folder / "data_full.json").is_file():
+                return folder
+    pytest.skip(f"the archives of CLINC150 are neither in DISTMETA_DATA nor in {beside}")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 512 KiB."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.targets import check_bounds
-from distmeta.tasks import TASKS
+from distmeta.tasks import TASKS, TaskFamily
 
 
 class TaskInputs:
@@ -30,7 +31,9 @@ class TaskInputs:
     """
 
     def __init__(self, config: Config, parts: Assembly, device: torch.device) -> None:
-        spec = TASKS[config.tasks.kind].spec(config.tasks)
+        family = TASKS[config.tasks.kind]
+        spec = family.spec(config.tasks)
+        self._encode = partial(getattr(family, "encode", TaskFamily.encode), config.tasks)
         self._inputs = spec.inputs
         self._outputs = spec.outputs
         self._objective = parts.objective
@@ -60,6 +63,8 @@ class TaskInputs:
         Raises:
             ConfigError: what is given is not what the tasks have.
         """
+        encoded = self._encode(values)
+        values = values if encoded is None else encoded
         if isinstance(self._inputs, TensorSpec):
             return {"x": self._input(values, name, self._inputs)}
         given = dict(values) if isinstance(values, Mapping) else {}
@@ -84,7 +89,7 @@ class TaskInputs:
         if not dtype.is_floating_point:
             if x.is_floating_point():
                 raise ConfigError(f"{name} holds {x.dtype} numbers, but the model was trained on {dtype}; give these")
-            return _copied(x, self._device, dtype, name)
+            return _copied(_within(x, spec, name), self._device, dtype, name)
         if not x.is_floating_point():
             scaled = "x.float() / 255, intensities in [0, 1]," if len(spec.shape) == 3 else "x.float()"
             raise ConfigError(
@@ -140,6 +145,16 @@ def _tensor(values: Any, name: str) -> Tensor:
     if kind := _unusual(tensor):
         raise ConfigError(f"{name} is {kind}; give a dense tensor of real numbers")
     return tensor
+
+
+def _within(x: Tensor, spec: TensorSpec, name: str) -> Tensor:
+    """The whole numbers, if they are among those that the tasks have."""
+    if spec.values is not None and ((x < 0) | (x >= spec.values)).any():
+        raise ConfigError(
+            f"{name} holds numbers from {int(x.min())} to {int(x.max())}, but the model knows 0 to "
+            f"{spec.values - 1:,}; encode the examples as in training"
+        )
+    return x
 
 
 def _unusual(tensor: Tensor) -> str | None:

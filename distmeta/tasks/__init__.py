@@ -11,7 +11,14 @@ from distmeta.config.registry import Registry
 from distmeta.config.sections import TaskOptions
 from distmeta.core.lazy import lazily
 from distmeta.tasks.base import Episode, TaskFamily, episodes
-from distmeta.tasks.options import GlyphOptions, OmniglotOptions, SinusoidOptions, UnlabelledOptions
+from distmeta.tasks.options import (
+    Clinc150Options,
+    GlyphOptions,
+    OmniglotOptions,
+    SinusoidOptions,
+    TextOptions,
+    UnlabelledOptions,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -21,14 +28,17 @@ if TYPE_CHECKING:
     from distmeta.tasks.glyphs import Glyphs
     from distmeta.tasks.omniglot import Omniglot
     from distmeta.tasks.sinusoid import Sinusoid
+    from distmeta.tasks.texts import Clinc150, Text
     from distmeta.tasks.unlabelled import Unlabelled
 else:
     __getattr__ = lazily(
         __name__,
         {
+            "Clinc150": "texts:Clinc150",
             "Glyphs": "glyphs:Glyphs",
             "Omniglot": "omniglot:Omniglot",
             "Sinusoid": "sinusoid:Sinusoid",
+            "Text": "texts:Text",
             "Unlabelled": "unlabelled:Unlabelled",
             "from_dataset": "datasets:from_dataset",
         },
@@ -42,6 +52,8 @@ TASKS: Registry[TaskFamily, TaskOptions] = Registry(
         "glyphs": (GlyphOptions, "distmeta.tasks.glyphs:Glyphs"),
         "omniglot": (OmniglotOptions, "distmeta.tasks.omniglot:Omniglot"),
         "unlabelled": (UnlabelledOptions, "distmeta.tasks.unlabelled:Unlabelled"),
+        "text": (TextOptions, "distmeta.tasks.texts:Text"),
+        "clinc150": (Clinc150Options, "distmeta.tasks.texts:Clinc150"),
     },
     TaskOptions,
     "distmeta.tasks.functions:FUNCTIONS",
@@ -49,11 +61,13 @@ TASKS: Registry[TaskFamily, TaskOptions] = Registry(
 
 __all__ = [
     "TASKS",
+    "Clinc150",
     "Episode",
     "Glyphs",
     "Omniglot",
     "Sinusoid",
     "TaskFamily",
+    "Text",
     "Unlabelled",
     "episodes",
     "fit_family",

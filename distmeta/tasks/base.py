@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from distmeta.core.records import InputSpec, Split, TaskBatch
+from distmeta.core.records import Inputs, InputSpec, Split, TaskBatch
 
 if TYPE_CHECKING:
     import torch
@@ -130,6 +130,14 @@ class TaskFamily(Protocol):
     def software(cls, options: TaskOptions) -> Mapping[str, str]:
         """Versions, by name, of packages whose next version may give other tasks; workers of a run agree on them."""
         return {}
+
+    @classmethod
+    def encode(cls, options: TaskOptions, values: Any) -> Inputs | None:
+        """The inputs of examples as people have them (texts, for example); ``None`` where they are tensors already.
+
+        For users of a trained model, whose ``options.fitted`` is there.
+        """
+        return None
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks, on the family's device; a task depends on (seed, split, id) alone."""

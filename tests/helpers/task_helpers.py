@@ -8,6 +8,7 @@ from distmeta.core.records import SPLITS, TaskBatch
 from distmeta.tasks.base import Episode
 
 NEEDED: dict[str, dict[str, Any]] = {
+    "text": {"root": "texts.csv"},
     "unlabelled": {"source": {"kind": "glyphs"}, "augment": {"rotation": 20, "shift": 3}},
 }
 """Settings that a family cannot do without, by its kind."""

@@ -7,6 +7,16 @@ from __future__ import annotations
 
 from distmeta.tasks.options.images import GlyphOptions, ImageOptions, OmniglotOptions
 from distmeta.tasks.options.sinusoid import SinusoidOptions
+from distmeta.tasks.options.texts import Clinc150Options, EncodingOptions, TextOptions
 from distmeta.tasks.options.unlabelled import UnlabelledOptions
 
-__all__ = ["GlyphOptions", "ImageOptions", "OmniglotOptions", "SinusoidOptions", "UnlabelledOptions"]
+__all__ = [
+    "Clinc150Options",
+    "EncodingOptions",
+    "GlyphOptions",
+    "ImageOptions",
+    "OmniglotOptions",
+    "SinusoidOptions",
+    "TextOptions",
+    "UnlabelledOptions",
+]

@@ -1,0 +1,278 @@
+"""Tables of texts with labels: CSV, Parquet or JSON lines, on a disk or at a URI, read batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from distmeta.config.splits import SplitColumn
+from distmeta.core.quoting import shown
+from distmeta.core.records import Split
+from distmeta.data.splits import column_splits
+from distmeta.errors import DataError, StorageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMATS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+"""How a file is read, by the end of its name; JSON means an object a line."""
+
+_ROWS = 8192
+"""Rows that are read at a time."""
+
+
+class TextRows(NamedTuple):
+    """Some consecutive rows of a file.
+
+    Attributes:
+        place: the file.
+        first: number of the first of them, counted from 1.
+        texts: each with more than white space in it.
+        labels: the class of each.
+        groups: the group of each; ``None`` where there are none.
+        splits: what stands in the column of splits; ``None`` where there is none.
+    """
+
+    place: str
+    first: int
+    texts: Sequence[str]
+    labels: Sequence[str]
+    groups: Sequence[str] | None = None
+    splits: Sequence[str] | None = None
+
+
+class TextSource(Protocol):
+    """Where texts come from."""
+
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+        ...
+
+    def version(self) -> str:
+        """What tells an old copy from a new one without reading it."""
+        ...
+
+    def rows(self) -> Iterator[TextRows]:
+        """All rows, in the same order each time.
+
+        Raises:
+            DataError: something is missing, damaged, empty or of the wrong type.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A file or a folder of files of one format, with a column of texts and one of labels.
+
+    Attributes:
+        place: path or URI.
+        text: the column of texts.
+        label: the column of labels.
+        group: a column of groups of classes, for example domains.
+        split: a column that says to which split a row belongs.
+    """
+
+    place: str
+    text: str
+    label: str
+    group: str | None = None
+    split: str | None = None
+
+    def version(self) -> str:
+        """The columns, and sizes and times of the files."""
+        _, infos = self._files()
+        files = [(info.path, info.size, info.mtime_ns) for info in infos]
+        return repr((files, self.text, self.label, self.group, self.split))
+
+    def rows(self) -> Iterator[TextRows]:
+        """All rows, file by file in the order of their names."""
+        filesystem, infos = self._files()
+        for info in infos:
+            yield from self._rows_of(filesystem, info.path)
+
+    @property
+    def _columns(self) -> dict[str, str]:
+        """Columns by the setting that names them."""
+        named = {"text": self.text, "label": self.label, "group": self.group, "splits.column": self.split}
+        return {setting: column for setting, column in named.items() if column is not None}
+
+    def _files(self) -> tuple[Any, list[Any]]:
+        """The file system, and what it says of each file."""
+        import pyarrow as pa
+        from pyarrow.fs import FileSelector, FileType, LocalFileSystem
+
+        from distmeta.storage.files import open_uri
+
+        try:
+            remote = "://" in self.place
+            filesystem, path = open_uri(self.place)[:2] if remote else (LocalFileSystem(), self.place)
+            info = filesystem.get_file_info(path)
+            if info.type == FileType.NotFound:
+                raise DataError(f"tasks.root = {shown(self.place)}: there is no such file or folder; correct the path")
+            infos = [info] if info.is_file else filesystem.get_file_info(FileSelector(path, recursive=True))
+        except StorageError as error:  # with its own advice
+            raise DataError(str(error)) from None
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise _unreadable(self.place, error) from None
+        infos = [each for each in infos if each.is_file and _format(each.path)]
+        formats = {_format(each.path) for each in infos}
+        if len(formats) != 1:
+            found = "files of several formats" if formats else "no such file"
+            raise DataError(
+                f"tasks.root = {shown(self.place)}: expected a file of texts, or a folder of files of one format "
+                f"({', '.join(FORMATS)}), but there are {found}"
+            )
+        return filesystem, sorted(infos, key=lambda each: each.path)
+
+    def _rows_of(self, filesystem: Any, path: str) -> Iterator[TextRows]:
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        try:
+            dataset = ds.dataset(path, format=self._reader(path), filesystem=filesystem)
+            self._check(dataset.schema, path)
+            # One piece after the other: their order is that of the file, and few lie in memory.
+            scanner = dataset.scanner(columns=[*dict.fromkeys(self._columns.values())], batch_size=_ROWS)
+            first = 1
+            for batch in scanner.to_batches():
+                columns = {key: _strings(batch.column(name)) for key, name in self._columns.items()}
+                self._check_values(columns, path, first)
+                values = (columns.get(key) for key in ("text", "label", "group", "splits.column"))
+                yield TextRows(path, first, *values)  # type: ignore[arg-type]
+                first += batch.num_rows
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise _unreadable(path, error) from None
+
+    def _reader(self, path: str) -> Any:
+        """How pyarrow reads the file: columns of a CSV file are text, whatever they look like."""
+        import pyarrow as pa
+        import pyarrow.csv
+        import pyarrow.dataset as ds
+
+        if _format(path) != "csv":
+            return _format(path)
+        types = {name: pa.string() for name in self._columns.values()}
+        delimiter = "\t" if path.lower().endswith(".tsv") else ","
+        return ds.CsvFileFormat(
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=types),
+        )
+
+    def _check(self, schema: Any, path: str) -> None:
+        """The columns are there, and hold text; labels and the like may be whole numbers as well."""
+        import pyarrow as pa
+
+        for setting, name in self._columns.items():
+            if name not in schema.names:
+                raise DataError(
+                    f"{shown(path)[1:-1]} has no column {shown(name)} (tasks.{setting}); it has "
+                    f"{', '.join(map(shown, schema.names)) or 'none'}"
+                )
+            kind = schema.field(name).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            whole = setting != "text" and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+            if not (whole or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+                raise DataError(
+                    f"{shown(path)[1:-1]}: the column {shown(name)} (tasks.{setting}) holds {kind} values; expected "
+                    "text"
+                )
+
+    def _check_values(self, columns: dict[str, list[Any]], path: str, first: int) -> None:
+        for setting, values in columns.items():
+            for row, value in enumerate(values, first):
+                if value is None or not value.strip():
+                    what = "a null" if value is None else "nothing" if not value else "only white space"
+                    raise DataError(
+                        f"{shown(path)[1:-1]}: row {row:,} has {what} in the column {shown(self._columns[setting])} "
+                        f"(tasks.{setting}); expected a text in every row: fill it in or remove the row"
+                    )
+
+
+@dataclass(frozen=True)
+class TextIndex:
+    """What the rows of a source are, without their texts.
+
+    Attributes:
+        classes: the labels, sorted.
+        codes: (rows,) int32, the class of each row.
+        groups: the group of each class; ``None`` where there are none.
+        splits: the split of each class, from a column; ``None`` where there is none.
+        digest: SHA-256 over all rows, whatever files they come from.
+    """
+
+    classes: tuple[str, ...]
+    codes: NDArray[np.int32]
+    groups: tuple[str, ...] | None
+    splits: tuple[Split, ...] | None
+    digest: str
+
+
+def index_texts(source: TextSource, splits: object) -> TextIndex:
+    """Read everything once, check it, and keep what is not text.
+
+    Args:
+        source: of the texts.
+        splits: the setting ``tasks.splits``.
+
+    Raises:
+        DataError: as :meth:`TextSource.rows`; a class in two groups or in two splits; no rows.
+    """
+    import numpy as np
+
+    codes: dict[str, int] = {}
+    groups: dict[str, str] = {}
+    placed: set[tuple[str, str]] = set()
+    parts: list[Any] = []
+    digest = hashlib.sha256()
+    for rows in source.rows():
+        parts.append(np.array([codes.setdefault(label, len(codes)) for label in rows.labels], np.int32))
+        beside = [each for each in (rows.groups, rows.splits) if each is not None]
+        for row in zip(rows.texts, rows.labels, *beside, strict=True):
+            digest.update(b"".join(len(field := value.encode()).to_bytes(8, "little") + field for value in row))
+        for number, (label, group) in enumerate(zip(rows.labels, rows.groups or (), strict=False), rows.first):
+            if groups.setdefault(label, group) != group:
+                raise DataError(
+                    f"{shown(rows.place)[1:-1]}: row {number:,} has the class {shown(label)} in the group "
+                    f"{shown(group)}, and rows before it in {shown(groups[label])}; a class belongs to one group"
+                )
+        placed.update(zip(rows.labels, rows.splits or (), strict=False))
+    if not codes:
+        raise DataError(f"{shown(source.place)[1:-1]} has no rows; expected texts with labels")
+    names = sorted(codes)
+    order = np.empty(len(names), np.int32)
+    order[[codes[name] for name in names]] = np.arange(len(names), dtype=np.int32)
+    by_column = column_splits(sorted(placed), splits, source.place) if isinstance(splits, SplitColumn) else {}
+    return TextIndex(
+        tuple(names),
+        order[np.concatenate(parts)],
+        tuple(groups[name] for name in names) if groups else None,
+        tuple(by_column[name] for name in names) if by_column else None,
+        digest.hexdigest(),
+    )
+
+
+def _format(path: str) -> str | None:
+    name = Path(path).name
+    return None if name.startswith((".", "_")) else FORMATS.get(os.path.splitext(name)[1].lower())
+
+
+def _strings(column: Any) -> list[Any]:
+    import pyarrow as pa
+
+    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return plain.cast(pa.large_string()).to_pylist()  # type: ignore[no-any-return]
+
+
+def _unreadable(place: str, error: Exception) -> DataError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return DataError(
+        f"cannot read {shown(place)} as a table of texts ({shown(reason)[1:-1]}); expected CSV with a header, Parquet, "
+        "or JSON with an object a line, in UTF-8"
+    )
