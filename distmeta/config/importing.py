@@ -6,12 +6,17 @@ import importlib
 import operator
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from distmeta.config.modules import folder_of, importable, is_own, keep_importable, lexical, noting, split
+from distmeta.config.modules import folder_of, importable, is_installed, is_own, keep_importable, lexical, noting, split
 from distmeta.errors import ConfigError, DistmetaError
+
+_PACKAGE = Path(__file__).absolute().parents[1]
+_LONGEST = 400  # characters of an exception
 
 
 def own_entry(kind: str, key: str, wanted: str, *, functions: bool) -> Any:
@@ -91,3 +96,23 @@ def find_own(kind: str, key: str, wanted: str) -> Callable[..., Any]:
 
 def _defined_in(module_name: str, name: str, value: object) -> bool:
     return callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module_name
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line, with the line of the user's code that it comes from.
+
+    >>> try:
+    ...     {}["missing"]
+    ... except KeyError as error:
+    ...     print(told(error))
+    KeyError: 'missing' (<doctest distmeta.config.importing.told[0]>, line 2: {}["missing"])
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not Path(frame.filename).is_relative_to(_PACKAGE)]
+    own = [frame for frame in theirs if not is_installed(Path(frame.filename))]
+    text = " ".join(str(error).split())
+    said = f"{type(error).__name__}: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' ...'}"
+    last = (own or theirs or list(frames))[-1:]
+    return "".join(
+        [said.removesuffix(": "), *(f" ({each.filename}, line {each.lineno}: {each.line})" for each in last)]
+    )

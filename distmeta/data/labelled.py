@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distmeta.config.importing import told
 from distmeta.config.splits import SplitFractions, SplitNames
 from distmeta.core.quoting import shown
 from distmeta.core.records import Split
@@ -68,7 +69,7 @@ class OpenedDataset:
         except DistmetaError:
             raise
         except Exception as error:  # whatever the user's code raises
-            raise DataError(f"item {index} of the data set cannot be read: {type(error).__name__}: {error}") from error
+            raise DataError(f"item {index} of the data set cannot be read: it raised {told(error)}") from error
         if isinstance(item, tuple | list) and item:
             item = item[0]
         if isinstance(item, Mapping):
@@ -95,12 +96,17 @@ class LabelledDataset:
         """The data set, its labels read.
 
         Raises:
-            DataError: it is no map-style data set, or its labels are not one a row.
+            DataError: it cannot be opened, is no map-style data set, or its labels are not one an item.
             ConfigError: the splits name classes that it does not have, or leave one split empty.
         """
         with self._opening:
             if self._opened is None:
-                self._opened = self._open()
+                try:
+                    self._opened = self._open()
+                except DistmetaError:
+                    raise
+                except (Exception, SystemExit) as error:  # whatever the user's code raises
+                    raise DataError(f"the data set cannot be opened: it raised {told(error)}") from error
             return self._opened
 
     def _open(self) -> OpenedDataset:

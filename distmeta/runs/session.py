@@ -29,6 +29,7 @@ from distmeta.runs.saving import Saver
 from distmeta.runs.stepping import Stepped, Stepper
 from distmeta.storage.manifests import FITTED
 from distmeta.tasks import prepare_family
+from distmeta.tasks.base import FIRST_TASK
 from distmeta.workers import Check, start_transport
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,10 @@ class Session:
             self._restore(snapshot)
         self._transport.open(Plan.from_dict(snapshot.plan) if snapshot else None)
         if snapshot is not None and not config.cluster.allow_mixed:
-            check_fingerprint(snapshot.fingerprint, self._transport.fingerprint)
+            before = dict(snapshot.fingerprint)
+            if accepted:  # of data and code, with which tasks may change
+                before.pop(FIRST_TASK, None)
+            check_fingerprint(before, self._transport.fingerprint)
         if snapshot is None:
             announce(self._transport.plan)
         if config.tasks.fitted is not None:

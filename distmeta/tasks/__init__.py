@@ -74,7 +74,7 @@ __all__ = [
     "from_dataset",
     "open_family",
     "prepare_family",
-    "software",
+    "task_fingerprint",
     "task_options",
     "with_fitted",
 ]
@@ -117,10 +117,10 @@ def spare_cores(config: Config) -> int:
     return max(1, cores // max(1, workers) - config.run.threads)
 
 
-def software(config: Config) -> dict[str, str]:
-    """Versions of what may give other tasks in its next version."""
-    versions = getattr(TASKS[config.tasks.kind], "software", TaskFamily.software)
-    return dict(versions(config.tasks))
+def task_fingerprint(config: Config) -> dict[str, str]:
+    """What decides the configured tasks beside their settings; on it all workers of a run agree."""
+    family = TASKS[config.tasks.kind]  # a class of the user's that is no subclass may have less
+    return dict(getattr(family, "fingerprint", TaskFamily.fingerprint)(config.tasks))
 
 
 def fit_family(config: Config) -> Config:

@@ -64,6 +64,10 @@ class TaskSpec:
     unit: str = ""
 
 
+FIRST_TASK = "first task"
+"""In a fingerprint: a hash of the training split's task 0, which changes with data and code that a user accepts."""
+
+
 class TaskFamily(Protocol):
     """A distribution of tasks, opened on one device.
 
@@ -127,8 +131,8 @@ class TaskFamily(Protocol):
         ...
 
     @classmethod
-    def software(cls, options: TaskOptions) -> Mapping[str, str]:
-        """Versions, by name, of packages whose next version may give other tasks; workers of a run agree on them."""
+    def fingerprint(cls, options: TaskOptions) -> Mapping[str, str]:
+        """What beside the settings may decide the tasks, by name, such as versions: workers of a run agree on it."""
         return {}
 
     @classmethod

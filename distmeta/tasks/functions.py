@@ -55,9 +55,9 @@ class FunctionFamily(OneByOneFamily):
         super().prepare(options, episodes)
 
     @classmethod
-    def software(cls, options: TaskOptions) -> Mapping[str, str]:
-        """NumPy, which does not promise the generator's streams between versions."""
-        return {"numpy": np.__version__}
+    def fingerprint(cls, options: TaskOptions) -> Mapping[str, str]:
+        """The version of NumPy, which does not promise the generator's streams between versions; and a task."""
+        return {"numpy": np.__version__, **super().fingerprint(options)}
 
 
 class FunctionEntries:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distmeta.config.modules import is_installed
+from distmeta.config.importing import told
 from distmeta.core.records import SPLITS, Split
 from distmeta.errors import DistmetaError
 from distmeta.tasks.reading import Targets, TaskArrays, TaskName, check_alike, read_task
@@ -18,7 +16,6 @@ from distmeta.tasks.reading import Targets, TaskArrays, TaskName, check_alike, r
 Make = Callable[[Split, int], Any]
 """The user's code: gives ``(support, query)`` of a split's task."""
 
-_PACKAGE = Path(__file__).absolute().parents[1]
 _LOW = 2**32 - 1
 
 
@@ -85,7 +82,7 @@ class TaskMaker:
             except DistmetaError:
                 raise
             except (Exception, SystemExit) as error:  # whatever the user's code raises
-                raise name.refuse(f"it raised {_told(error)}") from error
+                raise name.refuse(f"it raised {told(error)}") from error
             return read_task(given, name, self._targets[split])
 
     def _check_examples(self, found: TaskArrays, first: TaskArrays, name: TaskName) -> None:
@@ -98,14 +95,3 @@ def _examples(task: TaskArrays) -> str:
     """What the examples of a task are, in words; how many classes there are may differ."""
     arrays = {name: f"{array.dtype} {array.shape[1:]}" for name, array in task.support.items()}
     return ", ".join(f"{name} {kind}" for name, kind in sorted(arrays.items()))
-
-
-def _told(error: BaseException) -> str:
-    """An exception, with the line of the user's code that it comes from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not Path(frame.filename).is_relative_to(_PACKAGE)]
-    own = [frame for frame in theirs if not is_installed(Path(frame.filename))]
-    text = " ".join(str(error).split())
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    last = (own or theirs or list(frames))[-1:]
-    return "".join([said, *(f" ({frame.filename}, line {frame.lineno}: {frame.line})" for frame in last)])

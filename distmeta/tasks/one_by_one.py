@@ -14,10 +14,9 @@ import numpy as np
 
 from distmeta.config.modules import split as split_kind
 from distmeta.config.sections import TaskOptions
-from distmeta.core.quoting import shown
 from distmeta.core.records import InputSpec, Split, TaskBatch, TensorSpec
 from distmeta.objectives import OBJECTIVES, objective_name
-from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
+from distmeta.tasks.base import FIRST_TASK, Episode, TaskFamily, TaskSpec
 from distmeta.tasks.making import TaskMaker
 from distmeta.tasks.processes import ProcessesGoneError, TaskProcesses
 from distmeta.tasks.reading import Arrays, Targets, TaskArrays, TaskName
@@ -72,6 +71,12 @@ class OneByOneFamily(TaskFamily, ABC):
         check_repeatable(options.kind, cls.maker(options, episodes))
 
     @classmethod
+    def fingerprint(cls, options: TaskOptions) -> Mapping[str, str]:
+        """A hash of a task: where it differs between processes, it depends on more than its id."""
+        maker = cls.maker(options, {"train": _episode(options)})
+        return {FIRST_TASK: maker.again("train", 0).digest()[:16]}
+
+    @classmethod
     def fit(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> Mapping[str, Any]:
         """What one example is, as the training split's task 0 shows it: a trained model needs no data then."""
         found = cls.maker(options, episodes).first("train")
@@ -84,9 +89,7 @@ class OneByOneFamily(TaskFamily, ABC):
         if fitted is None:
             key = (cls, json.dumps(options.model_dump(mode="json"), sort_keys=True))
             if key not in cls._found:
-                shots, queries = (getattr(options, name, None) or 0 for name in ("shots", "queries"))
-                episode = Episode(shots, queries, seed=0, ways=getattr(options, "ways", None))
-                cls._found[key] = cls.fit(options, {"train": episode})
+                cls._found[key] = cls.fit(options, {"train": _episode(options)})
             fitted = cls._found[key]
         specs = {name: TensorSpec(tuple(each["shape"]), each["dtype"]) for name, each in fitted["inputs"].items()}
         return TaskSpec(specs.get("x", specs), fitted["outputs"])
@@ -115,13 +118,15 @@ class OneByOneFamily(TaskFamily, ABC):
 
     def _check_fitted(self) -> None:
         """Refuse tasks that are not what the run's network was built for, once."""
-        if self._expected is not None:
+        expected = self._expected
+        if expected is not None:  # another thread may be here too
             specs = self._maker.first("train").inputs()
-            found = {name: TensorSpec(tuple(each["shape"]), each["dtype"]) for name, each in specs.items()}
-            if found.get("x", found) != self._expected:
+            named = {name: TensorSpec(tuple(each["shape"]), each["dtype"]) for name, each in specs.items()}
+            found = named.get("x", named)
+            if found != expected:
                 raise TaskName(self._options.kind, "train", 0).refuse(
-                    f"its examples are {shown(found.get('x', found))}, but the run began with {shown(self._expected)}; "
-                    "leave the settings under tasks, and the code that they name, as they were"
+                    f"its examples are {_shapes(found)}, but the run began with {_shapes(expected)}; leave the "
+                    "settings under tasks, and the code that they name, as they were"
                 )
             self._expected = None
 
@@ -156,6 +161,7 @@ class OneByOneFamily(TaskFamily, ABC):
             slow = self._busy > SLOW * self._made and self._busy > SHARE * elapsed
             if slow and self._most > 0 and self._processes is None and split_kind(self._options.kind)[0] != "__main__":
                 values = self._options.model_dump(mode="json")
+                values["objective"] = objective_name(self._options.objective)  # its settings are not about tasks
                 digest = self._maker.first("train").digest()
                 self._processes = TaskProcesses(self._options.kind, values, self._episodes, self._most, digest)
                 each = 1000 * self._busy / self._made
@@ -169,8 +175,20 @@ class OneByOneFamily(TaskFamily, ABC):
         return {name: torch.from_numpy(np.stack([part[name] for part in parts])).to(self._device) for name in names}
 
 
+def _episode(options: TaskOptions) -> Episode:
+    """The training tasks' sizes, whatever the run's seed."""
+    shots, queries = (getattr(options, name, None) or 0 for name in ("shots", "queries"))
+    return Episode(shots, queries, seed=0, ways=getattr(options, "ways", None))
+
+
 def targets_of(options: TaskOptions, episode: Episode) -> Targets:
     """What ``y`` should be in tasks of this size."""
     name = objective_name(options.objective)
     classes = OBJECTIVES[name].classes
     return Targets(name, classes, episode.ways if classes else None)
+
+
+def _shapes(inputs: InputSpec) -> str:
+    """What one example is, in words."""
+    named = {"x": inputs} if isinstance(inputs, TensorSpec) else inputs
+    return ", ".join(f"{name} {spec.dtype} {spec.shape}" for name, spec in named.items())

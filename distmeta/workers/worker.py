@@ -20,7 +20,7 @@ from distmeta.functional.kernels.build import Unavailable, find_compiler
 from distmeta.programs import open_program
 from distmeta.programs.cuda import reproducible
 from distmeta.programs.deciding import RunPlan
-from distmeta.tasks import software
+from distmeta.tasks import task_fingerprint
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -64,7 +64,7 @@ class Worker:
             raise ConfigError("engine.precision = tf32 is a mode of CUDA devices, and there is none here; use float32")
         keep_freed_memory()
         self._engine = config.engine
-        self._software = software(config)
+        self._tasks = task_fingerprint(config)
         self._put_back: Callable[[], None] = reproducible() if self.device.type == "cuda" else lambda: None
         try:
             self.program = open_program(config, self.device)
@@ -82,7 +82,7 @@ class Worker:
             "cpu": None if gpu else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            **self._software,
+            **self._tasks,
             **self._compiler(),
         }
 

@@ -53,7 +53,15 @@ def test_they_are_short(script: Path) -> None:
 
 
 def test_all_of_them_are_tested() -> None:
-    tested = {"adapt.py", "cluster_job.py", "new_estimator.py", "own_network.py", "sinusoid.py", "sweep.py"}
+    tested = {
+        "adapt.py",
+        "cluster_job.py",
+        "new_estimator.py",
+        "own_network.py",
+        "own_tasks.py",
+        "sinusoid.py",
+        "sweep.py",
+    }
     assert {script.name for script in SCRIPTS} == tested
 
 
@@ -92,6 +100,23 @@ def test_own_network(tmp_path: Path, distmeta_cache: Path) -> None:
     shown = run(tmp_path, distmeta_cache, "own_network.py", "runs/own", *settings, *SHORT)
     assert "step 2: validation accuracy" in shown
     assert "meta-test accuracy" in shown
+
+
+def test_own_tasks(tmp_path: Path, distmeta_cache: Path) -> None:
+    shown = run(tmp_path, distmeta_cache, "own_tasks.py", "runs/own", "run.steps=20", "run.validate_every=10", *SHORT)
+    accuracy = float(shown.rpartition("accuracy")[2].split("%")[0])
+    assert accuracy > 30  # chance is 20
+
+
+def test_the_function_of_own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands in the documents, with its configuration."""
+    text = (EXAMPLES.parent / "docs" / "own-tasks.md").read_text(encoding="utf-8")
+    for name, language in {"my_tasks.py": "python", "wave.yaml": "yaml"}.items():
+        (tmp_path / name).write_text(re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0])
+    monkeypatch.chdir(tmp_path)
+    train(tmp_path, "wave.yaml", "run.steps=30", "run.validate_every=15", *SHORT)
+    measured = json.loads((tmp_path / "run" / "result.json").read_text())["meta_test"]
+    assert measured["mse"]["mean"] < measured["before_adaptation"]["mean"]
 
 
 def train(folder: Path, *arguments: str) -> None:

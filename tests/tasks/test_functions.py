@@ -24,7 +24,7 @@ import distmeta
 from distmeta.config.schema import Config, dump_config
 from distmeta.core.records import SPLITS, TensorSpec
 from distmeta.errors import ConfigError, DataError
-from distmeta.tasks import TASKS, open_family, prepare_family
+from distmeta.tasks import TASKS, open_family, prepare_family, task_fingerprint
 from distmeta.tasks.making import generator_of
 
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def test_memory_that_is_filled_again_is_copied() -> None:
 
 def test_settings_are_what_the_signature_takes() -> None:
     config = configure("line", noise=1)
-    assert config.tasks.model_dump(exclude={"kind"}) == {
+    assert config.tasks.model_dump(exclude={"kind", "metrics"}) == {
         "objective": "squared_error", "ways": None, "noise": 1.0, "shots": 5, "queries": 10,
     }  # fmt: skip
     assert "noise: 1.0" in dump_config(config)
@@ -243,8 +243,11 @@ def test_a_second_call_gives_the_same_task_or_is_refused(name: str) -> None:
 
 def test_the_version_of_numpy_is_known() -> None:
     config = configure("line")
-    assert TASKS[config.tasks.kind].software(config.tasks) == {"numpy": np.__version__}
-    assert TASKS["sinusoid"].software(config.tasks) == {}
+    found = TASKS[config.tasks.kind].fingerprint(config.tasks)
+    assert found["numpy"] == np.__version__
+    assert found["first task"] == task_fingerprint(config)["first task"]
+    assert found["first task"] != task_fingerprint(configure("line", noise=2))["first task"]
+    assert task_fingerprint(configure("line", "tasks={kind: sinusoid}")) == {}
 
 
 # In processes -----------------------------------------------------------------------------------------------------
