@@ -12,11 +12,16 @@ from distmeta.config.sections import TaskOptions
 from distmeta.core.lazy import lazily
 from distmeta.tasks.base import Episode, TaskFamily, episodes
 from distmeta.tasks.options import (
+    CifarFSOptions,
     Clinc150Options,
+    CubOptions,
     GlyphOptions,
+    MiniImageNetOptions,
     OmniglotOptions,
+    OwnImageOptions,
     SinusoidOptions,
     TextOptions,
+    TieredImageNetOptions,
     UnlabelledOptions,
 )
 
@@ -54,6 +59,11 @@ TASKS: Registry[TaskFamily, TaskOptions] = Registry(
         "unlabelled": (UnlabelledOptions, "distmeta.tasks.unlabelled:Unlabelled"),
         "text": (TextOptions, "distmeta.tasks.texts:Text"),
         "clinc150": (Clinc150Options, "distmeta.tasks.texts:Clinc150"),
+        "images": (OwnImageOptions, "distmeta.tasks.own_images:OwnImages"),
+        "cifar_fs": (CifarFSOptions, "distmeta.tasks.published_images:CifarFS"),
+        "mini_imagenet": (MiniImageNetOptions, "distmeta.tasks.published_images:MiniImageNet"),
+        "tiered_imagenet": (TieredImageNetOptions, "distmeta.tasks.published_images:TieredImageNet"),
+        "cub": (CubOptions, "distmeta.tasks.published_images:Cub"),
     },
     TaskOptions,
     "distmeta.tasks.functions:FUNCTIONS",

@@ -15,9 +15,10 @@ from torch import Tensor
 from distmeta.config.sections import TaskOptions
 from distmeta.core.records import Split, TaskBatch, TensorSpec
 from distmeta.data.store import EpisodeStore
+from distmeta.tasks.augmentation import TaskPart, augment, check_augmentation
 from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 from distmeta.tasks.drawing import check_episode, draw_examples
-from distmeta.tasks.options import ImageOptions
+from distmeta.tasks.options import AugmentationOptions, ImageOptions
 from distmeta.tasks.pool import ImagePool
 
 HELD_BYTES = 2**30
@@ -50,7 +51,8 @@ class EpisodeSampler:
     """Draws episodes; a task depends on (seed, split, id) alone, whatever else is in the batch.
 
     A task takes ``ways`` distinct classes of its split and of each ``shots + queries`` distinct images, the
-    first ``shots`` of them for the support set. Examples stand class by class.
+    first ``shots`` of them for the support set. Examples stand class by class. Training images are augmented, if that
+    is set.
     """
 
     def __init__(
@@ -59,17 +61,20 @@ class EpisodeSampler:
         splits: Mapping[Split, SplitClasses],
         episodes: Mapping[Split, Episode],
         device: torch.device,
+        augmentation: AugmentationOptions | None = None,
     ) -> None:
         check_episodes(store, splits, episodes)
         self._store, self._splits, self._episodes, self._device = store, splits, episodes, device
-        order = torch.from_numpy(pixel_orders(store.images.shape[1:]))
+        self._augmentation = augmentation or AugmentationOptions()
+        order = torch.from_numpy(pixel_orders(store.shape))
         self._shape, self._order = order.shape[1:], order.flatten(1).to(device)
         self._held: Tensor | None = None
-        if store.images.nbytes <= HELD_BYTES:
+        if store.nbytes <= HELD_BYTES and (len(store.pieces) == 1 or device.type != "cpu"):
             # On the CPU this is the mapped file itself, which is read-only; nothing here writes to it.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-                self._held = torch.from_numpy(store.images).flatten(1).to(device)
+                pieces = [torch.from_numpy(piece).flatten(1).to(device) for piece in store.pieces]
+                self._held = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks, on the device: ``x`` (T, N, C, H, W) float32 in [0, 1], ``y`` (T, N) int64."""
@@ -77,6 +82,11 @@ class EpisodeSampler:
         shots = self._episodes[split].shots
         support = self._data(rows[:, :, :shots], rotations)
         query = self._data(rows[:, :, shots:], rotations)
+        if split == "train" and self._augmentation.active:
+            seed = self._episodes[split].seed
+            parts: tuple[tuple[dict[str, Tensor], TaskPart], ...] = ((support, "support"), (query, "query"))
+            for data, part in parts:
+                data["x"] = augment(data["x"], self._augmentation, seed=seed, split=split, ids=ids, part=part)
         return TaskBatch(torch.from_numpy(np.array(ids, dtype=np.int64)), support, query)
 
     def pool(self, split: Split) -> ImagePool:
@@ -108,7 +118,7 @@ class EpisodeSampler:
         if self._held is not None:
             pixels = self._held.index_select(0, torch.from_numpy(rows).to(self._device))
         else:
-            pixels = torch.from_numpy(self._store.images[rows]).flatten(1).to(self._device)
+            pixels = torch.from_numpy(self._store.read(rows)).flatten(1).to(self._device)
         order = self._order.index_select(0, torch.from_numpy(rotations).to(self._device))
         return pixels.gather(1, order).to(torch.float32).div_(255).view(-1, *self._shape)
 
@@ -135,6 +145,12 @@ def pixel_orders(shape: tuple[int, ...]) -> NDArray[np.int64]:
     return np.stack([np.rot90(places, turn).transpose(2, 0, 1) for turn in turns])
 
 
+def shape_of(store: EpisodeStore) -> tuple[int, int, int]:
+    """(channels, height, width) of a store's images as tasks have them."""
+    height, width, *channels = store.shape
+    return channels[0] if channels else 1, height, width
+
+
 def check_episodes(
     store: EpisodeStore, splits: Mapping[Split, SplitClasses], episodes: Mapping[Split, Episode]
 ) -> None:
@@ -158,8 +174,9 @@ class ImageFamily(TaskFamily, ABC):
     Options: type[TaskOptions]
 
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
+        assert isinstance(options, ImageOptions)
         store, splits = self._open(options)
-        self._sampler = EpisodeSampler(store, splits, episodes, device)
+        self._sampler = EpisodeSampler(store, splits, episodes, device, options.augment)
 
     @classmethod
     @abstractmethod
@@ -169,13 +186,16 @@ class ImageFamily(TaskFamily, ABC):
     @classmethod
     def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
         """Build the store on this host unless it is there, and check the episodes; raises as opening does."""
-        check_episodes(*cls._open(options), episodes)
+        assert isinstance(options, ImageOptions)
+        store, splits = cls._open(options)
+        check_augmentation(options.augment, shape_of(store))
+        check_episodes(store, splits, episodes)
 
     @classmethod
     def contents(cls, options: TaskOptions) -> Mapping[str, str]:
         """The hash that the store was written with, verified up to ``HELD_BYTES``, since reading takes long beyond."""
         store, _ = cls._open(options)
-        if store.images.nbytes <= HELD_BYTES:
+        if store.nbytes <= HELD_BYTES:
             store.verify()
         return {options.kind: store.content_hash}
 
@@ -189,12 +209,13 @@ class ImageFamily(TaskFamily, ABC):
 
     @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:
-        """One channel of 28 x 28 pixels in, the training ways out."""
+        """Images of the settings' size and channels in, the training ways out; the data tells where they do not."""
         assert isinstance(options, ImageOptions)
-        return TaskSpec(TensorSpec((1, 28, 28)), outputs=options.ways)
+        shape = options.image_shape or shape_of(cls._open(options)[0])
+        return TaskSpec(TensorSpec(shape), outputs=options.ways)
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
-        """These tasks: ``x`` (T, N, 1, 28, 28) float32, strokes 1 on 0, and ``y`` (T, N) int64.
+        """These tasks: ``x`` (T, N, C, H, W) float32 in [0, 1] and ``y`` (T, N) int64.
 
         N is ways times shots or queries, class by class. ``x`` and ``y`` lie on the family's device, ``ids``
         stay on the CPU.

@@ -96,7 +96,7 @@ def test_another_schema_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "SCHEMA_VERSION", "99")
     write_store(tmp_path / "new.arrow", _images(2, 2), CLASSES, GROUPS)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="schema version 99, this distmeta reads version 1"):
+    with pytest.raises(DataError, match="schema version 99, this distmeta reads versions 1 and 2"):
         EpisodeStore.open(tmp_path / "new.arrow")
 
 

@@ -9,6 +9,7 @@ from distmeta.tasks.base import Episode
 
 NEEDED: dict[str, dict[str, Any]] = {
     "text": {"root": "texts.csv"},
+    "images": {"root": "/data/some", "size": 32},
     "unlabelled": {"source": {"kind": "glyphs"}, "augment": {"rotation": 20, "shift": 3}},
 }
 """Settings that a family cannot do without, by its kind."""

@@ -38,9 +38,10 @@ def test_shapes_and_types(open_any):
     batch = family.sample("train", IDS)
     assert batch.ids.dtype == torch.int64
     assert batch.ids.tolist() == IDS
-    classes = OBJECTIVES[family.Options.model_fields["objective"].default].classes
+    options = open_any.options
+    classes = OBJECTIVES[options.objective].classes
     ways = 5 if classes else 1
-    shape = (1, 28, 28) if classes else (1,)
+    shape = family.spec(options).inputs.shape
     for data, examples in ((batch.support, 2), (batch.query, 3)):
         assert set(data) == {"x", "y"}
         assert data["x"].shape == (3, ways * examples, *shape)

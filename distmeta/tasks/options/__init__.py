@@ -5,18 +5,38 @@ A file each, or one for families that belong together.
 
 from __future__ import annotations
 
-from distmeta.tasks.options.images import GlyphOptions, ImageOptions, OmniglotOptions
+from distmeta.tasks.options.augmentation import AugmentationOptions
+from distmeta.tasks.options.images import (
+    CifarFSOptions,
+    CubOptions,
+    GlyphOptions,
+    ImageOptions,
+    MiniImageNetOptions,
+    OmniglotOptions,
+    OwnImageOptions,
+    PublishedImageOptions,
+    StoredImageOptions,
+    TieredImageNetOptions,
+)
 from distmeta.tasks.options.sinusoid import SinusoidOptions
 from distmeta.tasks.options.texts import Clinc150Options, EncodingOptions, TextOptions
 from distmeta.tasks.options.unlabelled import UnlabelledOptions
 
 __all__ = [
+    "AugmentationOptions",
+    "CifarFSOptions",
     "Clinc150Options",
+    "CubOptions",
     "EncodingOptions",
     "GlyphOptions",
     "ImageOptions",
+    "MiniImageNetOptions",
     "OmniglotOptions",
+    "OwnImageOptions",
+    "PublishedImageOptions",
     "SinusoidOptions",
+    "StoredImageOptions",
     "TextOptions",
+    "TieredImageNetOptions",
     "UnlabelledOptions",
 ]

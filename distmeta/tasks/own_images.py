@@ -1,0 +1,134 @@
+"""Images of a user's own: any folder, archive or list of them, with splits by class."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distmeta.config.sections import TaskOptions
+from distmeta.config.splits import SplitColumn
+from distmeta.core.quoting import shown
+from distmeta.core.records import SPLITS, Split
+from distmeta.data.images.build import StoreSettings, built_images
+from distmeta.data.images.fetch import STORE_SUFFIX, open_store
+from distmeta.data.images.sources import ImageSource, image_source
+from distmeta.data.splits import moved_splits, split_contents, split_files, split_names
+from distmeta.data.store import EpisodeStore
+from distmeta.errors import ConfigError, DataError
+from distmeta.tasks.images import ImageFamily, SplitClasses, shape_of
+from distmeta.tasks.options import OwnImageOptions, StoredImageOptions
+
+
+class StoredImages(ImageFamily):
+    """What the families share whose images are files of the user's: a store, built once a host, and splits by class."""
+
+    @classmethod
+    @abstractmethod
+    def find(cls, options: StoredImageOptions) -> ImageSource | str:
+        """The source of the images, or the path or URI of a built store. Raises ``DataError``."""
+
+    @classmethod
+    def settings(cls, options: StoredImageOptions) -> StoreSettings:
+        """What a store for these settings holds."""
+        merged = options.splits is not None and not isinstance(options.splits, SplitColumn)
+        return StoreSettings(options.height_width, options.channels, merged)
+
+    @classmethod
+    def store(cls, options: StoredImageOptions) -> EpisodeStore:
+        """The store, built if need be.
+
+        Raises:
+            DataError: the data is missing or damaged.
+            ConfigError: a built store has images of another size.
+        """
+        found = cls.find(options)
+        if not isinstance(found, str):
+            return built_images(found, cls.settings(options))
+        store = open_store(found)
+        channels, height, width = given = shape_of(store)
+        if options.image_shape not in (None, given) or channels != options.channels:
+            size = "not set" if options.size is None else options.size
+            raise ConfigError(
+                f"tasks.size = {size} and tasks.channels = {options.channels}: the images of {store.path} are "
+                f"{height} x {width} (height and width), channels: {channels}; set these, or build another store"
+            )
+        return store
+
+    @classmethod
+    def _open(cls, options: TaskOptions) -> tuple[EpisodeStore, Mapping[Split, SplitClasses]]:
+        assert isinstance(options, StoredImageOptions)
+        store = cls.store(options)
+        if options.splits is None or isinstance(options.splits, SplitColumn):
+            found = _by_group(store, options)
+        else:
+            found = split_names(store.classes, options.splits, _place(options))
+        turns = {"train": range(4 if options.rotations else 1)}
+        if options.rotations and store.shape[0] != store.shape[1]:
+            raise ConfigError(f"tasks.rotations needs square images; which {_place(options)} has not; set tasks.size")
+        return store, {split: SplitClasses.of(classes, turns.get(split, (0,))) for split, classes in found.items()}
+
+    @classmethod
+    def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:
+        """The built store, and lists of classes."""
+        assert isinstance(options, StoredImageOptions)
+        return {f"{options.kind}{STORE_SUFFIX}": cls.store(options).path, **split_files(options.splits)}
+
+    @classmethod
+    def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
+        """With the store itself as ``root``."""
+        assert isinstance(options, StoredImageOptions)
+        splits = options.splits if options.splits is None else moved_splits(options.splits, folder)
+        return options.model_copy(update={"root": str(folder / f"{options.kind}{STORE_SUFFIX}"), "splits": splits})
+
+    @classmethod
+    def contents(cls, options: TaskOptions) -> Mapping[str, str]:
+        """The store's hash, see :meth:`ImageFamily.contents`, and those of lists of classes."""
+        assert isinstance(options, StoredImageOptions)
+        return {**super().contents(options), **split_contents(options.splits)}
+
+
+class OwnImages(StoredImages):
+    """Classification of the user's own images: class folders, an archive of them, a list, or a built store.
+
+    A task's classes are drawn from those of its split, its images from those of each class. The store is built once a
+    host, into the cache, under a hash of the files and the settings; a changed file makes another store.
+    """
+
+    Options: type[TaskOptions] = OwnImageOptions
+
+    @classmethod
+    def find(cls, options: StoredImageOptions) -> ImageSource | str:
+        """What lies at ``tasks.root``."""
+        assert isinstance(options, OwnImageOptions)
+        if options.root.partition("?")[0].endswith(STORE_SUFFIX):
+            return options.root
+        column = options.splits.column if isinstance(options.splits, SplitColumn) else ""
+        return image_source(options.root, column)
+
+
+def _place(options: StoredImageOptions) -> str:
+    """Where the images come from, for messages."""
+    return str(getattr(options, "root", None) or options.kind)
+
+
+def _by_group(store: EpisodeStore, options: StoredImageOptions) -> dict[Split, NDArray[np.int64]]:
+    """The classes of each split as the source has them."""
+    place = _place(options)
+    groups = np.array(store.groups)
+    if not any(np.isin(groups, SPLITS)):
+        raise ConfigError(
+            f"tasks.splits is not set, and {place} has no folders train, validation and test around its "
+            f"{len(groups):,} classes (such as {shown(store.classes[0])}); set for example "
+            "tasks.splits={train: .64, validation: .16, test: .2}, or lists of classes"
+        )
+    found: dict[Split, NDArray[np.int64]] = {split: np.flatnonzero(groups == split) for split in SPLITS}
+    empty = [split for split, classes in found.items() if not len(classes)]
+    if empty:
+        raise DataError(
+            f"{place} has no class for the {empty[0]} split; put images of other classes there, or set tasks.splits"
+        )
+    return found
