@@ -16,7 +16,7 @@ from distmeta.errors import DistmetaError, Interrupted
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's; later ones win."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings that replace the file's; later ones win."),
 ]
 
 TrustCode = Annotated[

@@ -29,7 +29,7 @@ Address = Annotated[
         help="The cluster's dashboard (default: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS, else http://127.0.0.1:8265).",
     ),
 ]
-Name = Annotated[str, typer.Argument(help="The job's name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")]
 
 
 class Command(str, Enum):

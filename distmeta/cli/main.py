@@ -73,7 +73,7 @@ def _main(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML configuration file.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration file.")],
     overrides: Overrides = None,
     run_dir: Annotated[str | None, typer.Option(help="Where the run's files go (default: run.dir/name).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that lies in the run directory.")] = False,
@@ -132,7 +132,7 @@ def evaluate(
 
 @app.command()
 def plan(
-    config: Annotated[Path, typer.Argument(help="YAML configuration file.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration file.")],
     overrides: Overrides = None,
     write: Annotated[
         Path | None, typer.Option(help="Write a configuration with the fastest plan's values; may be CONFIG itself.")

@@ -137,7 +137,7 @@ class SweepDisplay:
         at_work = [row for row in rows if row.status == "RUNNING"]
         others = [row for row in self._ranked(rows) if row.status != "RUNNING"]
         table = Table(box=SIMPLE_HEAD)
-        for column in ("trial", "", *self._sweep.options.space, "steps", self._sweep.metric):
+        for column in ("trial", "", *map(_heading, self._sweep.options.space), "steps", self._sweep.metric):
             table.add_column(column, overflow="fold")
         for row in (at_work + others)[:ROWS]:
             values = [_short(row.values.get(key)) for key in self._sweep.options.space]
@@ -151,7 +151,7 @@ def ranking(results: Mapping[str, Any]) -> Table:
     """The trials of ``results.json``, the best first."""
     keys = list(dict.fromkeys(key for trial in results["trials"] for key in trial["values"]))
     table = Table(title=f"trials by validation {results['metric']}", box=SIMPLE_HEAD)
-    for column in ("trial", "", *keys, "steps", results["metric"]):
+    for column in ("trial", "", *map(_heading, keys), "steps", results["metric"]):
         table.add_column(column, overflow="fold")
     for trial in results["trials"]:
         score = "" if trial["score"] is None else f"{trial['score']:.4g} at {trial['step']}"
@@ -167,6 +167,11 @@ def told(values: Mapping[str, Any]) -> str:
     'outer.lr 0.001235, algorithm.inner_steps 3'
     """
     return ", ".join(f"{key} {_short(value)}" for key, value in values.items())
+
+
+def _heading(key: str) -> str:
+    """A setting's name in parts, one below the other: columns are narrow, and a name would break anywhere."""
+    return key.replace(".", ".\n")
 
 
 def _short(value: object) -> str:

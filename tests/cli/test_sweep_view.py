@@ -51,3 +51,14 @@ def test_a_terminal_keeps_the_last_picture() -> None:
     assert ["trial1", "ended", "0.01", "0.001", str(STEPS), "2.5"] in lines
     assert ["trial2", "failed", "0.01", "0.002", str(STEPS // 2), "3.5"] in lines
     assert any(" ".join(line).startswith("best mse 2.5 (trial1) 2 of 4 trials done") for line in lines[-2:])
+
+
+def test_the_ranking_of_many_settings_in_80_columns() -> None:
+    """No name of a setting is broken but at its dot."""
+    values = {"algorithm.inner_lr": 0.00806, "outer.lr": 0.009744}
+    trial = {"name": "b80e2_00007", "status": "finished", "values": values, "score": 0.9252, "step": 900, "steps": 1000}
+    console = Console(file=io.StringIO(), width=80)
+    console.print(sweep_view.ranking({"metric": "mse", "trials": [trial]}))
+    assert isinstance(console.file, io.StringIO)
+    words = console.file.getvalue().split()
+    assert {"algorithm.", "inner_lr", "outer.", "lr", "0.00806", "0.009744", "900"} <= set(words)
