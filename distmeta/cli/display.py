@@ -155,6 +155,13 @@ class Display:
         elif done == total:
             self._print(f"built from {total} images")
 
+    def partitioned(self, things: str, done: int, total: int) -> None:
+        """Show the advance of clustering: ``images`` that are embedded, then ``partitions``."""
+        if self._bar:
+            self._advance({"images": "embedding", "partitions": "clustering"}[things], done, total, things)
+        elif done * 10 // total > (done - 1) * 10 // total and (things == "partitions" or done == total):
+            self._print(f"{done:,} of {total:,} {things}")
+
     def measured(self, done: int, total: int) -> None:
         """Show the advance of a series of measurements."""
         if self._bar:

@@ -20,6 +20,7 @@ from distmeta.cli import tune as cli_tune
 from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, output
 from distmeta.cli.common import errors as _errors
 from distmeta.cli.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
+from distmeta.cli.partition import partition
 from distmeta.config.schema import dump_config
 from distmeta.config.sections import Section
 from distmeta.config.text import check_local, read_text
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Prepare task data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+data_app.command("partition")(partition)
 app.add_typer(cli_jobs.app)
 app.add_typer(cli_tune.app)
 

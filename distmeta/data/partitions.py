@@ -96,8 +96,9 @@ def write_partitions(path: Path, labels: Labels, made_of: Mapping[str, str]) -> 
     """
     from safetensors.numpy import save
 
-    known = {"format": FORMAT, **made_of}
-    data = save({_LABELS: np.ascontiguousarray(labels)}, {**known, _HASH: _hash(labels, known)})
+    # One text, since the order of several is another each time.
+    known = json.dumps({**made_of, _HASH: _hash(labels, made_of)}, sort_keys=True)
+    data = save({_LABELS: np.ascontiguousarray(labels)}, {FORMAT: known})
     with written_whole(path) as temporary:
         temporary.write_bytes(data)
 
@@ -106,10 +107,11 @@ def _metadata(data: bytes) -> dict[str, str]:
     """The named texts in the header of a safetensors file."""
     (length,) = struct.unpack("<Q", data[:8])
     header: Any = json.loads(data[8 : 8 + length])
-    found = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    texts = header.get("__metadata__") if isinstance(header, dict) else None
+    found = json.loads(texts[FORMAT]) if isinstance(texts, dict) and FORMAT in texts else None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ValueError(f"expected the format {FORMAT}")
-    return dict(found)
+    return found
 
 
 def _hash(labels: Labels, made_of: Mapping[str, str]) -> str:

@@ -56,7 +56,8 @@ def _with_later_settings(old: Mapping[str, Any], section: Section, now: Mapping[
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if name not in old:
-            if not field.is_required() and value == field.get_default(call_default_factory=True):
+            # A section may write less than it has, where a setting stands elsewhere too.
+            if name in now and not field.is_required() and value == field.get_default(call_default_factory=True):
                 filled[name] = now[name]
         elif isinstance(value, Section) and isinstance(old[name], Mapping):
             filled[name] = _with_later_settings(old[name], value, now[name])

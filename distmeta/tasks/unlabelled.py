@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from distmeta.errors import ConfigError, DataError
 from distmeta.tasks.augmentation import TaskPart, augment, check_augmentation
 from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 from distmeta.tasks.images import ImageFamily
-from distmeta.tasks.options import UnlabelledOptions
+from distmeta.tasks.options import ImageOptions, UnlabelledOptions
 from distmeta.tasks.pool import ImagePool
 
 PARTITION = "partition.safetensors"
@@ -118,7 +118,7 @@ class Unlabelled(TaskFamily):
         own = _own(options)
         check_augmentation(own.augment, _image_shape(own))
         self._augment, self._episode, self._device = own.augment, episodes["train"], device
-        self._source = _family(own)(own.source, _held_out(episodes), device)
+        self._source = _family(own)(_images_of(own), _held_out(episodes), device)
         self._pool = self._source.pool("train")
         self._tasks: RandomImages | Clusters
         if own.method == "umtra":
@@ -129,35 +129,40 @@ class Unlabelled(TaskFamily):
     @classmethod
     def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
         """Prepare the family of the images, and check the episodes; raises as opening does."""
-        _family(_own(options)).prepare(_own(options).source, _held_out(episodes))
+        _family(_own(options)).prepare(_images_of(_own(options)), _held_out(episodes))
         cls(options, episodes, torch.device("cpu"))
+
+    @classmethod
+    def fit(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> Mapping[str, Any] | None:
+        """What the family of the images learns."""
+        return _family(_own(options)).fit(_own(options).source, _held_out(episodes))
 
     @classmethod
     def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:
         """What the family of the images holds, and the partitions."""
         own = _own(options)
         partition = {PARTITION: _partition(own)} if own.method == "cactus" else {}
-        return {**_family(own).holdings(own.source), **partition}
+        return {**_family(own).holdings(_images_of(own)), **partition}
 
     @classmethod
     def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
         """With the images and the partitions in this folder."""
         own = _own(options)
         partition = str(folder / PARTITION) if own.method == "cactus" else None
-        return own.model_copy(update={"source": _family(own).moved(own.source, folder), "partition": partition})
+        return own.model_copy(update={"source": _family(own).moved(_images_of(own), folder), "partition": partition})
 
     @classmethod
     def contents(cls, options: TaskOptions) -> Mapping[str, str]:
         """The hashes of the images and of the partitions."""
         own = _own(options)
         partition = {"partition": Partitions.open(_partition(own)).content_hash} if own.method == "cactus" else {}
-        return {**_family(own).contents(own.source), **partition}
+        return {**_family(own).contents(_images_of(own)), **partition}
 
     @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:
         """An image of the family in, the training ways out."""
         own = _own(options)
-        return TaskSpec(_family(own).spec(own.source).inputs, outputs=own.ways)
+        return TaskSpec(_family(own).spec(_images_of(own)).inputs, outputs=own.ways)
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks: ``x`` (T, N, C, H, W) float32 in [0, 1] and ``y`` (T, N) int64, class by class."""
@@ -183,6 +188,11 @@ class Unlabelled(TaskFamily):
         return {"x": x, "y": y}
 
 
+def _images_of(options: UnlabelledOptions) -> ImageOptions:
+    """The settings of the images' family, with what it has learned of them."""
+    return options.source if options.fitted is None else options.source.with_fitted(options.fitted)
+
+
 def _held_out(episodes: Mapping[Split, Episode]) -> dict[Split, Episode]:
     return {split: episode for split, episode in episodes.items() if split != "train"}
 
@@ -206,7 +216,7 @@ def _family(options: UnlabelledOptions) -> type[ImageFamily]:
 
 
 def _image_shape(options: UnlabelledOptions) -> tuple[int, int, int]:
-    inputs = _family(options).spec(options.source).inputs
+    inputs = _family(options).spec(_images_of(options)).inputs
     assert isinstance(inputs, TensorSpec)
     return cast(tuple[int, int, int], inputs.shape)
 

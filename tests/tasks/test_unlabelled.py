@@ -271,7 +271,7 @@ def test_damaged_partitions(tmp_path, damage):
         "cut": data[: len(data) // 2],
         "text": b"not a partition",
         "changed label": data[:-1] + bytes([data[-1] ^ 1]),
-        "changed source": data.replace(b'"images":"', b'"imagez":"'),
+        "changed source": data.replace(b"images", b"imagez", 1),
         "another format": data.replace(b"distmeta.partitions.1", b"distmeta.partitions.2"),
     }
     path.write_bytes(changes[damage])
