@@ -108,6 +108,11 @@ def check(config: Config) -> None:
             f"algorithm.adaptation = {config.algorithm.adaptation} needs classes, and tasks.kind = {config.tasks.kind} "
             "is a regression; use gradient_descent"
         )
+    if adaptation.needs_classes and getattr(config.tasks, "ways", 0) is None:
+        raise ValueError(
+            f"algorithm.adaptation = {config.algorithm.adaptation} needs examples of each class in every support set; "
+            "set tasks.ways"
+        )
     _check_differentiation(config)
     _check_outer(config, objective)
     ways = getattr(config.tasks, "ways", None)

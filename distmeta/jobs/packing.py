@@ -141,10 +141,12 @@ def _tune(request: Submission) -> Job:
 
 
 def _data_notes(config: Config) -> list[str]:
-    root = getattr(config.tasks, "root", None)
-    if root is None or "://" in root:
-        return []
-    return [f"tasks.root = {root} is taken for a folder on the cluster's head"]
+    places = {key: getattr(config.tasks, key, None) for key in ("root", "path")}
+    return [
+        f"tasks.{key} = {place} is taken for a {'folder' if key == 'root' else 'file or folder'} on the cluster's head"
+        for key, place in places.items()
+        if place is not None and "://" not in place
+    ]
 
 
 def _for_a_job(config: Config) -> tuple[Config, tuple[str, ...]]:

@@ -33,11 +33,14 @@ class TaskInputs:
     def __init__(self, config: Config, parts: Assembly, device: torch.device) -> None:
         family = TASKS[config.tasks.kind]
         spec = family.spec(config.tasks)
-        self._encode = partial(getattr(family, "encode", TaskFamily.encode), config.tasks)
+        self._encode, self._encode_targets, self._decode = (
+            partial(getattr(family, name, getattr(TaskFamily, name)), config.tasks)
+            for name in ("encode", "encode_targets", "decode")
+        )
         self._inputs = spec.inputs
         self._outputs = spec.outputs
         self._objective = parts.objective
-        self._ways = config.evaluation.ways if parts.adaptation.needs_head else None
+        self._ways = (config.evaluation.ways or spec.outputs) if parts.adaptation.needs_head else None
         self._device = device
 
     def support(self, x: Any, y: Any) -> Support:
@@ -47,7 +50,8 @@ class TaskInputs:
             ConfigError: shapes, types, values or labels that do not fit the model.
         """
         inputs = self.inputs(x, "x_support")
-        targets = _tensor(y, "y_support")
+        encoded = self._encode_targets(y)
+        targets = _tensor(y if encoded is None else encoded, "y_support")
         count = len(targets) if targets.dim() else 0
         examples = len(next(iter(inputs.values())))
         if examples != count:
@@ -74,6 +78,10 @@ class TaskInputs:
         if len({len(value) for value in found.values()}) > 1:
             raise ConfigError(f"{name} holds tensors of different numbers of examples; give each the same number")
         return found
+
+    def outputs(self, outputs: Tensor) -> Tensor:
+        """A model's outputs as its user wants them."""
+        return self._decode(outputs)
 
     def _input(self, values: Any, name: str, spec: TensorSpec) -> Tensor:
         """(N, ...) inputs of the shape and the kind of numbers that the tasks have."""

@@ -145,7 +145,8 @@ def check_resume(old: Mapping[str, Any], new: Mapping[str, Any], data_is_known: 
     Args:
         old: the run's resolved configuration, as ``config.model_dump(mode="json")``.
         new: the one to continue with.
-        data_is_known: whether the data is compared by its hash; then ``tasks.root`` may change too.
+        data_is_known: whether the data is compared by its hash; then ``tasks.root`` and ``tasks.path`` may change
+            too.
 
     Raises:
         ConfigError: naming every setting that differs, with both values.
@@ -159,7 +160,7 @@ def check_resume(old: Mapping[str, Any], new: Mapping[str, Any], data_is_known: 
     """
     schedule = dict(_flatten(old)).get("outer.schedule")
     fixed = {"run.steps"} if schedule in _NEED_STEPS else set()
-    free = (_MAY_CHANGE | ({"tasks.root"} if data_is_known else set())) - fixed
+    free = (_MAY_CHANGE | ({"tasks.root", "tasks.path"} if data_is_known else set())) - fixed
     problems = []
     for key, change in differences(old, new).items():
         if not key.startswith("cluster.") and key not in free:

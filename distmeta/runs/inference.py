@@ -63,8 +63,10 @@ class AdaptedModel:
             batch = Batch(self._learner.inputs(x, "x"))
             meta, adapted = self._learner.meta, self._adapted
             if statistics == "support" and self._support is not None:
-                return parts.adaptation.predict_inductive(meta, adapted, self._support, batch)
-            return parts.adaptation.predict(meta, adapted, batch)
+                outputs = parts.adaptation.predict_inductive(meta, adapted, self._support, batch)
+            else:
+                outputs = parts.adaptation.predict(meta, adapted, batch)
+            return self._learner.outputs(outputs)
 
 
 class MetaLearner:
@@ -122,6 +124,10 @@ class MetaLearner:
     def inputs(self, values: Any, name: str) -> dict[str, Tensor]:
         """Inputs as the tasks have them, in new tensors on the learner's device."""
         return self._inputs.inputs(values, name)
+
+    def outputs(self, outputs: Tensor) -> Tensor:
+        """A network's outputs as the tasks have them: values in their unit."""
+        return self._inputs.outputs(outputs)
 
     @contextmanager
     def computing(self) -> Iterator[Assembly]:

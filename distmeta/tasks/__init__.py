@@ -20,6 +20,7 @@ from distmeta.tasks.options import (
     OmniglotOptions,
     OwnImageOptions,
     SinusoidOptions,
+    TableOptions,
     TextOptions,
     TieredImageNetOptions,
     UnlabelledOptions,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from distmeta.tasks.glyphs import Glyphs
     from distmeta.tasks.omniglot import Omniglot
     from distmeta.tasks.sinusoid import Sinusoid
+    from distmeta.tasks.table import Table
     from distmeta.tasks.texts import Clinc150, Text
     from distmeta.tasks.unlabelled import Unlabelled
 else:
@@ -43,6 +45,7 @@ else:
             "Glyphs": "glyphs:Glyphs",
             "Omniglot": "omniglot:Omniglot",
             "Sinusoid": "sinusoid:Sinusoid",
+            "Table": "table:Table",
             "Text": "texts:Text",
             "Unlabelled": "unlabelled:Unlabelled",
             "from_dataset": "datasets:from_dataset",
@@ -56,6 +59,7 @@ TASKS: Registry[TaskFamily, TaskOptions] = Registry(
         "sinusoid": (SinusoidOptions, "distmeta.tasks.sinusoid:Sinusoid"),
         "glyphs": (GlyphOptions, "distmeta.tasks.glyphs:Glyphs"),
         "omniglot": (OmniglotOptions, "distmeta.tasks.omniglot:Omniglot"),
+        "table": (TableOptions, "distmeta.tasks.table:Table"),
         "unlabelled": (UnlabelledOptions, "distmeta.tasks.unlabelled:Unlabelled"),
         "text": (TextOptions, "distmeta.tasks.texts:Text"),
         "clinc150": (Clinc150Options, "distmeta.tasks.texts:Clinc150"),
@@ -76,6 +80,7 @@ __all__ = [
     "Glyphs",
     "Omniglot",
     "Sinusoid",
+    "Table",
     "TaskFamily",
     "Text",
     "Unlabelled",

@@ -143,6 +143,16 @@ class TaskFamily(Protocol):
         """
         return None
 
+    @classmethod
+    def encode_targets(cls, options: TaskOptions, values: Any) -> torch.Tensor | None:
+        """Targets as people have them, as the network learns them; ``None`` where they are that already."""
+        return None
+
+    @classmethod
+    def decode(cls, options: TaskOptions, outputs: torch.Tensor) -> torch.Tensor:
+        """A network's outputs (N, ...) as people want them, for example in the unit of the targets."""
+        return outputs
+
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks, on the family's device; a task depends on (seed, split, id) alone."""
         ...

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import yaml
+from task_helpers import NEEDED
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -74,7 +75,8 @@ UMTRA: dict[str, Any] = {
         **{name: size for name, size in GLYPHS["tasks"].items() if name != "kind"},
     },
 }
-FAMILIES = {"glyphs": GLYPHS, "sinusoid": SINUSOID, "umtra": UMTRA}
+TABLE: dict[str, Any] = {**SINUSOID, "name": "table", "tasks": {"kind": "table", **NEEDED["table"]}}
+FAMILIES = {"glyphs": GLYPHS, "sinusoid": SINUSOID, "umtra": UMTRA, "table": TABLE}
 
 
 def configure(base: Mapping[str, Any], *overrides: str) -> Config:

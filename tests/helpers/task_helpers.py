@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,9 +11,21 @@ import torch
 from distmeta.core.records import SPLITS, TaskBatch
 from distmeta.tasks.base import Episode
 
+
+def table_file() -> str:
+    """A small table of 60 tasks, a line each, 24 rows of it."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    rows = [f"{task},{row / 7},{task * row / 7 + 1}" for task in range(60) for row in range(24)]
+    path = Path(folder) / "lines.csv"
+    path.write_text("\n".join(["task,x,y", *rows]))
+    return str(path)
+
+
 NEEDED: dict[str, dict[str, Any]] = {
     "text": {"root": "texts.csv"},
     "images": {"root": "/data/some", "size": 32},
+    "table": {"path": table_file(), "task": "task", "target": "y"},
     "unlabelled": {"source": {"kind": "glyphs"}, "augment": {"rotation": 20, "shift": 3}},
 }
 """Settings that a family cannot do without, by its kind."""

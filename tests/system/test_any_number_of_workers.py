@@ -22,8 +22,10 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
     [
         ("glyphs", 2),
         ("umtra", 2),
+        ("table", 2),
         pytest.param("glyphs", 3, marks=pytest.mark.slow),
         pytest.param("sinusoid", 1, marks=pytest.mark.slow),
+        pytest.param("table", 1, marks=pytest.mark.slow),
     ],
 )
 def test_same_bits(family: str, workers: int, tmp_path: Path, reference: Callable[[str], Any]) -> None:

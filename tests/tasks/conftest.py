@@ -50,7 +50,7 @@ def opener(kind: str, request: pytest.FixtureRequest) -> Open:
     options = TASKS[kind].Options(kind=kind, **given)
 
     def open_family(**sizes: int) -> TaskFamily:
-        if kind == "sinusoid":
+        if kind in ("sinusoid", "table"):
             sizes = {**sizes, "ways": None}
         return TASKS[kind](options, episodes(**sizes), torch.device("cpu"))
 

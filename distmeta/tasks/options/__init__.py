@@ -19,6 +19,7 @@ from distmeta.tasks.options.images import (
     TieredImageNetOptions,
 )
 from distmeta.tasks.options.sinusoid import SinusoidOptions
+from distmeta.tasks.options.table import TableOptions
 from distmeta.tasks.options.texts import Clinc150Options, EncodingOptions, TextOptions
 from distmeta.tasks.options.unlabelled import UnlabelledOptions
 
@@ -36,6 +37,7 @@ __all__ = [
     "PublishedImageOptions",
     "SinusoidOptions",
     "StoredImageOptions",
+    "TableOptions",
     "TextOptions",
     "TieredImageNetOptions",
     "UnlabelledOptions",
