@@ -5,7 +5,6 @@ python examples/table.py [FOLDER] [KEY=VALUE]...     for example: runs/table run
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,19 +30,18 @@ def make(path: Path, oscillators: int = 20_000, readings: int = 50) -> None:
     pq.write_table(pa.table({"oscillator": which, "time": time, "position": position}), path)
 
 
-def run(folder: Path, *settings: str) -> Any:
+def run(folder: Path, *settings: str) -> dict[str, Any]:
     """Train, or go on with training; gives the meta-test."""
     for _ in distmeta.train(distmeta.load_config(CONFIG, settings), folder, resume=True):
         pass
-    return json.loads((folder / "result.json").read_text())["meta_test"]
+    return distmeta.evaluate(folder)
 
 
 def main(folder: str = "runs/table", *overrides: str) -> None:
     """Make the table, train both, and adapt both to the same new oscillators, in as many steps."""
     home, table = Path(folder), Path(folder) / "oscillators.parquet"
     home.mkdir(parents=True, exist_ok=True)
-    if not table.exists():
-        make(table)
+    make(table)
     maml = run(home / "maml", f"tasks.path={table}", *overrides)
     # Inner steps of no length: the network learns what all oscillators have in common.
     run(

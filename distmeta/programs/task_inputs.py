@@ -81,7 +81,8 @@ class TaskInputs:
 
     def outputs(self, outputs: Tensor) -> Tensor:
         """A model's outputs as its user wants them."""
-        return self._decode(outputs)
+        decoded: Tensor = self._decode(outputs)
+        return decoded
 
     def _input(self, values: Any, name: str, spec: TensorSpec) -> Tensor:
         """(N, ...) inputs of the shape and the kind of numbers that the tasks have."""

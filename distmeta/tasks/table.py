@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from distmeta.config.sections import TaskOptions
 from distmeta.config.splits import SplitColumn
 from distmeta.core.philox import Purpose, distinct, words
-from distmeta.core.quoting import shown
 from distmeta.core.records import SPLITS, Inputs, Split, TaskBatch, TensorSpec
 from distmeta.data.splits import moved_splits, split_contents, split_files, split_names
 from distmeta.data.table_build import open_table
 from distmeta.data.table_store import TABLE_SUFFIX, TableColumns, TableStore
-from distmeta.errors import ConfigError, DataError
+from distmeta.errors import ConfigError
 from distmeta.objectives import Scored, objective_name, open_objective
 from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 from distmeta.tasks.options.table import TableOptions
 from distmeta.tasks.table_fit import FittedTable, class_indices, fit_table, indices
+from distmeta.tasks.table_groups import check_ways, usable_groups
 
 log = logging.getLogger(__name__)
 
@@ -33,24 +33,18 @@ ROWS_FILE = f"rows{TABLE_SUFFIX}"
 
 
 @dataclass(frozen=True)
-class RowGroups:
-    """Rows that stand side by side: those of a task, or of a class of a task; the ones a split can use.
+class TableRow:
+    """A row of an episode, as it stands in the table.
 
     Attributes:
-        tasks: (T,) int64, the tasks, by their place in the store.
-        begin: (T,) int64, the first group of each.
-        count: (T,) int64, how many groups each has; 1 where they are the tasks themselves.
-        first: (G,) int64, the first row of each group.
-        size: (G,) int64, its rows.
-        label: (G,) int64, its class, where groups are classes.
+        part: ``support`` or ``query``.
+        features: the value of each feature column: a number, a list of numbers, or a category.
+        targets: the value of each target column; of a classification, with the number that the learner gets.
     """
 
-    tasks: NDArray[np.int64]
-    begin: NDArray[np.int64]
-    count: NDArray[np.int64]
-    first: NDArray[np.int64]
-    size: NDArray[np.int64]
-    label: NDArray[np.int64]
+    part: str
+    features: dict[str, float | str | list[float]]
+    targets: dict[str, float | str | list[float]]
 
 
 class Table(TaskFamily):
@@ -77,9 +71,9 @@ class Table(TaskFamily):
         if self._fitted.classes is not None:
             self._labels = indices(self._store.labels, self._fitted.classes)
             for split, episode in episodes.items():
-                _check_ways(split, episode.ways, len(self._fitted.classes))
+                check_ways(split, episode.ways, len(self._fitted.classes))
         self._groups = {
-            split: _usable(self._store, splits[split], split, episode, options, self._labels)
+            split: usable_groups(self._store, splits[split], split, episode, options, self._labels)
             for split, episode in episodes.items()
         }
         self._epochs: dict[tuple[Split, int], NDArray[np.int64]] = {}
@@ -171,16 +165,41 @@ class Table(TaskFamily):
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks, on the family's device; a task depends on (seed, split, id) alone."""
+        support, query = (self._data(rows) for rows in self._draw(split, ids))
+        return TaskBatch(torch.from_numpy(np.array(ids, dtype=np.int64)), support, query)
+
+    def rows(self, split: Split, task: int) -> list[TableRow]:
+        """What :meth:`sample` draws for a task, as it stands in the table."""
+        drawn = zip(("support", "query"), self._draw(split, [task]), strict=True)
+        return [
+            self._row(part, int(row), at // rows.shape[-1]) for part, rows in drawn for at, row in enumerate(rows.flat)
+        ]
+
+    def _row(self, part: str, row: int, way: int) -> TableRow:
+        store = self._store
+        numbers, codes = iter(store.numbers[row].tolist()), iter(zip(store.categories, store.codes[row], strict=True))
+        features: dict[str, float | str | list[float]] = {}
+        for each in store.features:
+            if each.width == 0:
+                names, code = next(codes)
+                features[each.name] = names[code]
+            else:
+                values = [next(numbers) for _ in range(each.width)]
+                features[each.name] = values[0] if each.width == 1 else values
+        if not store.labels:
+            found = store.y[row].tolist()
+            one = len(self._fitted.target) == len(found)
+            targets = dict(zip(self._fitted.target, found, strict=True)) if one else {"targets": found}
+            return TableRow(part, features, dict(targets))
+        number = way if self._labels is None else self._labels[store.y[row]]
+        return TableRow(part, features, {self._fitted.target[0]: f"{store.labels[store.y[row]]} ({number})"})
+
+    def _draw(self, split: Split, ids: Sequence[int]) -> list[NDArray[np.int64]]:
+        """Rows of the store for support and query, each (T, ways, examples), ways 1 where none are drawn."""
         episode, groups = self._episodes[split], self._groups[split]
         at = self._which(split, ids)
-        ways = episode.ways or 1
-        chosen = groups.begin[at, None] + self._classes(split, ids, at, ways)
-        rows = self._rows(split, ids, chosen)  # (T, ways, shots + queries)
-        support, query = (
-            self._data(part.reshape(len(rows), -1), groups.label[chosen])
-            for part in (rows[..., : episode.shots], rows[..., episode.shots :])
-        )
-        return TaskBatch(torch.from_numpy(np.array(ids, dtype=np.int64)), support, query)
+        rows = self._rows(split, ids, groups.begin[at, None] + self._classes(split, ids, at, episode.ways or 1))
+        return [rows[..., : episode.shots], rows[..., episode.shots :]]
 
     def name(self, split: Split, task: int) -> str:
         """The name in the table of a task's task."""
@@ -224,9 +243,10 @@ class Table(TaskFamily):
         rows: NDArray[np.int64] = groups.first[chosen][..., None] + within
         return rows
 
-    def _data(self, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        """``x`` and ``y`` of these rows (T, N)."""
+    def _data(self, drawn: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """``x`` and ``y`` of these rows (T, ways, examples), class by class."""
         store, fitted = self._store, self._fitted
+        rows = drawn.reshape(len(drawn), -1)
         codes: NDArray[Any] = store.codes[rows]
         known = [of[codes[..., column]] for column, of in enumerate(self._codes)]
         x = fitted.encode(store.numbers[rows], np.stack(known, -1) if known else codes)
@@ -236,8 +256,7 @@ class Table(TaskFamily):
         elif self._labels is not None:
             targets = torch.from_numpy(self._labels[store.y[rows]])
         else:
-            ways = labels.shape[1]
-            targets = torch.arange(ways).repeat_interleave(rows.shape[1] // ways).repeat(len(rows), 1)
+            targets = torch.arange(drawn.shape[1]).repeat_interleave(drawn.shape[2]).repeat(len(drawn), 1)
         return {"x": torch.from_numpy(x).to(self._device), "y": targets.to(self._device)}
 
 
@@ -294,78 +313,3 @@ def _open(options: TableOptions) -> tuple[TableStore, dict[Split, NDArray[np.int
     store = open_table(options.path, _columns(options))
     column = None if store.splits is None else dict(zip(store.names, store.splits, strict=True))
     return store, split_names(store.names, options.splits, options.path, "task", column)
-
-
-def _usable(
-    store: TableStore,
-    tasks: NDArray[np.int64],
-    split: Split,
-    episode: Episode,
-    options: TableOptions,
-    known: NDArray[np.int64] | None,
-) -> RowGroups:
-    """The tasks of a split that have rows enough, as an episode takes them.
-
-    Raises:
-        ConfigError: no task has.
-        DataError: a class that no training task has.
-    """
-    rows = episode.shots + episode.queries
-    if episode.ways is None:
-        good = tasks[store.counts[tasks] >= rows]
-        one = np.ones(len(good), np.int64)
-        groups = RowGroups(good, np.arange(len(good)), one, store.first[good], store.counts[good], one)
-        if known is not None:
-            _check_classes(store, good, known)
-    else:
-        groups = _by_class(store, tasks, rows, episode.ways)
-        if known is not None and (known[groups.label] < 0).any():
-            _refuse_class(store, groups.label[known[groups.label] < 0][0])
-    if len(groups.tasks) == 0:
-        section = "tasks" if split == "train" else "evaluation"
-        each = f" of each of {episode.ways} classes" if episode.ways else ""
-        raise ConfigError(
-            f"{section}.shots + {section}.queries = {episode.shots} + {episode.queries} = {rows}: none of the "
-            f"{len(tasks):,} {split} tasks of {options.path} has so many rows{each}; ask for fewer"
-        )
-    return groups
-
-
-def _check_ways(split: Split, ways: int | None, classes: int) -> None:
-    if ways not in (None, classes):
-        section = "tasks" if split == "train" else "evaluation"
-        raise ConfigError(
-            f"{section}.ways = {ways}: with tasks.classes = all every episode has all of the {classes} classes; set it "
-            f"to {classes}, or leave it out so that rows are drawn whatever their class"
-        )
-
-
-def _by_class(store: TableStore, tasks: NDArray[np.int64], rows: int, ways: int) -> RowGroups:
-    """The classes with rows enough, of tasks with classes enough."""
-    of_row = np.repeat(np.arange(len(store.counts)), store.counts)
-    starts = np.flatnonzero((np.diff(store.y, prepend=-1) != 0) | (np.diff(of_row, prepend=-1) != 0))
-    size = np.diff(starts, append=len(store.y))
-    task = of_row[starts]
-    wanted = np.zeros(len(store.counts), bool)
-    wanted[tasks] = True
-    good = (size >= rows) & wanted[task]
-    enough = np.bincount(task[good], minlength=len(store.counts)) >= ways
-    good &= enough[task]
-    names, begin, count = np.unique(task[good], return_index=True, return_counts=True)
-    return RowGroups(names, begin, count, starts[good], size[good], store.y[starts[good]].astype(np.int64))
-
-
-def _check_classes(store: TableStore, tasks: NDArray[np.int64], known: NDArray[np.int64]) -> None:
-    wanted = np.zeros(len(store.counts), bool)
-    wanted[tasks] = True
-    for rows, of_row in store.blocks():
-        labels = store.y[rows][wanted[of_row]]
-        if len(labels) and known[labels].min() < 0:
-            _refuse_class(store, labels[known[labels] < 0][0])
-
-
-def _refuse_class(store: TableStore, label: int | np.integer[Any]) -> None:
-    raise DataError(
-        f"the class {shown(store.labels[int(label)])} stands in tasks for validation or test, and in no training task; "
-        "with tasks.classes=all every class needs training tasks"
-    )

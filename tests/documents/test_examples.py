@@ -25,7 +25,7 @@ SLOW = pytest.mark.slow
 SHORT = ("engine.compile=none", "evaluation.tasks=8", "evaluation.validation_tasks=8", "evaluation.queries=5")
 
 
-def started(folder: Path, cache: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def started(folder: Path, cache: Path, script: str | Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A script that has ended; its run directory lies in the folder."""
     environment = {**os.environ, "DISTMETA_CACHE": str(cache), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
@@ -40,7 +40,7 @@ def started(folder: Path, cache: Path, script: str, *arguments: str) -> subproce
     )
 
 
-def run(folder: Path, cache: Path, script: str, *arguments: str) -> str:
+def run(folder: Path, cache: Path, script: str | Path, *arguments: str) -> str:
     """What a script prints that succeeds."""
     done = started(folder, cache, script, *arguments)
     assert done.returncode == 0, done.stderr
@@ -61,6 +61,7 @@ def test_all_of_them_are_tested() -> None:
         "own_tasks.py",
         "sinusoid.py",
         "sweep.py",
+        "table.py",
     }
     assert {script.name for script in SCRIPTS} == tested
 
@@ -93,6 +94,17 @@ def test_sinusoid_and_adapt(tmp_path: Path, distmeta_cache: Path) -> None:
     errors = [float(line.rpartition(" ")[2]) for line in shown.splitlines() if line.startswith("this task")]
     assert len(errors) == 4
     assert errors[-1] < errors[0]  # 100 steps on five points
+
+
+def test_table(tmp_path: Path, distmeta_cache: Path) -> None:
+    """On 300 oscillators, which the script finds in place of its own 20,000."""
+    source = (EXAMPLES / "table.py").read_text(encoding="utf-8")
+    few = source.replace("20_000", "300").replace("Path(__file__).parents[1]", f"Path({str(EXAMPLES.parent)!r})")
+    (tmp_path / "few.py").write_text(few)
+    settings = ("run.steps=2", "run.meta_batch=4", "run.tasks_per_shard=4", "algorithm.inner_steps=2", *SHORT)
+    shown = run(tmp_path, distmeta_cache, tmp_path / "few.py", "runs/table", *settings)
+    assert re.search(r"MAML: error \d+\.\d+ cm², \d+\.\d+ after adaptation", shown)
+    assert re.search(r"trained on all tasks together: \d+\.\d+ after adaptation at its best rate, 0\.\d+", shown)
 
 
 def test_own_network(tmp_path: Path, distmeta_cache: Path) -> None:
