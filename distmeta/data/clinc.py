@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from distmeta.core.quoting import shown
+from distmeta.core.quoting import BAD_TEXT, shown
 from distmeta.data.text_source import TextRows
 from distmeta.errors import DataError, StorageError
 from distmeta.storage.files import Storage
@@ -69,7 +69,7 @@ class Clinc:
             place, pairs = f"{self.place}/{TEXTS} ({part})", _list(texts.get(part), f"{TEXTS}, {part}")
             for row, pair in enumerate(pairs, 1):
                 fits = isinstance(pair, list) and len(pair) == 2 and all(isinstance(value, str) for value in pair)
-                if not fits or not pair[0].strip() or pair[1] not in domain_of:
+                if not fits or not pair[0].strip() or BAD_TEXT.search(pair[0]) or pair[1] not in domain_of:
                     raise DataError(
                         f"{place}: entry {row:,} is {shown(pair)}; expected a text and an intent of {DOMAINS}"
                     )

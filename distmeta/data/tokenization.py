@@ -24,6 +24,7 @@ TRAINED = ("words", "ngrams", "bpe", "wordpiece")
 """Tokenizers that are trained on the training classes' texts; any other name is the path of a file."""
 
 _LARGEST_FILE = 2**28
+_MOST_TOKENS = 2**24
 _MARKS = ["[PAD]", "[UNK]"]
 
 
@@ -141,12 +142,19 @@ class LibraryEncoder:
         self._description = description
         tokens = self._tokenizer.get_vocab(with_added_tokens=True).values()
         self.known = self.size = max(tokens, default=-1) + 1
-        if not self.size:
-            raise ValueError("it has no tokens")
+        if not 0 < self.size <= _MOST_TOKENS:
+            raise ValueError(f"expected tokens 0 to {_MOST_TOKENS - 1:,} at most, but the largest is {self.size - 1:,}")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text, with the marks that its own post-processor adds."""
-        return [each.ids for each in self._tokenizer.encode_batch(list(texts))]
+        try:
+            return [each.ids for each in self._tokenizer.encode_batch(list(texts))]
+        except Exception as error:  # of the package: a tokenizer that knows no unknown words, for example
+            reason = shown(" ".join(str(error).split()))[1:-1]
+            raise DataError(
+                f"the tokenizer cannot encode {shown(texts[0])} or a text after it ({reason}); use one that has a "
+                "token for what it does not know"
+            ) from None
 
     def state(self) -> dict[str, Any]:
         """The description."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from distmeta.config.sections import TaskOptions
 from distmeta.config.splits import SplitColumn
 from distmeta.core.hashing import sha256
+from distmeta.core.quoting import BAD_TEXT, shown
 from distmeta.core.records import SPLITS, Split, TaskBatch, TensorSpec
 from distmeta.data.clinc import Clinc
 from distmeta.data.splits import moved_splits, split_contents, split_files, split_names
@@ -85,7 +86,8 @@ class Text(TaskFamily):
 
         encoder = train(settings.tokenizer, texts, settings)
         weights, unseen = inverse_frequencies(encoder, texts())
-        return {"tokenizer": encoder.state(), "size": encoder.size, "weights": weights, "unseen": unseen}
+        learned = {"tokenizer": encoder.state(), "size": encoder.size, "weights": weights, "unseen": unseen}
+        return {**learned, "settings": _learned_by(settings)}
 
     @classmethod
     def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
@@ -111,7 +113,9 @@ class Text(TaskFamily):
             if store.length != options.length:
                 raise DataError(f"{root} has texts of {store.length} tokens, not of tasks.length = {options.length}")
             return store, root
-        tokenizer = (options.fitted or cls.fit(options, episodes) or {})["tokenizer"]
+        learned = _fitted(options) or _fitted(options.with_fitted(cls.fit(options, episodes)))
+        assert learned is not None
+        tokenizer = learned.tokenizer
         source = cls.source(options)
         column = options.splits.column if isinstance(options.splits, SplitColumn) else None
         parts = [source.version(), tokenizer, options.length, column]
@@ -166,6 +170,9 @@ class Text(TaskFamily):
             raise ConfigError("expected a list of texts, got one text; put it into a list")
         if not isinstance(values, Sequence) or not values or not all(isinstance(value, str) for value in values):
             return None
+        broken = next((value for value in values if BAD_TEXT.search(value)), None)
+        if broken is not None:
+            raise ConfigError(f"the text {shown(broken)} holds characters that no UTF-8 has; leave them out")
         settings = _settings(options)
         fitted = _fitted(settings)
         assert fitted is not None
@@ -226,12 +233,23 @@ def _settings(options: TaskOptions) -> EncodingOptions:
     return options
 
 
+def _learned_by(options: EncodingOptions) -> dict[str, Any]:
+    """The settings on which the tokenizer depends."""
+    return options.model_dump(mode="json", include={"tokenizer", "vocabulary", "ngrams", "buckets", "lowercase"})
+
+
 def _fitted(options: EncodingOptions) -> _Fitted | None:
     """What :meth:`Text.fit` gave, checked, since it may come out of a file."""
     if options.fitted is None:
         return None
     try:
         values = options.fitted
+        for name, value in _learned_by(options).items():
+            if values["settings"][name] != value:
+                raise ConfigError(
+                    f"tasks.{name} = {shown(value)}, but the run's tokenizer was made with {values['settings'][name]}; "
+                    "leave it as it was, or start a new run"
+                )
         size, known, unseen = int(values["size"]), [float(each) for each in values["weights"]], float(values["unseen"])
         weights = (*known, *[unseen] * (size - len(known)))
         if len(weights) != size or not all(0 < each < math.inf for each in weights):

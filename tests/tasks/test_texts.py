@@ -390,10 +390,39 @@ def test_a_missing_package_is_named(table, monkeypatch):
     ],
 )
 def test_damaged_values_of_a_run_are_refused(fitted, table):
+    learned = Text.fit(options(table), SIZES)
     with pytest.raises(DataError, match="the run's tokens are damaged"):
-        Text.spec(options(table).with_fitted(fitted))
+        Text.spec(options(table).with_fitted({**learned, **fitted} if fitted else {}))
     with pytest.raises(DataError, match="the run's tokenizer is damaged"):
         restore({"kind": "pieces", "vocabulary": 3})
+
+
+def test_a_run_keeps_the_settings_of_its_tokenizer(table):
+    fitted = Text.fit(options(table, buckets=5), SIZES)
+    with pytest.raises(ConfigError, match=r"tasks\.buckets = 6, but the run's tokenizer was made with 5"):
+        Text(options(table, buckets=6).with_fitted(fitted), SIZES, CPU)
+
+
+def test_what_a_tokenizer_cannot_encode_is_said(table, tmp_path):
+    import tokenizers
+
+    path = tmp_path / "mine.json"
+    model = tokenizers.models.WordLevel({"word1": 0, "word2": 1}, unk_token="[UNK]")  # which it does not have
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.save(str(path))
+    with pytest.raises(
+        DataError, match=r"the tokenizer cannot encode .* use one that has a token for what"
+    ):
+        Text.fit(options(table, tokenizer=str(path)), SIZES)
+    path.write_text(path.read_text().replace('"word2": 1', '"word2": 4000000000'))
+    with pytest.raises(DataError, match=r"mine\.json.*the largest is 4,000,000,000|cannot be read as a tokenizer"):
+        Text.fit(options(table, tokenizer=str(path)), SIZES)
+
+
+def test_broken_characters_are_refused(table):
+    _, settings = opened(options(table))
+    with pytest.raises(ConfigError, match="characters that no UTF-8 has"):
+        Text.encode(settings, ["fine", "a \ud800 text"])
 
 
 @pytest.mark.parametrize(
