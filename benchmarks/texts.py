@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from common import show, write
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.preprocessing import normalize
 
@@ -51,6 +52,7 @@ Accuracies = NDArray[np.float64]
 def vectors(texts: list[str], training: NDArray[np.bool_], counted: dict[str, Any], weighted: bool) -> Any:
     """Sparse vectors (N, features) of length 1."""
     counts = HashingVectorizer(n_features=FEATURES, norm=None, alternate_sign=False, **counted).transform(texts)
+    counts = counts[:, np.unique(counts.indices)]
     if weighted:
         counts = TfidfTransformer(norm=None).fit(counts[np.flatnonzero(training)]).transform(counts)
     return normalize(counts)
@@ -58,12 +60,13 @@ def vectors(texts: list[str], training: NDArray[np.bool_], counted: dict[str, An
 
 def nearest_means(found: Any, rows: NDArray[np.int64], shots: int) -> float:
     """Accuracy on one task, whose rows are (ways, shots + queries)."""
-    ways = len(rows)
-    means = np.stack([np.asarray(found[row[:shots]].mean(0))[0] for row in rows])
-    queries = found[rows[:, shots:].reshape(-1)]
+    ways, queries = len(rows), rows.shape[1] - shots
+    averaging = csr_matrix(np.kron(np.eye(ways), np.full((1, shots), 1 / shots)))
+    means = averaging @ found[rows[:, :shots].reshape(-1)]
     # |q| is 1, so that the nearest mean m has the largest q m - |m|^2 / 2.
-    nearest = (queries @ means.T - np.square(means).sum(1) / 2).argmax(1)
-    return float((nearest == np.repeat(np.arange(ways), rows.shape[1] - shots)).mean())
+    products = (found[rows[:, shots:].reshape(-1)] @ means.T).toarray()
+    nearest = (products - (means @ means.T).diagonal() / 2).argmax(1)
+    return float((nearest == np.repeat(np.arange(ways), queries)).mean())
 
 
 def of_counts(config: Config, tasks: int) -> dict[str, Accuracies]:

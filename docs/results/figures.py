@@ -113,13 +113,22 @@ def peers_table(record: Record) -> str:
     return f"{table}\n\n`{record['command']}` ({made})"
 
 
+def baselines_table(record: Record) -> str:
+    """Accuracies of methods without meta-learning, on the same tasks."""
+    rows = [(name, spread(found, True)) for name, found in record["figures"]["accuracy"].items()]
+    made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
+    table = _table(("method", "accuracy"), rows)
+    return f"{table}\n\n`{record['command']}`, {record['figures']['tasks']:,} tasks ({made})"
+
+
 def block(
     what: str, records: Mapping[str, Record], published: Published, others: Mapping[str, Record] | None = None
 ) -> str:
     """What stands between a pair of markers on lines of their own.
 
     Args:
-        what: ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME`` or ``peers NAME``.
+        what: ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME``, ``peers NAME`` or
+            ``baselines NAME``.
         records: all of runs, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
         others: records of sweeps and benchmarks, by name.
@@ -128,9 +137,9 @@ def block(
         ValueError: there is no such table.
     """
     kind, _, name = what.partition(" ")
-    if kind in ("sweep", "peers"):
-        shown = {"sweep": sweep_table, "peers": peers_table}[kind]
-        return shown((others or {})[name])
+    tables = {"sweep": sweep_table, "peers": peers_table, "baselines": baselines_table}
+    if kind in tables:
+        return tables[kind]((others or {})[name])
     if kind == "printed":
         return printed(records[name], name)
     if kind == "algorithm":

@@ -125,7 +125,7 @@ def test_every_further_evaluation_is_shown(name: str) -> None:
 @pytest.mark.parametrize("name", records.read_others())
 def test_every_sweep_and_benchmark_is_shown(name: str) -> None:
     pages = [file.read_text("utf-8") for file, _ in records.rewritten()]
-    assert any(re.search(rf"<!-- results: (sweep|peers) {name} -->", page) for page in pages)
+    assert any(re.search(rf"<!-- results: (sweep|peers|baselines) {name} -->", page) for page in pages)
 
 
 def test_published_figures_have_a_source() -> None:
@@ -339,3 +339,13 @@ def test_markers_stay_and_what_is_between_them_changes() -> None:
 def test_wrong_markers_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         records.rewrite(text, {"a": record(ACCURATE)}, {})
+
+
+def test_baselines_are_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "checked_out", lambda: "def5678")
+    left = tmp_path / "texts.json"
+    left.write_text(json.dumps({"tasks": 2000, "accuracy": {"TF-IDF of words": {"mean": 0.6481, "ci95": 0.0049}}}))
+    records.keep_benchmark(left, "texts", "python benchmarks/texts.py configs/x.yaml", folder=tmp_path)
+    table = block("baselines texts", {}, {}, records.read_others(tmp_path))
+    assert "| TF-IDF of words | 64.81 ± 0.49 % |" in table
+    assert "`python benchmarks/texts.py configs/x.yaml`, 2,000 tasks (def5678, " in table
