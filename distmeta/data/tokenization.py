@@ -43,6 +43,10 @@ class Encoder(Protocol):
         """The tokens of each text, none of them padding."""
         ...
 
+    def name(self, token: int) -> str:
+        """What a token stands for, as people read it."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """JSON values of which :func:`restore` makes the same encoder."""
         ...
@@ -106,6 +110,12 @@ class PieceEncoder:
         token, other = self._token, self._other
         return [[token[piece] if piece in token else other(piece) for piece in self.pieces(text)] for text in texts]
 
+    def name(self, token: int) -> str:
+        """The piece; of unknown ones the number of their bucket."""
+        if token < len(_MARKS):
+            return _MARKS[token]
+        return self._vocabulary[token - len(_MARKS)] if token < self.known else f"[UNK {token - self.known}]"
+
     def state(self) -> dict[str, Any]:
         """The settings and the list."""
         return {
@@ -155,6 +165,10 @@ class LibraryEncoder:
                 f"the tokenizer cannot encode {shown(texts[0])} or a text after it ({reason}); use one that has a "
                 "token for what it does not know"
             ) from None
+
+    def name(self, token: int) -> str:
+        """The token, as the package has it."""
+        return str(self._tokenizer.id_to_token(token))
 
     def state(self) -> dict[str, Any]:
         """The description."""

@@ -59,6 +59,7 @@ class Text(TaskFamily):
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         self._store, self._splits = self._open(_settings(options), episodes)
         self._episodes, self._device = dict(episodes), device
+        self._options = _settings(options)
 
     @classmethod
     def source(cls, options: TaskOptions) -> TextSource:
@@ -190,6 +191,33 @@ class Text(TaskFamily):
         chosen, examples = draw_examples(self._episodes[split], split, ids, store.counts[classes])
         rows: NDArray[np.int64] = store.order[store.first[classes[chosen]][..., None] + examples]
         return rows
+
+    def texts(self, rows: NDArray[np.int64]) -> dict[int, tuple[str, str]]:
+        """Text and label of some of the source's rows, by row.
+
+        Raises:
+            DataError: the source is not here, but on the host where the texts were encoded.
+        """
+        wanted, found, first = set(rows.reshape(-1).tolist()), {}, 0
+        for part in self.source(self._options).rows():
+            here = [row for row in range(first, first + len(part.texts)) if row in wanted]
+            found.update({row: (part.texts[row - first], part.labels[row - first]) for row in here})
+            first += len(part.texts)
+            if len(found) == len(wanted):
+                break
+        return found
+
+    def tokens(self, rows: NDArray[np.int64]) -> list[list[str]]:
+        """The tokens of these rows (M,), as people read them."""
+        fitted = _fitted(self._options)
+        assert fitted is not None
+        encoder = restore(fitted.tokenizer)
+        encoded = zip(self._store.tokens(rows).tolist(), self._store.lengths(rows).tolist(), strict=True)
+        return [[encoder.name(token) for token in tokens[:count]] for tokens, count in encoded]
+
+    def shots(self, split: Split) -> int:
+        """Support texts of each class."""
+        return self._episodes[split].shots
 
     def training_rows(self) -> NDArray[np.bool_]:
         """(rows,) which of the source's rows are of training classes."""

@@ -410,9 +410,7 @@ def test_what_a_tokenizer_cannot_encode_is_said(table, tmp_path):
     model = tokenizers.models.WordLevel({"word1": 0, "word2": 1}, unk_token="[UNK]")  # which it does not have
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.save(str(path))
-    with pytest.raises(
-        DataError, match=r"the tokenizer cannot encode .* use one that has a token for what"
-    ):
+    with pytest.raises(DataError, match=r"the tokenizer cannot encode .* use one that has a token for what"):
         Text.fit(options(table, tokenizer=str(path)), SIZES)
     path.write_text(path.read_text().replace('"word2": 1', '"word2": 4000000000'))
     with pytest.raises(DataError, match=r"mine\.json.*the largest is 4,000,000,000|cannot be read as a tokenizer"):
