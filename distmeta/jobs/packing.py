@@ -141,11 +141,16 @@ def _tune(request: Submission) -> Job:
 
 
 def _data_notes(config: Config) -> list[str]:
-    places = {key: getattr(config.tasks, key, None) for key in ("root", "path")}
+    values = config.tasks.model_dump(mode="json")
+    inner = values.get("source")
+    kinds = {"root": "folder", "path": "file or folder", "partition": "file"}
+    places = {f"tasks.{key}": (values.get(key), kind) for key, kind in kinds.items()}
+    if isinstance(inner, dict):
+        places |= {f"tasks.source.{key}": (inner.get(key), kind) for key, kind in kinds.items()}
     return [
-        f"tasks.{key} = {place} is taken for a {'folder' if key == 'root' else 'file or folder'} on the cluster's head"
-        for key, place in places.items()
-        if place is not None and "://" not in place
+        f"{key} = {place} is taken for a {kind} on the cluster's head"
+        for key, (place, kind) in places.items()
+        if isinstance(place, str) and "://" not in place
     ]
 
 

@@ -17,8 +17,8 @@ from distmeta.data.store import EpisodeStore
 from distmeta.tasks.images import ImageFamily, SplitClasses
 from distmeta.tasks.options import OmniglotOptions
 
-TRAIN, VALIDATION = 1100, 100
-"""Characters of the ``vinyals`` split; the other 423 are for test."""
+SHUFFLED = {"vinyals": (1100, 100), "khodadadeh": (1200, 100)}
+"""Characters for training and validation, of splits that shuffle them; the others are for test."""
 
 VALIDATION_ALPHABETS = 5
 _PARTITION_SEED = 0x6F6D6E69
@@ -35,6 +35,8 @@ class Omniglot(ImageFamily):
     - ``vinyals`` (Vinyals et al. 2016, Finn et al. 2017): the characters of both archives in one fixed
       shuffle, 1,100 for training, 100 for validation, 423 for test. The papers' own shuffles are not
       published.
+    - ``khodadadeh`` (Khodadadeh et al. 2019, UMTRA): the same shuffle, 1,200 for training, 100 for validation, 323 for
+      test.
     - ``alphabets``, stricter: no alphabet in two splits. Test is the 20 alphabets of the evaluation archive
       (659 characters), validation five of the background archive by a fixed shuffle (168 characters:
       Alphabet_of_the_Magi, Early_Aramaic, Gujarati, Japanese_(hiragana), Latin), training the other 25 (796
@@ -53,7 +55,7 @@ class Omniglot(ImageFamily):
     def _open(cls, options: TaskOptions) -> tuple[EpisodeStore, Mapping[Split, SplitClasses]]:
         assert isinstance(options, OmniglotOptions)
         store = open_omniglot(options.root)
-        split = by_characters(store) if options.split == "vinyals" else by_alphabets(store)
+        split = by_alphabets(store) if options.split == "alphabets" else by_characters(store, *SHUFFLED[options.split])
         rotations = range(4 if options.rotations else 1)
         return store, {name: SplitClasses.of(characters, rotations) for name, characters in split.items()}
 
@@ -69,13 +71,13 @@ class Omniglot(ImageFamily):
         return options.model_copy(update={"root": str(folder)})
 
 
-def by_characters(store: EpisodeStore) -> dict[Split, NDArray[np.int64]]:
-    """The ``vinyals`` split: indices of the store's characters, which stand in the order of their names."""
+def by_characters(store: EpisodeStore, train: int, validation: int) -> dict[Split, NDArray[np.int64]]:
+    """Splits of the shuffled characters, so many of them for each: indices of the store's, in order of their names."""
     order = _shuffled(len(store.classes))
     return {
-        "train": np.sort(order[:TRAIN]),
-        "validation": np.sort(order[TRAIN : TRAIN + VALIDATION]),
-        "test": np.sort(order[TRAIN + VALIDATION :]),
+        "train": np.sort(order[:train]),
+        "validation": np.sort(order[train : train + validation]),
+        "test": np.sort(order[train + validation :]),
     }
 
 

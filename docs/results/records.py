@@ -51,7 +51,9 @@ ROOT = Path(__file__).parents[2]
 RECORDS = Path(__file__).parent
 OTHERS = "others"
 
-_ELSEWHERE = ("tasks.root", "cluster.address", "run.dir")  # say where a run was, and not what it computed
+# These say where a run was, and not what it computed.
+_ELSEWHERE = ("tasks.root", "tasks.source.root", "tasks.partition", "cluster.address", "run.dir")
+
 _BLOCK = re.compile(r"^(<!-- results: ([^\n]+?) -->\n).*?^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(
     r"(?<!^)(<!-- result: (\w+)\.(\w+)(?: ([^\n<>]+))? -->).*?(<!-- /result -->)", re.DOTALL | re.MULTILINE

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from integration_helpers import FAMILIES, SINUSOID, assert_same, parameters, result_of, train, untimed
+from integration_helpers import FAMILIES, SINUSOID, UMTRA, assert_same, parameters, result_of, train, untimed
 
 import distmeta
+from distmeta.data.partitions import write_partitions
+from distmeta.tasks import Glyphs
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -38,6 +41,20 @@ def test_same_bits(family: str, workers: int, tmp_path: Path, reference: Callabl
     assert result["workers"]["count"] == len(result["workers"]["shards_each"]) == workers
     assert sum(result["workers"]["shards_each"]) == sum(expected.result["workers"]["shards_each"])
     assert untimed(tmp_path) == untimed(expected.folder)
+
+
+def test_same_bits_of_clusters(tmp_path: Path) -> None:
+    source = UMTRA["tasks"]["source"]
+    pool = Glyphs(Glyphs.Options(**source), {}, torch.device("cpu")).pool("train")
+    labels = np.random.default_rng(0).integers(0, 500, (3, len(pool)), dtype=np.int32)
+    write_partitions(tmp_path / "own.partition", labels, {"images": pool.digest})
+    tasks = {**UMTRA["tasks"], "method": "cactus", "partition": str(tmp_path / "own.partition")}
+    base = {**UMTRA, "tasks": tasks}
+    settings = ["run.steps=4", "run.validate_every=0"]
+    for workers in (0, 2):
+        train(tmp_path / str(workers), base, *settings, f"cluster.workers={workers}")
+    assert_same(parameters(tmp_path / "2", 4), parameters(tmp_path / "0", 4))
+    assert result_of(tmp_path / "2")["meta_test"] == result_of(tmp_path / "0")["meta_test"]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from distmeta.data.omniglot_source import STORE, Folder, fingerprint
 from distmeta.data.store import EpisodeStore
 from distmeta.errors import DataError
 from distmeta.storage.files import Storage
-from distmeta.tasks.omniglot import Omniglot, by_alphabets, by_characters
+from distmeta.tasks.omniglot import SHUFFLED, Omniglot, by_alphabets, by_characters
 
 CPU = torch.device("cpu")
 
@@ -77,7 +77,7 @@ def test_an_image_is_the_archive_s_own(store, omniglot):
 
 
 def test_the_vinyals_split(store):
-    split = by_characters(store)
+    split = by_characters(store, *SHUFFLED["vinyals"])
     assert {name: len(classes) for name, classes in split.items()} == {
         "train": 1100,
         "validation": 100,
@@ -89,6 +89,14 @@ def test_the_vinyals_split(store):
     # A promise: the split is fixed.
     digest = hashlib.sha256(" ".join(store.classes[index] for index in split["test"]).encode()).hexdigest()
     assert digest.startswith("77b5d1cb3d6528b2")
+
+
+def test_the_khodadadeh_split(store):
+    split, other = (by_characters(store, *SHUFFLED[name]) for name in ("khodadadeh", "vinyals"))
+    assert {name: len(classes) for name, classes in split.items()} == {"train": 1200, "validation": 100, "test": 323}
+    assert len(set(np.concatenate(list(split.values())).tolist())) == 1623
+    assert set(other["train"]) < set(split["train"])
+    assert set(split["test"]) < set(other["test"])
 
 
 def test_the_alphabets_split(store):
@@ -106,7 +114,7 @@ def test_the_alphabets_split(store):
         assert group.removeprefix("background/") in Omniglot.__doc__
 
 
-@pytest.mark.parametrize("split", ["vinyals", "alphabets"])
+@pytest.mark.parametrize("split", ["vinyals", "khodadadeh", "alphabets"])
 @pytest.mark.parametrize("rotations", [True, False])
 def test_no_character_and_no_image_is_in_two_splits(omniglot, split, rotations):
     options = Omniglot.Options(kind="omniglot", root=str(omniglot), split=split, rotations=rotations)

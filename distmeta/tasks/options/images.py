@@ -43,7 +43,7 @@ class OmniglotOptions(ImageOptions):
     """
 
     root: DataRoot | None = None
-    split: Literal["vinyals", "alphabets"] = "vinyals"
+    split: Literal["vinyals", "khodadadeh", "alphabets"] = "vinyals"
     rotations: bool = True
 
 
