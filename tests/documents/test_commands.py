@@ -14,7 +14,7 @@ from distmeta.sweeps.sweep import load_sweep
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "cluster" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"distmeta (train|tune|plan|submit) (configs/.*)")
+COMMAND = re.compile(r"distmeta (train|tune|plan|submit|data partition) (configs/.*)")
 
 
 def commands() -> list[tuple[str, str]]:

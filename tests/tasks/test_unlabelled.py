@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from image_families import DotOptions, Dots, write_dots
+from PIL import Image
 from task_helpers import episodes, flat
 
 from distmeta.config.schema import dump_config
@@ -186,6 +187,29 @@ def test_workers_elsewhere_have_images_and_partitions(tmp_path):
     assert contents == Unlabelled.contents(moved)
     assert contents["partition"] == Partitions.open(tmp_path / "here" / "own.partition").content_hash
     assert len(contents) == 2
+
+
+def test_images_of_ones_own_need_no_classes(tmp_path):
+    """Training images in one folder; those for validation and test have classes."""
+    generator = np.random.default_rng(0)
+    counts = {
+        "train/all": 20,
+        **{f"{split}/{name}": 5 for split in ("validation", "test") for name in (f"{split}-{n}" for n in range(3))},
+    }
+    for place, count in counts.items():
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / place / f"{number}.png")
+    source = {"kind": "images", "root": str(tmp_path), "size": 12}
+    augment = {"flip": 0.5, "shift": 2, "grey": 0.2, "hue": 0.1}
+    options = UnlabelledOptions(kind="unlabelled", source=source, augment=augment, ways=3, queries=2)
+    sizes = episodes(3, 1, 2)
+    Unlabelled.prepare(options, sizes)
+    family = Unlabelled(options, sizes, CPU)
+    for split in SPLITS:
+        assert family.sample(split, range(5)).query["x"].shape == (5, 6, 3, 12, 12)
+    assert Unlabelled.spec(options).inputs.shape == (3, 12, 12)
 
 
 def _config(**tasks: Any) -> dict[str, Any]:
