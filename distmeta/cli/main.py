@@ -1,4 +1,4 @@
-"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``data build``, ``list``; jobs and sweeps elsewhere."""
+"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``list``; data, jobs and sweeps elsewhere."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import distmeta
+from distmeta.cli import data
 from distmeta.cli import jobs as cli_jobs
 from distmeta.cli import tune as cli_tune
 from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, output
@@ -37,17 +38,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="Prepare task data.", no_args_is_help=True)
+data_app = typer.Typer(help="Prepare task data, check it and look at it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-data_app.command("partition")(partition)
+data_app = typer.Typer(help="Prepare task data, check it and look at it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+for command in (data.build, data.check, data.show, partition):
+    data_app.command()(command)
 app.add_typer(cli_jobs.app)
 app.add_typer(cli_tune.app)
-
-
-class Archives(str, Enum):
-    """The data sets of which ``distmeta data build`` makes a store."""
-
-    omniglot = "omniglot"
 
 
 class Listing(str, Enum):
@@ -174,21 +172,6 @@ def plan(
     out.print(f"engine: {{{chosen}}}", markup=False, highlight=False, soft_wrap=True)
     if write:
         out.print(f"written to {write}", markup=False, highlight=False, soft_wrap=True)
-
-
-@data_app.command("build")
-def build(
-    family: Annotated[Archives, typer.Argument(help="The data set.")],
-    source: Annotated[str, typer.Option(help="Folder or URI that holds the official archives.")],
-    out: Annotated[Path, typer.Option(help="Folder that gets the store.")],
-) -> None:
-    """Build an episode store from a data set's archives."""
-    from distmeta.data.omniglot_build import build_omniglot
-
-    _, err = consoles()
-    with _errors(), messages(err), Display(err, 0, 1) as display:
-        path = build_omniglot(source, out, progress=display.built)
-    print(path)
 
 
 @app.command("list")

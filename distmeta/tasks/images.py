@@ -15,6 +15,7 @@ from torch import Tensor
 from distmeta.config.sections import TaskOptions
 from distmeta.core.records import Split, TaskBatch, TensorSpec
 from distmeta.data.store import EpisodeStore
+from distmeta.data.verified import verify_once
 from distmeta.tasks.augmentation import TaskPart, augment, check_augmentation
 from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 from distmeta.tasks.drawing import check_episode, draw_examples
@@ -184,6 +185,12 @@ class ImageFamily(TaskFamily, ABC):
         """The store, built if need be, and the classes of each split."""
 
     @classmethod
+    def classes(cls, options: TaskOptions) -> tuple[EpisodeStore, dict[Split, NDArray[np.int64]]]:
+        """The store and the classes of each split by their index there, each once, however it may be turned."""
+        store, splits = cls._open(options)
+        return store, {split: np.unique(found.characters) for split, found in splits.items()}
+
+    @classmethod
     def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
         """Build the store on this host unless it is there, and check the episodes; raises as opening does."""
         assert isinstance(options, ImageOptions)
@@ -193,10 +200,12 @@ class ImageFamily(TaskFamily, ABC):
 
     @classmethod
     def contents(cls, options: TaskOptions) -> Mapping[str, str]:
-        """The hash that the store was written with, verified up to ``HELD_BYTES``, since reading takes long beyond."""
+        """The hash that the store was written with, verified; beyond ``HELD_BYTES``, once for a state of the file."""
         store, _ = cls._open(options)
         if store.nbytes <= HELD_BYTES:
             store.verify()
+        else:
+            verify_once(store)
         return {options.kind: store.content_hash}
 
     def pool(self, split: Split) -> ImagePool:

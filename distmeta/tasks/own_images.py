@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 from distmeta.config.sections import TaskOptions
 from distmeta.config.splits import SplitColumn
 from distmeta.core.quoting import shown
-from distmeta.core.records import SPLITS, Split
-from distmeta.data.images.build import StoreSettings, built_images
+from distmeta.core.records import SPLITS, Split, TensorSpec
+from distmeta.data.images.build import BuildAdvance, StoreSettings, build_images, built_images
 from distmeta.data.images.fetch import STORE_SUFFIX, open_store
 from distmeta.data.images.sources import ImageSource, image_source
 from distmeta.data.splits import moved_splits, split_contents, split_files, split_names
 from distmeta.data.store import EpisodeStore
 from distmeta.errors import ConfigError, DataError
+from distmeta.tasks.base import Episode, TaskSpec
 from distmeta.tasks.images import ImageFamily, SplitClasses, shape_of
 from distmeta.tasks.options import OwnImageOptions, StoredImageOptions
 
@@ -70,6 +72,34 @@ class StoredImages(ImageFamily):
         if options.rotations and store.shape[0] != store.shape[1]:
             raise ConfigError(f"tasks.rotations needs square images; which {_place(options)} has not; set tasks.size")
         return store, {split: SplitClasses.of(classes, turns.get(split, (0,))) for split, classes in found.items()}
+
+    @classmethod
+    def build(cls, options: StoredImageOptions, out: Path, advance: BuildAdvance | None = None) -> Path:
+        """Build ``OUT/KIND.arrow``, which then serves as ``root``; an old store there is replaced.
+
+        Raises:
+            DataError: the images are missing or damaged, or ``out`` cannot be written; nothing is left behind.
+        """
+        found = cls.find(options)
+        if isinstance(found, str):
+            raise ConfigError(f"{found} is a built store; name the images that a store is to be built from")
+        path = out.expanduser() / f"{options.kind}{STORE_SUFFIX}"
+        build_images(found, path, cls.settings(options), advance)
+        return path
+
+    @classmethod
+    def fit(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> Mapping[str, Any] | None:
+        """The shape of an image where the settings do not say it."""
+        assert isinstance(options, StoredImageOptions)
+        return None if options.image_shape else {"image_shape": list(shape_of(cls.store(options)))}
+
+    @classmethod
+    def spec(cls, options: TaskOptions) -> TaskSpec:
+        """As the settings say, or as was found in the data when the run began."""
+        assert isinstance(options, StoredImageOptions)
+        if options.image_shape is None and options.fitted is not None:
+            return TaskSpec(TensorSpec(tuple(options.fitted["image_shape"])), outputs=options.ways)
+        return super().spec(options)
 
     @classmethod
     def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:

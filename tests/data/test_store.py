@@ -179,3 +179,24 @@ def test_where_the_cache_is(monkeypatch):
     assert cache_dir() == Path("/x/distmeta")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_dir() == Path.home() / ".cache" / "distmeta"
+
+
+def test_a_large_store_is_read_again_only_where_its_file_has_changed(path, tmp_path, monkeypatch):
+    from distmeta.data.verified import verify_once
+
+    monkeypatch.setenv("DISTMETA_CACHE", str(tmp_path / "cache"))
+    store = EpisodeStore.open(path)
+    reads = []
+    monkeypatch.setattr(EpisodeStore, "verify", lambda self: reads.append(self.path))
+    verify_once(store)
+    verify_once(store)
+    assert reads == [path]
+    monkeypatch.undo()
+    monkeypatch.setenv("DISTMETA_CACHE", str(tmp_path / "cache"))
+    times = path.stat()
+    content = bytearray(path.read_bytes())
+    content[content.index(_images(28, 28)[1].tobytes())] ^= 255
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if nothing had happened
+    with pytest.raises(DataError, match="does not match the hash"):
+        verify_once(EpisodeStore.open(path))
