@@ -40,8 +40,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Prepare task data, check it and look at it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-data_app = typer.Typer(help="Prepare task data, check it and look at it.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
 for command in (data.build, data.check, data.show, partition):
     data_app.command()(command)
 app.add_typer(cli_jobs.app)

@@ -21,6 +21,7 @@ def verify_once(store: EpisodeStore) -> None:
         DataError: the content is not what was written.
 
     >>> import os, tempfile
+    >>> from pathlib import Path
     >>> import numpy as np
     >>> from distmeta.data.store import write_store
     >>> os.environ["DISTMETA_CACHE"] = tempfile.mkdtemp()
