@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,8 +48,8 @@ log = logging.getLogger(__name__)
 SAY_EVERY = 10.0
 """Seconds between lines about how far a table is read."""
 
-SORTED_ROWS = 2**20
-"""Rows, about, whose order within their tasks is found together."""
+SORTED_NUMBERS = 2**23
+"""Numbers, about, of the rows whose order within their tasks is found together."""
 
 
 def build_table(source: TableSource, columns: TableColumns, path: Path) -> None:
@@ -133,6 +134,10 @@ class _Build:
         else:
             found: dict[str, None] = {}
             for pattern in columns.features:
+                if pattern in (columns.task, *columns.target):
+                    raise ConfigError(
+                        f"tasks.features names {shown(pattern)}, which is the task or the target; leave it out"
+                    )
                 matching = [name for name in reader.types if name == pattern or fnmatchcase(name, pattern)]
                 if not matching:
                     reader.check([pattern])
@@ -150,7 +155,7 @@ class _Build:
         if is_text(kind) or name in self._columns.categories:
             return Feature(name, 0)
         lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        if is_number(kind) or (lists and is_number(kind.value_type)):
+        if pa.types.is_null(kind) or is_number(kind) or (lists and is_number(kind.value_type)):
             return Feature(name, -1)  # until the first row says how many numbers it has
         raise DataError(
             f"{reader.file.name}, column {shown(name)}: {kind} is no feature; expected numbers, text, or lists of "
@@ -287,7 +292,11 @@ class _Build:
     def _array(self, name: str, like: NDArray[Any]) -> np.memmap[Any, Any]:
         if name not in self._arrays:
             shape = (int(self._counts.sum()), like.shape[1])
-            self._arrays[name] = np.memmap(self._folder / name, like.dtype, "w+", shape=shape)
+            with (self._folder / name).open(
+                "wb"
+            ) as file:  # a full disk is an error now, and a crash of a mapping later
+                os.posix_fallocate(file.fileno(), 0, max(1, shape[0] * shape[1] * like.itemsize))
+            self._arrays[name] = np.memmap(self._folder / name, like.dtype, "r+", shape=shape)
         return self._arrays[name]
 
     # The end ------------------------------------------------------------------------------------------------------
@@ -316,9 +325,10 @@ class _Build:
     def _blocks(self) -> Iterator[slice]:
         """Rows of whole tasks, about as many as are sorted together."""
         ends = np.cumsum(self._counts)
+        rows = SORTED_NUMBERS // sum(array.shape[1] for array in self._arrays.values()) + 1
         start = 0
         while start < ends[-1]:
-            at = int(np.searchsorted(ends, start + SORTED_ROWS))
+            at = int(np.searchsorted(ends, start + rows))
             stop = int(ends[min(at, len(ends) - 1)])
             yield slice(start, stop)
             start = stop

@@ -26,7 +26,7 @@ TABLE_FORMATS = {
     ".tsv.gz": "csv",
 }
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384
 """Rows read at a time."""
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(inf|nan|infinity)|#?N/?A|null|NULL", re.IGNORECASE)

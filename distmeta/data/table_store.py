@@ -21,8 +21,8 @@ TABLE_SUFFIX = ".table.arrow"
 """Ending of a store's name: such a file is opened, and not taken for a table to be built from."""
 
 TABLE_VERSION = "1"
-ROWS_AT_ONCE = 65_536
-"""Rows that are looked at together where all are."""
+NUMBERS_AT_ONCE = 2**22
+"""Numbers of the rows, about, that are looked at together where all are."""
 
 _VERSION_KEY, _INFO_KEY, _TASKS_KEY = b"distmeta.schema", b"distmeta.table", b"distmeta.tasks"
 
@@ -155,8 +155,9 @@ class TableStore:
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.int64]]]:
         """All rows, a block at a time, each with the tasks that they belong to."""
         ends = np.cumsum(self.counts)
-        for start in range(0, int(ends[-1]), ROWS_AT_ONCE):
-            rows = slice(start, min(start + ROWS_AT_ONCE, int(ends[-1])))
+        count = NUMBERS_AT_ONCE // (self.numbers.shape[1] + 1) + 1
+        for start in range(0, int(ends[-1]), count):
+            rows = slice(start, min(start + count, int(ends[-1])))
             yield rows, np.searchsorted(ends, np.arange(rows.start, rows.stop), side="right")
 
 
@@ -177,8 +178,7 @@ def write_table_store(
     whole: list[NDArray[Any]] = [np.asarray(tasks["count"], np.int64), *arrays.values()]
     for values in whole:
         digest.update(f"{values.dtype} {values.shape}\n".encode())
-        for start in range(0, len(values), ROWS_AT_ONCE):
-            digest.update(np.ascontiguousarray(values[start : start + ROWS_AT_ONCE]).data)
+        digest.update(np.ascontiguousarray(values).data)  # a mapped one's pages come and go
     digest.update(json.dumps(tasks.get("split")).encode())
     sink = io.BytesIO()
     table = pa.table(tasks)

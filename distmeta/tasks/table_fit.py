@@ -163,6 +163,8 @@ def fit_table(store: TableStore, train: NDArray[np.int64], options: TableOptions
             labels[store.y[rows][chosen]] = True
         elif standardised:
             targets.add(store.y[rows][chosen])
+    features.check([each.name for each in store.features for _ in range(each.width)])
+    targets.check([options.target[0]] * store.y[:1].size)
     mean, scale = features.standard() if options.standardise else features.none()
     columns, start = [], 0
     for each in (feature for feature in store.features if feature.width):
@@ -199,9 +201,17 @@ class _Moments:
             return
         mean = values.mean(0)
         total, apart = self._count + count, mean - self._mean
-        self._squares += np.square(values - mean).sum(0) + np.square(apart) * (self._count * count / total)
+        with np.errstate(over="ignore", invalid="ignore"):  # see check
+            self._squares += np.square(values - mean).sum(0) + np.square(apart) * (self._count * count / total)
         self._mean += apart * (count / total)
         self._count = total
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse a column whose numbers are too large for a variance."""
+        for at in np.flatnonzero(~np.isfinite(self._squares))[:1]:
+            raise DataError(
+                f"the column {shown(names[at])} has numbers too large to be standardised; scale them, or leave it out"
+            )
 
     def standard(self) -> tuple[list[float], list[float]]:
         """Means, and standard deviations; 1 for a column that does not vary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -230,7 +231,10 @@ def test_the_same_rows_are_the_same_tasks_wherever_they_lie(tmp_path):
     write(tmp_path / "parts" / "b" / "2.parquet", content.slice(100))
     write(tmp_path / "parts" / "1.parquet", content.slice(0, 100))
     (tmp_path / "parts" / "_SUCCESS").touch()
-    places = [one, write(tmp_path / "one.csv", content), tmp_path / "parts", one.as_uri()]
+    csv = write(tmp_path / "one.csv", content)
+    (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(csv.read_bytes()))
+    (tmp_path / "tabs.tsv").write_text(csv.read_text().replace(",", "\t"))
+    places = [one, csv, tmp_path / "packed.csv.gz", tmp_path / "tabs.tsv", tmp_path / "parts", one.as_uri()]
     batches = [flat(opened(place).sample("train", range(9))) for place in places]
     hashes = [Table.contents(options(place)) for place in places]
     assert all(torch.equal(batch, batches[0]) for batch in batches)
@@ -302,6 +306,7 @@ def with_one(values: Any, at: int, odd: Any) -> Any:
     return found
 
 
+ALL_BUT_TWO = {"train": NAMES[2:], "validation": NAMES[:1], "test": NAMES[1:2]}
 PLAIN = [float(number) for number in range(COUNT)]
 
 
@@ -311,6 +316,8 @@ PLAIN = [float(number) for number in range(COUNT)]
         ({}, {"features": ["x", "widde"]}, r"t\.\w+ has no column 'widde'; did you mean 'wide'\?"),
         ({}, {"task": "sitte"}, r"t\.\w+ has no column 'sitte'; did you mean 'site'\?"),
         ({}, {"target": "z"}, r"t\.\w+ has no column 'z'"),
+        ({}, {"features": ["x", "y"]}, r"tasks\.features names 'y', which is the task or the target"),
+        ({"x": with_one(PLAIN, 7, 1e300)}, {"splits": ALL_BUT_TWO}, r"the column 'x' has numbers too large"),
         ({}, {"order": "z"}, r"t\.\w+ has no column 'z'"),
         ({}, {"splits": {"column": "z"}}, r"t\.\w+ has no column 'z'"),
         ({}, {"splits": {"column": "kind"}}, r"the column 'kind' has '\w+' for the task 'site-\d\d'; expected train"),
@@ -391,6 +398,9 @@ def test_files_that_are_no_table_are_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(DataError, match=rf"{name} (cannot be read as a|has two columns)"):
             opened(path)
+    (tmp_path / "t.csv").write_text("site,x,wide,y\n")
+    with pytest.raises(DataError, match=r"t\.csv has no rows"):
+        opened(tmp_path / "t.csv")
     pq.write_table(table().slice(0, 0), tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"t\.parquet has no rows"):
         opened(tmp_path / "t.parquet")
