@@ -15,15 +15,21 @@ from distmeta.core.quoting import shown
 from distmeta.core.records import SPLITS, Split
 
 
-def _name(value: Any) -> Any:
+def _listing(value: Any) -> Any:
     """Names are text; a whole number is taken for one, since tasks are often numbered."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"expected names, got {shown(value)}; put a name in quotes that YAML takes for something else")
-    return str(value)
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"expected a list of names, or a text file with one a line, got {shown(value)}")
+    for name in value:
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            raise ValueError(
+                f"expected names, got {shown(name)}; put a name in quotes that YAML takes for something else"
+            )
+    return tuple(map(str, value))
 
 
-SplitName = Annotated[str, BeforeValidator(_name)]
-SplitListing = Annotated[tuple[SplitName, ...], Field(min_length=1)] | str
+SplitListing = Annotated[tuple[str, ...] | str, BeforeValidator(_listing)]
 """Names, or the path or URI of a text file with one a line."""
 
 SplitFraction = Annotated[float, Field(gt=0, lt=1)]

@@ -139,12 +139,24 @@ def test_what_fits_no_name_is_refused(tmp_path):
         ({"column": "a", "seed": 1}, r"tasks\.splits\.seed: there is no such setting"),
         ({"train": ["a"], "validation": ["b"], "test": ["a"]}, r"tasks\.splits: 'a' stands in train and in test"),
         ({"train": ["a", "a"], "validation": ["b"], "test": ["c"]}, r"tasks\.splits: 'a' stands twice in train"),
-        ({"train": [], "validation": ["b"], "test": ["c"]}, r"tasks\.splits: .* at least 1 item"),
-        ({"train": [True], "validation": ["b"], "test": ["c"]}, r"tasks\.splits: expected names, got True"),
-        ({"train": [1.5], "validation": ["b"], "test": ["c"]}, r"tasks\.splits: expected names, got 1\.5"),
+        (
+            {"train": [], "validation": ["b"], "test": ["c"]},
+            r"^tasks\.splits\.train: expected a list of names, or a text file with one a line, got \[\]$",
+        ),
+        (
+            {"train": [True], "validation": ["b"], "test": ["c"]},
+            r"^tasks\.splits\.train: expected names, got True; put a name in quotes[^:]*$",
+        ),
+        (
+            {"train": [1.5], "validation": ["b"], "test": ["c"]},
+            r"^tasks\.splits\.train: expected names, got 1\.5; [^:]*$",
+        ),
         ({"train": 0.5, "validation": 0.1, "test": 0.2}, r"tasks\.splits: the fractions .* make 0\.8: expected 1"),
-        ({"train": 1, "validation": 0.1, "test": 0.2}, r"tasks\.splits: input should be less than 1, got 1"),
-        ({"train": 0.5, "validation": ["a"], "test": 0.5}, r"tasks\.splits: input should be a valid number"),
+        ({"train": 1, "validation": 0.1, "test": 0.2}, r"^tasks\.splits\.train: input should be less than 1, got 1$"),
+        (
+            {"train": 0.5, "validation": ["a"], "test": 0.5},
+            r"^tasks\.splits\.validation: input should be a valid number",
+        ),
     ],
 )
 def test_settings_that_make_no_split_are_refused(value, message):
