@@ -20,7 +20,10 @@ from distmeta.storage.cache import written_whole
 TaskViewer = Callable[[Any, str, Sequence[int]], Iterable[RenderableType]]
 """Shows some tasks of an opened family: called with the family, the split and the ids."""
 
-VIEWERS: dict[str, str] = {}
+VIEWERS: dict[str, str] = {
+    "clinc150": "distmeta.cli.text_views:text_tables",
+    "text": "distmeta.cli.text_views:text_tables",
+}
 """``module:function`` of a :data:`TaskViewer` by kind of tasks, where these are better shown in a way of their own."""
 
 _MOST_QUERIES = 8

@@ -8,13 +8,29 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
+from distmeta.cli.main import app
 from distmeta.cli.text_views import text_tables
 from distmeta.tasks.base import Episode
 from distmeta.tasks.options import TextOptions
 from distmeta.tasks.texts import Text
 
 SIZES = {"train": Episode(shots=2, queries=3, seed=0, ways=2), "test": Episode(shots=1, queries=4, seed=0, ways=2)}
+
+
+def test_the_command_shows_texts(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text("\n".join(["text,label", *(f"pay bill {n % 9},label {n % 9}" for n in range(45))]))
+    config = tmp_path / "texts.yaml"
+    sizes = "ways: 2, shots: 1, queries: 2, splits: {train: 0.4, validation: 0.3, test: 0.3}"
+    config.write_text(
+        f"tasks: {{kind: text, root: {path}, {sizes}}}\nmodel: {{kind: bag}}\nalgorithm: {{name: protonet}}\n"
+    )
+    done = CliRunner().invoke(app, ["data", "show", str(config), "--split", "test", "--tasks", "1"])
+    assert done.exit_code == 0, done.output
+    assert "test task 0" in done.output
+    assert "pay·bill" in done.output
 
 
 @pytest.mark.parametrize("tokenizer", ["words", "ngrams", "bpe"])
