@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,11 @@ FORMATS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "json"
 
 _ROWS = 8192
 """Rows that are read at a time."""
+
+TELL_SECONDS = 10.0
+"""Between two messages of how far a long reading is."""
+
+log = logging.getLogger(__name__)
 
 
 class TextRows(NamedTuple):
@@ -195,6 +202,24 @@ class TextTable:
                     )
 
 
+def told(source: TextSource, what: str, total: int | None = None) -> Iterator[TextRows]:
+    """All rows of a source; log messages say now and then how far it is.
+
+    Args:
+        source: of the texts.
+        what: is done with them.
+        total: how many there are, if that is known.
+    """
+    done, last = 0, time.monotonic()
+    of_all = "" if total is None else f" of {total:,}"
+    for rows in source.rows():
+        yield rows
+        done += len(rows.texts)
+        if time.monotonic() - last >= TELL_SECONDS:
+            log.info("%s: %s%s texts (%s)", shown(source.place)[1:-1], f"{done:,}", of_all, what)
+            last = time.monotonic()
+
+
 @dataclass(frozen=True)
 class TextIndex:
     """What the rows of a source are, without their texts.
@@ -231,7 +256,7 @@ def index_texts(source: TextSource, splits: object) -> TextIndex:
     placed: set[tuple[str, str]] = set()
     parts: list[Any] = []
     digest = hashlib.sha256()
-    for rows in source.rows():
+    for rows in told(source, "reading"):
         parts.append(np.array([codes.setdefault(label, len(codes)) for label in rows.labels], np.int32))
         beside = [each for each in (rows.groups, rows.splits) if each is not None]
         for row in zip(rows.texts, rows.labels, *beside, strict=True):

@@ -13,7 +13,7 @@ import numpy as np
 
 from distmeta.core.hashing import sha256
 from distmeta.core.quoting import shown
-from distmeta.data.text_source import TextIndex, TextSource
+from distmeta.data.text_source import TextIndex, TextSource, told
 from distmeta.data.tokenization import Encoder, padded
 from distmeta.errors import DataError
 from distmeta.storage.cache import written_whole
@@ -99,7 +99,7 @@ class TokenStore:
         )
 
     @property
-    def digest(self) -> str:
+    def content_hash(self) -> str:
         """A hash of all tokens, as written."""
         return sha256("".join(self._sums).encode())
 
@@ -169,7 +169,7 @@ def write_tokens(path: Path, source: TextSource, index: TextIndex, encoder: Enco
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
     ):
-        for texts in _batches(source):
+        for texts in _batches(source, len(index.codes)):
             tokens, lengths = padded(encoder, texts, length)
             codes = index.codes[written : written + len(texts)]
             if len(codes) < len(texts):
@@ -183,10 +183,10 @@ def write_tokens(path: Path, source: TextSource, index: TextIndex, encoder: Enco
             raise DataError(f"{shown(source.place)[1:-1]} has changed while it was read; start again")
 
 
-def _batches(source: TextSource) -> Iterator[list[str]]:
+def _batches(source: TextSource, total: int) -> Iterator[list[str]]:
     """The texts, in pieces of the store's size."""
     waiting: list[str] = []
-    for rows in source.rows():
+    for rows in told(source, "encoding", total):
         waiting += rows.texts
         while len(waiting) >= _BATCH:
             yield waiting[:_BATCH]

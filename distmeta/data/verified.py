@@ -5,14 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
+from typing import Protocol
 
-from distmeta.data.store import EpisodeStore
 from distmeta.storage.cache import cache_for, written_whole
 
 _FOLDER = "verified"
 
 
-def verify_once(store: EpisodeStore) -> None:
+class HashedStore(Protocol):
+    """A file that knows the hash it was written with."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        ...
+
+    @property
+    def content_hash(self) -> str:
+        """The hash."""
+        ...
+
+    def verify(self) -> None:
+        """Read it all, and raise ``DataError`` where it is not what was written."""
+        ...
+
+
+def verify_once(store: HashedStore) -> None:
     """Verify a store, unless this very file was found whole before: its size and its times are as they were then.
 
     The time of the last change of a file's entry cannot be set back, as that of its content can.
@@ -23,7 +42,7 @@ def verify_once(store: EpisodeStore) -> None:
     >>> import os, tempfile
     >>> from pathlib import Path
     >>> import numpy as np
-    >>> from distmeta.data.store import write_store
+    >>> from distmeta.data.store import EpisodeStore, write_store
     >>> os.environ["DISTMETA_CACHE"] = tempfile.mkdtemp()
     >>> path = Path(tempfile.mkdtemp()) / "dots.arrow"
     >>> write_store(path, np.zeros((2, 8, 8), np.uint8), ["a", "b"], ["one", "two"])

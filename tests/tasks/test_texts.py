@@ -281,6 +281,30 @@ def test_a_changed_store_is_refused_by_name(table):
     Text.contents(settings)
 
 
+def test_large_stores_are_verified_once_and_again_where_they_change(table, monkeypatch):
+    monkeypatch.setattr("distmeta.tasks.texts.VERIFIED_BYTES", 0)
+    family, settings = opened(options(table, length=10))
+    first = Text.contents(settings)
+    assert Text.contents(settings) == first
+    path = family._store.path
+    whole = path.read_bytes()
+    at = whole.index(np.ascontiguousarray(family._store._tokens[0][0]).tobytes())
+    path.write_bytes(whole[:at] + b"\x03" + whole[at + 1 :])
+    with pytest.raises(DataError, match="does not match the hash"):
+        Text.contents(settings)
+    path.unlink()
+
+
+def test_long_readings_say_how_far_they_are(table, monkeypatch, caplog):
+    monkeypatch.setattr("distmeta.data.text_source.TELL_SECONDS", 0.0)
+    with caplog.at_level("INFO", logger="distmeta"):
+        opened(options(table, length=11))
+    said = [record.getMessage() for record in caplog.records]
+    assert f"{table}: 112 texts (reading)" in said
+    assert f"{table}: 112 of 112 texts (learning tokens)" in said
+    assert f"{table}: 112 of 112 texts (encoding)" in said
+
+
 def edited(number, text="text", label="label"):
     """The rows, one of them changed."""
     given = [list(row[:2]) for row in rows()]
