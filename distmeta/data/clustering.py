@@ -21,6 +21,20 @@ ITERATIONS = 50
 """Of k-means, at most."""
 
 
+def standardised(features: Embeddings) -> Embeddings:
+    """The features with mean 0 and variance 1, so that k-means weighs them alike; those that are constant become 0.
+
+    >>> standardised(np.array([[0, 3], [4, 3]], np.float32)).tolist()
+    [[-1.0, 0.0], [1.0, 0.0]]
+    """
+    centred = features - features.mean(0, dtype=np.float64)
+    deviation = centred.std(0)
+    result: Embeddings = (centred / np.where(deviation > 1e-6 * np.abs(features).max(0), deviation, np.inf)).astype(
+        np.float32
+    )
+    return result
+
+
 def whitened(pixels: Embeddings, components: int) -> Embeddings:
     """The leading principal components, each of variance 1: ``(x - mean) V_k / sqrt(lambda_k)``.
 

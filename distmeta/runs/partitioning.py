@@ -18,7 +18,7 @@ from distmeta.core.hashing import content_hash, sha256
 from distmeta.core.quoting import shown
 from distmeta.core.records import shapes_of
 from distmeta.core.secrets import mask
-from distmeta.data.clustering import check_clusters, partitions_of, whitened
+from distmeta.data.clustering import check_clusters, partitions_of, standardised, whitened
 from distmeta.data.partitions import write_partitions
 from distmeta.errors import ConfigError
 from distmeta.runs.embedding import Embedding, embed
@@ -54,8 +54,8 @@ def make_partitions(
 
     Args:
         config: its ``tasks``, or their ``source``, name the images.
-        embedding: a run directory or checkpoint, whose features are clustered; or ``pixels``, their leading principal
-            components with variance 1, which are a weaker baseline.
+        embedding: a run directory or checkpoint, whose features are clustered, each with variance 1; or ``pixels``,
+            their leading principal components with variance 1, which are a weaker baseline.
         out: the file.
         clusters: of each partition.
         partitions: each on dimensions that are scaled otherwise.
@@ -92,7 +92,7 @@ def make_partitions(
     if embedding == PIXELS:
         embedded, source = whitened(embedded, COMPONENTS), {"pixels": str(COMPONENTS)}
     else:
-        source = {"run": mask(embedding), "parameters": _digest(learner)}
+        embedded, source = standardised(embedded), {"run": mask(embedding), "parameters": _digest(learner)}
     labels = partitions_of(
         embedded, clusters, partitions, seed, lambda done, total: progress("partitions", done, total)
     )
