@@ -170,6 +170,17 @@ def clinc() -> Path:
     pytest.skip(f"the archives of CLINC150 are neither in DISTMETA_DATA nor in {beside}")
 
 
+@pytest.fixture(scope="session")
+def cifar_fs() -> Path:
+    """The folder with CIFAR-FS's archives: in DISTMETA_DATA, or in shared/data beside the repository."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    for base in filter(None, [os.environ.get("DISTMETA_DATA"), str(beside)]):
+        for folder in (Path(base), Path(base, "cifar_fs")):
+            if all((folder / f"{split}.zip").is_file() for split in ("train", "validation", "test")):
+                return folder
+    pytest.skip(f"the CIFAR-FS archives are neither in DISTMETA_DATA nor in {beside}")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 512 KiB."""

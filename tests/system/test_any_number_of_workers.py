@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from integration_helpers import FAMILIES, SINUSOID, UMTRA, assert_same, parameters, result_of, train, untimed
+from image_files import split_folders
+from integration_helpers import FAMILIES, GLYPHS, SINUSOID, UMTRA, assert_same, parameters, result_of, train, untimed
 
 import distmeta
+from distmeta.data.images import build as build_module
+from distmeta.data.images.build import StoreSettings, build_images
+from distmeta.data.images.sources import image_source
 from distmeta.data.partitions import write_partitions
+from distmeta.data.store import EpisodeStore
 from distmeta.tasks import Glyphs
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -55,6 +60,36 @@ def test_same_bits_of_clusters(tmp_path: Path) -> None:
         train(tmp_path / str(workers), base, *settings, f"cluster.workers={workers}")
     assert_same(parameters(tmp_path / "2", 4), parameters(tmp_path / "0", 4))
     assert result_of(tmp_path / "2")["meta_test"] == result_of(tmp_path / "0")["meta_test"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [
+        ("images", 2),
+        pytest.param("cifar_fs", 2, marks=pytest.mark.slow),
+        pytest.param("images", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_same_bits_of_colour_images(
+    kind: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """From a store in several pieces that is mapped, with augmentation; and from a published data set as it lies."""
+    if kind == "images":
+        monkeypatch.setattr(build_module, "WHOLE", 0)
+        monkeypatch.setattr(build_module, "PIECE", 50_000)
+        folders, target = split_folders(tmp_path / "data", images=6), tmp_path / "images.arrow"
+        build_images(image_source(str(folders)), target, StoreSettings((16, 16)))
+        assert len(EpisodeStore.open(target).pieces) > 1
+        root = str(target)
+    else:
+        root = str(request.getfixturevalue("cifar_fs"))
+    tasks = {"kind": kind, "root": root, "size": 16, "ways": 3, "queries": 2, "augment": {"flip": 0.5, "shift": 2}}
+    base = {**GLYPHS, "name": kind, "tasks": tasks, "model": {"kind": "conv4", "filters": 4, "downsample": "pool"}}
+    settings = ["run.steps=3", "run.validate_every=0"]
+    for number in (0, workers):
+        train(tmp_path / str(number), base, *settings, f"cluster.workers={number}")
+    assert_same(parameters(tmp_path / str(workers), 3), parameters(tmp_path / "0", 3))
+    assert result_of(tmp_path / str(workers))["meta_test"] == result_of(tmp_path / "0")["meta_test"]
 
 
 @dataclass(frozen=True)

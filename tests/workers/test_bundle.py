@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from image_files import class_folders
 from users_parts import own_parts_settings
 
 from distmeta import load_config
+from distmeta.data.images import build as build_module
+from distmeta.data.store import EpisodeStore
 from distmeta.errors import ChangedError, DataError
 from distmeta.storage.cache import cache_dir
+from distmeta.tasks import open_family
 from distmeta.workers import bundle as bundles
 from distmeta.workers.bundle import Bundle, Content, check_code, pack, unpack, values_of
+from distmeta.workers.ray.worker import FileServer
 
 STORE = "omniglot-28.arrow"
 BASE = {"tasks": {"kind": "omniglot", "root": "/nowhere"}, "model": {"kind": "conv4"}, "algorithm": {"name": "maml"}}
@@ -128,3 +135,34 @@ def test_parts_of_the_users_own_come_before_the_configuration_that_names_them(tm
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["TokenOptions", "SignOptions", "0.02", "0.25"]
+
+
+def test_a_store_of_several_pieces_and_many_lists_arrives_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the file server's own read, in pieces; the tasks there are the tasks here."""
+    monkeypatch.setattr(build_module, "WHOLE", 0)
+    monkeypatch.setattr(build_module, "PIECE", 10_000)
+    folders = class_folders(tmp_path / "data", {f"c{number}": 4 for number in range(9)})
+    splits = {}
+    for at, split in enumerate(("train", "validation", "test")):
+        splits[split] = str(tmp_path / f"{split}.txt")
+        Path(splits[split]).write_text("".join(f"c{number}\n" for number in range(3 * at, 3 * at + 3)))
+    tasks = {"kind": "images", "root": str(folders), "size": 20, "splits": splits, "ways": 3, "queries": 3}
+    config = load_config({**BASE, "tasks": tasks, "model": {"kind": "conv4", "downsample": "pool"}})
+    bundle = pack(config)
+    assert sorted(bundle.files) == ["images.arrow", "split-test.txt", "split-train.txt", "split-validation.txt"]
+    server = FileServer.__ray_metadata__.modified_class(bundle)
+    monkeypatch.setenv("DISTMETA_CACHE", str(tmp_path / "elsewhere"))
+    moved = unpack(bundle, values_of(config), server.read)
+    for path in splits.values():
+        Path(path).unlink()
+    shutil.rmtree(folders)
+    store = EpisodeStore.open(Path(moved.tasks.model_dump()["root"]))
+    assert len(store.pieces) > 1
+    store.verify()
+    assert Path(moved.tasks.model_dump()["root"]).is_relative_to(tmp_path / "elsewhere")
+    monkeypatch.setenv("DISTMETA_CACHE", str(tmp_path / "none"))
+    batch = open_family(moved, torch.device("cpu")).sample("train", range(5))
+    assert set(store.groups) == {""}
+    assert batch.support["x"].shape == (5, 3, 3, 20, 20)
