@@ -22,6 +22,7 @@ TaskViewer = Callable[[Any, str, Sequence[int]], Iterable[RenderableType]]
 
 VIEWERS: dict[str, str] = {
     "clinc150": "distmeta.cli.text_views:text_tables",
+    "table": "distmeta.cli.table_view:table_tasks",
     "text": "distmeta.cli.text_views:text_tables",
 }
 """``module:function`` of a :data:`TaskViewer` by kind of tasks, where these are better shown in a way of their own."""

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
+from distmeta.cli.main import app
 from distmeta.cli.table_view import MOST_COLUMNS, table_tasks
 from distmeta.tasks.base import Episode
 from distmeta.tasks.table import Table
@@ -44,3 +46,24 @@ def test_rows_are_shown_as_they_stand_in_the_file(tmp_path: Path, monkeypatch: p
     text = shown(Table.Options(**given, target="label", objective="cross_entropy", ways=2), 2)
     assert "a (0)" in text or "a (1)" in text
     assert text.count("support") == 8
+
+
+def test_the_command_shows_tasks_and_says_how_many_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTMETA_CACHE", str(tmp_path / "cache"))
+    lines = [f"m{task},{row},{task + row}" for task in range(30) for row in range(3 if task % 3 else 8)]
+    (tmp_path / "t.csv").write_text("\n".join(["machine,x,y", *lines]))
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        f"tasks: {{kind: table, path: {tmp_path / 't.csv'}, task: machine, target: y, shots: 3, queries: 4}}\n"
+        "model: {kind: mlp}\nalgorithm: {name: maml}\n"
+    )
+    result = CliRunner().invoke(app, ["data", "show", str(config), "--tasks", "1", "--split", "test"])
+    assert result.exit_code == 0, result.output
+    assert "test task 0: m" in result.stdout
+    assert result.stdout.count("support") == 3
+    assert result.stdout.count("query") == 4
+    assert "test tasks have too few rows for an episode and are left out" in " ".join(result.output.split())
+    check = CliRunner().invoke(app, ["data", "check", str(config)])
+    assert "table: " in check.stdout
