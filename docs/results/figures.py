@@ -114,10 +114,11 @@ def peers_table(record: Record) -> str:
 
 
 def baselines_table(record: Record) -> str:
-    """Accuracies of methods without meta-learning, on the same tasks."""
-    rows = [(name, spread(found, True)) for name, found in record["figures"]["accuracy"].items()]
+    """Accuracies or errors of several methods on the same tasks."""
+    measure = "accuracy" if "accuracy" in record["figures"] else "mse"
+    rows = [(name, spread(found, measure == "accuracy")) for name, found in record["figures"][measure].items()]
     made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
-    table = _table(("method", "accuracy"), rows)
+    table = _table(("method", {"mse": "mean squared error"}.get(measure, measure)), rows)
     return f"{table}\n\n`{record['command']}`, {record['figures']['tasks']:,} tasks ({made})"
 
 
