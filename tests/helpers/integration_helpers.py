@@ -68,6 +68,7 @@ SINUSOID: dict[str, Any] = {
 UMTRA: dict[str, Any] = {
     **GLYPHS,
     "name": "umtra",
+    "model": {"kind": "mlp", "hidden": [16]},
     "tasks": {
         "kind": "unlabelled",
         "source": {"kind": "glyphs"},
@@ -76,7 +77,7 @@ UMTRA: dict[str, Any] = {
     },
 }
 TABLE: dict[str, Any] = {**SINUSOID, "name": "table", "tasks": {"kind": "table", **NEEDED["table"]}}
-FAMILIES = {"glyphs": GLYPHS, "sinusoid": SINUSOID, "umtra": UMTRA, "table": TABLE}
+FAMILIES = {"glyphs": GLYPHS, "sinusoid": SINUSOID, "table": TABLE}
 
 
 def configure(base: Mapping[str, Any], *overrides: str) -> Config:

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
     ("family", "workers"),
     [
         ("glyphs", 2),
-        ("umtra", 2),
         ("table", 2),
         pytest.param("glyphs", 3, marks=pytest.mark.slow),
         pytest.param("sinusoid", 1, marks=pytest.mark.slow),
@@ -48,17 +47,19 @@ def test_same_bits(family: str, workers: int, tmp_path: Path, reference: Callabl
     assert untimed(tmp_path) == untimed(expected.folder)
 
 
-def test_same_bits_of_clusters(tmp_path: Path) -> None:
-    source = UMTRA["tasks"]["source"]
-    pool = Glyphs(Glyphs.Options(**source), {}, torch.device("cpu")).pool("train")
-    labels = np.random.default_rng(0).integers(0, 500, (3, len(pool)), dtype=np.int32)
-    write_partitions(tmp_path / "own.partition", labels, {"images": pool.digest})
-    tasks = {**UMTRA["tasks"], "method": "cactus", "partition": str(tmp_path / "own.partition")}
-    base = {**UMTRA, "tasks": tasks}
-    settings = ["run.steps=4", "run.validate_every=0"]
+@pytest.mark.parametrize("method", ["umtra", "cactus"])
+def test_same_bits_without_labels(method: str, tmp_path: Path) -> None:
+    tasks = UMTRA["tasks"]
+    if method == "cactus":
+        pool = Glyphs(Glyphs.Options(**tasks["source"]), {}, torch.device("cpu")).pool("train")
+        labels = np.random.default_rng(0).integers(0, 500, (3, len(pool)), dtype=np.int32)
+        write_partitions(tmp_path / "own.partition", labels, {"images": pool.digest})
+        tasks = {**tasks, "method": method, "partition": str(tmp_path / "own.partition")}
     for workers in (0, 2):
-        train(tmp_path / str(workers), base, *settings, f"cluster.workers={workers}")
-    assert_same(parameters(tmp_path / "2", 4), parameters(tmp_path / "0", 4))
+        settings = ["run.steps=5", f"cluster.workers={workers}"]
+        train(tmp_path / str(workers), {**UMTRA, "tasks": tasks}, *settings)
+    assert_same(parameters(tmp_path / "2", 5), parameters(tmp_path / "0", 5))
+    assert untimed(tmp_path / "2") == untimed(tmp_path / "0")
     assert result_of(tmp_path / "2")["meta_test"] == result_of(tmp_path / "0")["meta_test"]
 
 
