@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEXT_STORE_VERSION = "1"
-_KEY = b"distmeta.texts"
+_KEY, _HASH_KEY = b"distmeta.texts", b"distmeta.texts.sha256"
 _BATCH = 2**14
 """Texts of a record batch; all but the last have so many."""
 
@@ -64,7 +64,10 @@ class TokenStore:
         try:
             with pa.memory_map(str(path)) as source:
                 reader = pa.ipc.open_file(source)
-                known = json.loads((reader.schema.metadata or {})[_KEY])
+                metadata = reader.schema.metadata or {}
+                if sha256(metadata[_KEY]).encode() != metadata[_HASH_KEY]:
+                    raise ValueError("its description does not match the hash it was written with")
+                known = json.loads(metadata[_KEY])
                 if known["version"] != TEXT_STORE_VERSION:
                     raise ValueError(f"it is of version {known['version']}, not {TEXT_STORE_VERSION}")
                 found = [reader.get_batch_with_custom_metadata(i) for i in range(reader.num_record_batches)]
@@ -81,8 +84,10 @@ class TokenStore:
         if any(len(each) != _BATCH for each in tokens[:-1]):
             raise ValueError(f"its pieces have other sizes than {_BATCH:,}")
         of_row, held = np.concatenate(codes), np.concatenate(lengths)
+        if of_row.max() >= len(classes):
+            raise ValueError(f"it has texts of class {of_row.max()}, and {len(classes)} classes")
         counts = np.bincount(of_row, minlength=len(classes)).astype(np.int64)
-        if len(counts) != len(classes) or not counts.all() or held.min() < 0 or held.max() > length:
+        if not counts.all() or held.min() < 0 or held.max() > length:
             raise ValueError("its columns do not fit together")
         groups, splits = known["groups"], known["splits"]
         return cls(
@@ -159,9 +164,10 @@ def write_tokens(path: Path, source: TextSource, index: TextIndex, encoder: Enco
         "groups": index.groups,
         "splits": index.splits,
     }
-    number = pa.int32()
+    number, description = pa.int32(), json.dumps(known).encode()
     schema = pa.schema(
-        {"tokens": pa.list_(number, length), "length": number, "class": number}, {_KEY: json.dumps(known).encode()}
+        {"tokens": pa.list_(number, length), "length": number, "class": number},
+        {_KEY: description, _HASH_KEY: sha256(description)},
     )
     written = 0
     with (

@@ -18,6 +18,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from task_helpers import episodes
 
 from distmeta.core.records import SPLITS
+from distmeta.data.token_store import TokenStore
 from distmeta.data.tokenization import PieceEncoder, padded, restore
 from distmeta.errors import ConfigError, DataError
 from distmeta.tasks import TASKS
@@ -503,3 +504,26 @@ def test_damaged_clinc150_is_refused(clinc, tmp_path, monkeypatch):
     monkeypatch.delenv("DISTMETA_DATA", raising=False)
     with pytest.raises(DataError, match=r"neither tasks\.root nor DISTMETA_DATA is set"):
         family_class.fit(family_class.Options(kind="clinc150"), sizes)
+
+
+def test_damage_anywhere_in_encoded_texts_is_found(table, tmp_path):
+    """Whatever byte has changed, the file is refused, or holds what it held."""
+    family, _ = opened(options(table, length=6))
+    whole, path = family._store.path.read_bytes(), tmp_path / "texts.arrow"
+    everything_held = family._store.tokens(np.arange(CLASSES * EACH))
+    generator = np.random.default_rng(0)
+    refused = 0
+    for position in generator.integers(len(whole), size=300):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(generator.integers(8))
+        path.write_bytes(damaged)
+        try:
+            store = TokenStore.open(path)
+            store.verify()
+        except DataError:
+            refused += 1
+            continue
+        assert np.array_equal(store.tokens(np.arange(CLASSES * EACH)), everything_held)
+        assert store.index.classes == family._store.index.classes
+        assert np.array_equal(store.index.codes, family._store.index.codes)
+    assert refused > 200
