@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
@@ -196,9 +197,17 @@ def _entries(what: Listing) -> Iterator[tuple[str, ...]]:
     kinds: Mapping[str, type[Section]] = TASKS.options if what is Listing.tasks else MODELS.options
     for name, options in kinds.items():
         fields = options.model_fields.items()
-        yield name, ", ".join(f"{key}={info.default}" for key, info in fields if key != "kind")
+        yield name, ", ".join(_setting(key, info) for key, info in fields if key != "kind")
     if what is Listing.models:
         yield "module:package.factory", "any keyword arguments of your own factory"
+
+
+def _setting(key: str, info: FieldInfo) -> str:
+    """A setting with its default; of a section stands what differs from its own defaults."""
+    if info.is_required():
+        return f"{key} (required)"
+    default = info.get_default(call_default_factory=True)
+    return f"{key}={default.model_dump(exclude_defaults=True) if isinstance(default, Section) else default}"
 
 
 def main() -> None:

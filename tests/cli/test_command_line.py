@@ -123,3 +123,10 @@ def test_names_of_settings_change_no_terminal(tmp_path: Path) -> None:
     for overrides in ((), ("run.st\x1b[2Jeps=1",), ("tasks.\u202ex=1",)):
         told = invoke("train", config, *overrides).refused("there is no such setting", code=2)
         assert told.replace("\n", "").isprintable()
+
+
+def test_settings_are_listed_with_their_defaults() -> None:
+    listed = " ".join(invoke("list", "tasks").out.replace("│", " ").split())
+    assert "source (required)" in listed
+    assert "augment={}" in listed
+    assert "Undefined" not in listed
