@@ -27,6 +27,7 @@ from distmeta.data.table_source import (
     ValuePlace,
     find_table,
     is_number,
+    is_numeral,
     is_text,
     numbers,
     ordered,
@@ -115,6 +116,7 @@ class _Build:
         self._widths: dict[str, int] = {}
         self._categories = {each.name: NameCodes() for each in self._features if each.width == 0}
         self._labels = NameCodes()
+        self._odd: dict[str, tuple[ValuePlace, int, str]] = {}  # of columns of text, the first value that is no number
 
     # Columns ------------------------------------------------------------------------------------------------------
 
@@ -254,7 +256,7 @@ class _Build:
             else:
                 indices, names = texts(array, place)
                 coded.append(self._categories[feature.name].add(names)[indices])
-                self._check_categories(feature.name, place, names)
+                self._check_categories(feature.name, place, indices, names)
         if wide:
             found["numbers"] = np.concatenate(wide, 1)
         if coded:
@@ -276,12 +278,16 @@ class _Build:
         if values.shape[1] != width:
             place.refuse(0, f"a list of {values.shape[1]} numbers, where others have {width}; expected one length")
 
-    def _check_categories(self, name: str, place: ValuePlace, names: Sequence[str]) -> None:
+    def _check_categories(self, name: str, place: ValuePlace, rows: NDArray[np.int64], names: Sequence[str]) -> None:
+        if name not in self._odd:
+            first = next((at for at, text in enumerate(names) if not is_numeral(text)), None)
+            if first is not None:
+                self._odd[name] = place, int(np.flatnonzero(rows == first)[0]), names[first]
         count, most = len(self._categories[name]), self._columns.most_categories
         if count <= most:
             return
         known = self._categories[name].names
-        odd = [each for each in known if not _is_numeral(each)]
+        odd = [each for each in known if not is_numeral(each)]
         hint = f" (if it should be numbers: {shown(odd[0])} is none)" if 0 < len(odd) < len(known) / 2 else ""
         raise DataError(
             f"{place.file}, column {shown(name)}: more than {most} different texts, for example "
@@ -292,9 +298,8 @@ class _Build:
     def _array(self, name: str, like: NDArray[Any]) -> np.memmap[Any, Any]:
         if name not in self._arrays:
             shape = (int(self._counts.sum()), like.shape[1])
-            with (self._folder / name).open(
-                "wb"
-            ) as file:  # a full disk is an error now, and a crash of a mapping later
+            # A full disk is an error now, and a crash of a mapping later.
+            with (self._folder / name).open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, max(1, shape[0] * shape[1] * like.itemsize))
             self._arrays[name] = np.memmap(self._folder / name, like.dtype, "r+", shape=shape)
         return self._arrays[name]
@@ -303,6 +308,12 @@ class _Build:
 
     def sort(self) -> None:
         """Number categories and classes in ascending order; put a task's rows in the order that is asked for."""
+        for name, (place, at, odd) in self._odd.items():
+            known = self._categories[name].names
+            if name not in self._columns.categories and 2 * sum(map(is_numeral, known)) > len(known):
+                place.refuse(
+                    at, f"{shown(odd)} is text, and most are numbers; mend it, or name the column in tasks.categories"
+                )
         self._known = {name: codes.ranked() for name, codes in self._categories.items()}
         self._classes, ranks = self._labels.ranked()
         ends = np.cumsum(self._counts)
@@ -351,14 +362,6 @@ class _Build:
         if time.monotonic() - self._said > SAY_EVERY:
             self._said = time.monotonic()
             log.info("reading the table: %s rows (%s)", f"{rows:,}", what)
-
-
-def _is_numeral(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def open_table(place: str, columns: TableColumns) -> TableStore:

@@ -258,8 +258,10 @@ def numbers(array: Any, place: ValuePlace) -> NDArray[np.float64]:
         if array.null_count:
             place.refuse(_first(array.is_null()) // max(width, 1), "there is a gap in the list")
     if not is_number(array.type):
-        text = is_text(array.type)
-        place.refuse(0, f"{shown(array[0].as_py())} is {'text' if text else str(array.type)}, where numbers are wanted")
+        kind = "text" if is_text(array.type) else str(array.type)
+        values = array.to_pylist()
+        at = next((at for at, value in enumerate(values) if not is_numeral(str(value))), 0)
+        place.refuse(at, f"{shown(values[at])} is {kind}, where numbers are wanted")
     plain = array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array
     values = _numpy(plain.cast(pa.float64(), safe=False)).reshape(-1, width)
     finite = np.isfinite(values)
@@ -312,6 +314,19 @@ def is_number(kind: Any) -> bool:
 
     checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
     return any(check(kind) for check in checks)
+
+
+def is_numeral(text: str) -> bool:
+    """Whether a text is a number.
+
+    >>> is_numeral("1.5e3"), is_numeral("n/k")
+    (True, False)
+    """
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_text(kind: Any) -> bool:

@@ -318,6 +318,11 @@ PLAIN = [float(number) for number in range(COUNT)]
         ({}, {"target": "z"}, r"t\.\w+ has no column 'z'"),
         ({}, {"features": ["x", "y"]}, r"tasks\.features names 'y', which is the task or the target"),
         ({"x": with_one(PLAIN, 7, 1e300)}, {"splits": ALL_BUT_TWO}, r"the column 'x' has numbers too large"),
+        (
+            {"x": with_one([str(number % 9) for number in range(COUNT)], 9, "n/k")},
+            {"features": "x"},
+            r"t\.\w+, row 10, column 'x': 'n/k' is text, and most are numbers; .* name the column in tasks\.categories",
+        ),
         ({}, {"order": "z"}, r"t\.\w+ has no column 'z'"),
         ({}, {"splits": {"column": "z"}}, r"t\.\w+ has no column 'z'"),
         ({}, {"splits": {"column": "kind"}}, r"the column 'kind' has '\w+' for the task 'site-\d\d'; expected train"),
@@ -334,7 +339,11 @@ PLAIN = [float(number) for number in range(COUNT)]
             {"features": "x"},
             r"column 'x': more than 64 different texts, .*'n/k'",
         ),
-        ({"y": with_one(map(str, PLAIN), 9, "n/k")}, {}, r"column 'y': .* is text, where numbers are wanted"),
+        (
+            {"y": with_one(map(str, PLAIN), 9, "n/k")},
+            {},
+            r"t\.\w+, row 10, column 'y': 'n/k' is text, where numbers are wanted",
+        ),
         ({"site": with_one(["a"] * COUNT, 5, None)}, {}, r"t\.\w+, row 6, column 'site': there is no value"),
         (
             {"label": ["a"] * COUNT},
