@@ -23,7 +23,8 @@ import records  # noqa: E402
 from figures import metric  # noqa: E402
 
 RECORDS = records.read_records()
-DATA = "tasks.root=PATH_TO_OMNIGLOT"
+DATA = {"tasks.root=PATH_TO_OMNIGLOT": "omniglot", "tasks.root=PATH_TO_CLINC150": "clinc"}
+"""Fixtures that give the folder of a command's data."""
 
 Measured = Mapping[str, Any]
 
@@ -70,8 +71,7 @@ def trained(request: pytest.FixtureRequest, folder: Path) -> Callable[[str], Mea
 
     def measured(name: str) -> Measured:
         words = shlex.split(RECORDS[name]["command"])
-        if DATA in words:
-            words[words.index(DATA)] = f"tasks.root={request.getfixturevalue('omniglot')}"
+        words = [f"tasks.root={request.getfixturevalue(DATA[word])}" if word in DATA else word for word in words]
         run = folder / name
         if not (run / "result.json").exists():
             command = [sys.executable, "-m", *words, "--run-dir", str(run), *(["--resume"] if run.exists() else [])]
