@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import adaptive_avg_pool2d
 
 from distmeta.config.schema import Config
 from distmeta.config.sections import TaskOptions
@@ -34,6 +35,9 @@ PIXELS = "pixels"
 
 COMPONENTS = 64
 """Principal components of the pixels."""
+
+SIDE = 32
+"""Pixels along each side, at most: the covariance of more would fill the memory."""
 
 NamedProgress = Callable[[str, int, int], None]
 """Called with what is counted, the number done, and their total."""
@@ -87,7 +91,7 @@ def make_partitions(
         images: torch.Tensor = opened.images(pool, places)
         return images
 
-    compute = (lambda images: images.flatten(1)) if embedding == PIXELS else Embedding(learner)
+    compute = pixels_of if embedding == PIXELS else Embedding(learner)
     embedded = embed(compute, fetch, len(pool), seed, lambda done, total: progress("images", done, total))
     if embedding == PIXELS:
         embedded, source = whitened(embedded, COMPONENTS), {"pixels": str(COMPONENTS)}
@@ -99,6 +103,16 @@ def make_partitions(
     made_of = {"images": pool.digest, "data": pool.data, "seed": str(seed), "clusters": str(clusters), **source}
     write_partitions(Path(out), labels, made_of)
     return Path(out)
+
+
+def pixels_of(images: torch.Tensor) -> torch.Tensor:
+    """Pixels (N, D) of images (N, C, H, W); sides of more than ``SIDE`` are averaged down to it.
+
+    >>> pixels_of(torch.ones(2, 3, 84, 28)).shape
+    torch.Size([2, 2688])
+    """
+    height, width = (min(side, SIDE) for side in images.shape[-2:])
+    return adaptive_avg_pool2d(images, (height, width)).flatten(1)
 
 
 def images_of(config: Config) -> ImageOptions:
