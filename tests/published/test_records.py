@@ -23,7 +23,11 @@ import records  # noqa: E402
 from figures import metric  # noqa: E402
 
 RECORDS = records.read_records()
-DATA = {"tasks.root=PATH_TO_OMNIGLOT": "omniglot", "tasks.root=PATH_TO_CLINC150": "clinc"}
+DATA = {
+    "tasks.root=PATH_TO_OMNIGLOT": "omniglot",
+    "tasks.source.root=PATH_TO_OMNIGLOT": "omniglot",
+    "tasks.root=PATH_TO_CLINC150": "clinc",
+}
 """Fixtures that give the folder of a command's data."""
 
 Measured = Mapping[str, Any]
@@ -71,7 +75,10 @@ def trained(request: pytest.FixtureRequest, folder: Path) -> Callable[[str], Mea
 
     def measured(name: str) -> Measured:
         words = shlex.split(RECORDS[name]["command"])
-        words = [f"tasks.root={request.getfixturevalue(DATA[word])}" if word in DATA else word for word in words]
+        words = [
+            f"{word.partition('=')[0]}={request.getfixturevalue(DATA[word])}" if word in DATA else word
+            for word in words
+        ]
         run = folder / name
         if not (run / "result.json").exists():
             command = [sys.executable, "-m", *words, "--run-dir", str(run), *(["--resume"] if run.exists() else [])]
