@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from image_files import COUNTS, class_folders, contents, encoded, picture, split_folders
 from task_helpers import episodes, flat
 
+import distmeta
 from distmeta.core.records import SPLITS
 from distmeta.errors import ConfigError, DataError
 from distmeta.tasks import TASKS
@@ -219,3 +221,23 @@ def test_the_split_of_cub_goes_by_order(made_up_images: Path) -> None:
     assert numbers["train"] == [n for n in range(24) if n % 2 == 0]
     assert numbers["validation"] == [n for n in range(24) if n % 4 == 1]
     assert numbers["test"] == [n for n in range(24) if n % 4 == 3]
+
+
+def test_a_trained_model_knows_the_size_without_the_data(folders: Path, tmp_path: Path) -> None:
+    """Where the settings do not say it, it was found as the run began."""
+    root = tmp_path / "data"
+    shutil.copytree(folders, root)
+    config = {
+        "name": "own",
+        "tasks": {"kind": "images", "root": str(root), "ways": 3, "queries": 2},
+        "model": {"kind": "conv4", "filters": 4},
+        "algorithm": {"name": "protonet"},
+        "run": {"steps": 1, "meta_batch": 2, "device": "cpu"},
+        "evaluation": {"tasks": 2},
+    }
+    for _ in distmeta.train(distmeta.load_config(config), str(tmp_path / "run")):
+        pass
+    shutil.rmtree(root)
+    learner = distmeta.load(str(tmp_path / "run"))
+    model = learner.adapt(torch.rand(3, 3, 20, 20), torch.arange(3))
+    assert model.predict(torch.rand(4, 3, 20, 20)).shape == (4, 3)
