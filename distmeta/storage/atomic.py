@@ -25,7 +25,7 @@ Guard = Callable[[], AbstractContextManager[None]]
 PARTIAL = ".partial-"
 """What temporary names begin with."""
 
-_FOREIGN_LIFETIME = 24 * 3600.0  # seconds after which another host's temporary is taken for abandoned
+_FOREIGN_LIFETIME = 24 * 3600.0  # seconds after which what another host's processes write is taken for abandoned
 
 
 @contextmanager
@@ -59,11 +59,21 @@ def _token(pid: int) -> str:
     return uuid.uuid4().hex[:8]
 
 
+@functools.cache
+def process_space() -> str:
+    """Where process numbers mean what they do here: the host, and the namespace of a container."""
+    try:
+        namespace = f".{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        namespace = ""
+    return socket.gethostname() + namespace
+
+
 @contextmanager
 def temporary(folder: Path) -> Iterator[Path]:
     """A name for a file or folder that says who writes it; what is there at the end is removed."""
     pid = os.getpid()
-    path = folder / f"{PARTIAL}{pid}-{_token(pid)}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
+    path = folder / f"{PARTIAL}{pid}-{_token(pid)}-{uuid.uuid4().hex[:8]}-{process_space()}"
     try:
         yield path
     finally:
@@ -80,7 +90,7 @@ def remove_abandoned(folder: Path) -> None:
 
 def _abandoned(path: Path) -> bool:
     match = re.fullmatch(r"(\d+)-(\w+)-\w+-(.*)", path.name.removeprefix(PARTIAL))
-    if match is None or match[3] != socket.gethostname():
+    if match is None or match[3] != process_space():
         return time.time() - path.lstat().st_mtime > _FOREIGN_LIFETIME
     pid = int(match[1])
     if pid == os.getpid():

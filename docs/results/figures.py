@@ -122,9 +122,7 @@ def baselines_table(record: Record) -> str:
     return f"{table}\n\n`{record['command']}`, {record['figures']['tasks']:,} tasks ({made})"
 
 
-def block(
-    what: str, records: Mapping[str, Record], published: Published, others: Mapping[str, Record] | None = None
-) -> str:
+def block(what: str, records: Mapping[str, Record], published: Published, others: Mapping[str, Record]) -> str:
     """What stands between a pair of markers on lines of their own.
 
     Args:
@@ -140,7 +138,7 @@ def block(
     kind, _, name = what.partition(" ")
     tables = {"sweep": sweep_table, "peers": peers_table, "baselines": baselines_table}
     if kind in tables:
-        return tables[kind]((others or {})[name])
+        return tables[kind](others[name])
     if kind == "printed":
         return printed(records[name], name)
     if kind == "algorithm":

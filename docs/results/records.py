@@ -92,14 +92,10 @@ def keep(
     result = directory.read_result()
     config = migrated(yaml.safe_load(directory.read_config()), CONFIG_MIGRATIONS)
     _check_command(command, config)
-    ended = datetime.fromtimestamp((run / RESULT).stat().st_mtime, tz=timezone.utc)
     here = checked_out() if evaluations or commit is None else ""
     record = {
         "command": command,
-        "commit": commit or here,
-        "date": f"{ended:%Y-%m-%d}",
-        "machine": machine(),
-        "torch": torch.__version__,
+        **_made(run / RESULT, commit or here),
         "algorithm": config["algorithm"]["name"],
         "in_process": config["cluster"]["workers"] == 0,
         **({} if elapsed is None else {"elapsed": elapsed}),
@@ -118,11 +114,9 @@ def keep(
 def keep_sweep(sweep: Path, name: str, command: str, elapsed: float, folder: Path = RECORDS) -> Path:
     """Make a sweep's results a record; arguments and errors are as of :func:`keep`."""
     _check_name(name)
-    words = shlex.split(command)
-    if words[:2] != ["distmeta", "tune"] or len(words) < 3 or any(word.startswith("-") for word in words):
-        raise ValueError(f"expected 'distmeta tune SWEEP [KEY=VALUE]...' without options, got {command!r}")
+    file, overrides = _words_of(command, "tune", "SWEEP")
     home = Storage.at(sweep)
-    check_same_sweep(home.read_bytes(SWEEP).decode(), dump_sweep(load_sweep(ROOT / words[2], words[3:])))
+    check_same_sweep(home.read_bytes(SWEEP).decode(), dump_sweep(load_sweep(file, overrides)))
     found = read_results(home)
     if found is None:
         raise ValueError(f"{sweep}: the sweep has not ended")
@@ -140,18 +134,17 @@ def keep_benchmark(figures: Path, name: str, command: str, folder: Path = RECORD
 
 
 def _keep_other(name: str, left: Path, folder: Path, **fields: Any) -> Path:
-    ended = datetime.fromtimestamp(left.stat().st_mtime, tz=timezone.utc)
-    record = {
-        "commit": checked_out(),
-        "date": f"{ended:%Y-%m-%d}",
-        "machine": machine(),
-        "torch": torch.__version__,
-        **fields,
-    }
+    record = {**_made(left, checked_out()), **fields}
     file = folder / OTHERS / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(to_json(record, indent=2) + "\n", encoding="utf-8")
     return file
+
+
+def _made(left: Path, commit: str) -> dict[str, str]:
+    """When, where and with what a file was left."""
+    ended = datetime.fromtimestamp(left.stat().st_mtime, tz=timezone.utc)
+    return {"commit": commit, "date": f"{ended:%Y-%m-%d}", "machine": machine(), "torch": torch.__version__}
 
 
 def _check_name(name: str) -> None:
@@ -176,13 +169,19 @@ def checked_out() -> str:
 
 
 def _check_command(command: str, config: Mapping[str, Any]) -> None:
-    words = shlex.split(command)
-    if words[:2] != ["distmeta", "train"] or len(words) < 3 or any(word.startswith("-") for word in words):
-        raise ValueError(f"expected 'distmeta train CONFIG [KEY=VALUE]...' without options, got {command!r}")
-    made = written_values(distmeta.load_config(ROOT / words[2], words[3:]))
+    file, overrides = _words_of(command, "train", "CONFIG")
+    made = written_values(distmeta.load_config(file, overrides))
     wrong = [text for key, text in differences(made, config).items() if key not in _ELSEWHERE]
     if wrong:
         raise ValueError(f"{command!r} makes another run than this one: " + "; ".join(wrong))
+
+
+def _words_of(command: str, verb: str, what: str) -> tuple[Path, list[str]]:
+    """The file that a command names, and its overrides."""
+    words = shlex.split(command)
+    if words[:2] != ["distmeta", verb] or len(words) < 3 or any(word.startswith("-") for word in words):
+        raise ValueError(f"expected 'distmeta {verb} {what} [KEY=VALUE]...' without options, got {command!r}")
+    return ROOT / words[2], words[3:]
 
 
 def read_records(folder: Path = RECORDS) -> dict[str, Record]:
@@ -206,9 +205,7 @@ def read_published(folder: Path = RECORDS) -> Published:
     return published
 
 
-def rewrite(
-    text: str, records: Mapping[str, Record], published: Published, others: Mapping[str, Record] | None = None
-) -> str:
+def rewrite(text: str, records: Mapping[str, Record], published: Published, others: Mapping[str, Record]) -> str:
     """A document with the records' figures between its markers.
 
     Raises:

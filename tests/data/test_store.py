@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from distmeta.data import store as store_module
 from distmeta.data.store import EpisodeStore, write_store
 from distmeta.errors import DataError
+from distmeta.storage.atomic import process_space
 from distmeta.storage.cache import build_once, cache_dir, written_whole
 
 CLASSES = ["b", "a", "b", "c", "a", "b"]
@@ -134,7 +134,7 @@ def test_an_interrupted_build_can_be_built_again(tmp_path):
         build_once(target, interrupted)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (target.parent / f".partial-{dead.pid}-abc-def-{socket.gethostname()}").write_bytes(b"left by a kill")
+    (target.parent / f".partial-{dead.pid}-abc-def-{process_space()}").write_bytes(b"left by a kill")
     build_once(target, lambda path: path.write_text("whole") and None)
     assert target.read_text() == "whole"
     assert {file.name for file in target.parent.iterdir()} <= {"x", "x.lock"}

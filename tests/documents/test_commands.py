@@ -32,7 +32,10 @@ def test_what_a_command_configures(verb: str, rest: str) -> None:
     config, *words = shlex.split(rest.rstrip('"'), comments=True)
     overrides = [word for word in words if re.match(r"[a-z][\w.]*=", word)]
     load = load_sweep if verb == "tune" else distmeta.load_config
-    load(ROOT / config, overrides)
+    try:
+        load(ROOT / config, overrides)
+    except distmeta.DistmetaError as error:
+        pytest.fail(f"distmeta {verb} {rest}: {error}")
 
 
 def test_there_are_commands() -> None:

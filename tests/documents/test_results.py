@@ -293,32 +293,32 @@ def test_training_in_words() -> None:
 
 def test_tables() -> None:
     kept = {"a": record(ACCURATE), "b": record(ERROR, algorithm="reptile")}
-    table = block("records", kept, {"b": {"figure": "0.3", "source": "[p](https://p.invalid)"}}).splitlines()
+    table = block("records", kept, {"b": {"figure": "0.3", "source": "[p](https://p.invalid)"}}, {}).splitlines()
     assert len(table) == 4
     assert table[1] == "|---|---|---|---|---|"
     assert table[2].endswith("| 600 | none | 1:15, 1,234 tasks/s, 2 workers |")
     assert "| 0.3 ([p](https://p.invalid)) |" in table[3]
-    assert block("conditions", kept, {}).splitlines()[2] == (
+    assert block("conditions", kept, {}, {}).splitlines()[2] == (
         "| [a](results/a.json) | abc1234 | 2026-01-02 | 2 CPU cores | 2.13.0 |"
     )
-    assert len(block("algorithm reptile", kept, {}).splitlines()) == 5
-    assert block("algorithm anil", kept, {}) == "There is no figure of ours yet."
-    assert "│ accuracy, transductive │ 93.14 % │" in block("printed a", kept, {})
+    assert len(block("algorithm reptile", kept, {}, {}).splitlines()) == 5
+    assert block("algorithm anil", kept, {}, {}) == "There is no figure of ours yet."
+    assert "│ accuracy, transductive │ 93.14 % │" in block("printed a", kept, {}, {})
 
 
 def test_markers_stay_and_what_is_between_them_changes() -> None:
     kept = {"a": record(ACCURATE)}
     text = "Up to **<!-- result: a.accuracy -->1 %<!-- /result -->** and <!-- result: a.loss --><!-- /result -->.\n"
-    once = records.rewrite(text, kept, {})
+    once = records.rewrite(text, kept, {}, {})
     assert once == (
         "Up to **<!-- result: a.accuracy -->93.14 ± 0.43 %<!-- /result -->** and "
         "<!-- result: a.loss -->0.200 ± 0.010<!-- /result -->.\n"
     )
-    assert records.rewrite(once, kept, {}) == once
+    assert records.rewrite(once, kept, {}, {}) == once
     text = "<!-- results: algorithm anil -->\nold\n<!-- /results -->\n"
-    once = records.rewrite(text, kept, {})
+    once = records.rewrite(text, kept, {}, {})
     assert once == "<!-- results: algorithm anil -->\n\nThere is no figure of ours yet.\n\n<!-- /results -->\n"
-    assert records.rewrite(once, kept, {}) == once
+    assert records.rewrite(once, kept, {}, {}) == once
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_markers_stay_and_what_is_between_them_changes() -> None:
 )
 def test_wrong_markers_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        records.rewrite(text, {"a": record(ACCURATE)}, {})
+        records.rewrite(text, {"a": record(ACCURATE)}, {}, {})
 
 
 def test_baselines_are_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

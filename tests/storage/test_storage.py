@@ -13,6 +13,7 @@ import pyarrow.fs
 import pytest
 
 from distmeta.errors import StorageError
+from distmeta.storage.atomic import process_space
 from distmeta.storage.files import Storage
 
 
@@ -122,9 +123,10 @@ def test_remote_folder_gets_its_manifest_last(remote_storage: Storage) -> None:
 def test_temporaries_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host, old = socket.gethostname(), 10**9
-    gone = [f".partial-{dead.pid}-abc-def-{host}", f".partial-{os.getpid()}-other-def-{host}", ".partial-x"]
-    stay = [f".partial-{os.getppid()}-abc-def-{host}", f".partial-{dead.pid}-abc-def-elsewhere"]
+    here, old = process_space(), 10**9
+    gone = [f".partial-{dead.pid}-abc-def-{here}", f".partial-{os.getpid()}-other-def-{here}", ".partial-x"]
+    stay = [f".partial-{os.getppid()}-abc-def-{here}", f".partial-{dead.pid}-abc-def-elsewhere"]
+    stay.append(f".partial-{dead.pid}-abc-def-{socket.gethostname()}.1")  # of a container of the same name
     for name in gone + stay:
         (tmp_path / name).mkdir()
     os.utime(tmp_path / ".partial-x", (old, old))
