@@ -255,7 +255,8 @@ def _title(name: str, measured: Mapping[str, Any]) -> str:
     metric = described(name)
     unit = value.get("unit", "")
     told = "" if unit in UNTOLD or unit == FRACTION else f" ({unit})"
-    better = {True: " ↑", False: " ↓"}.get(value.get("higher_is_better"), "")
+    known = metric.higher_is_better if metric else None  # results of older versions do not say
+    better = {True: " ↑", False: " ↓", None: ""}[value.get("higher_is_better", known)]
     return (metric.title if metric else NAMES.get(plain, plain)) + told + way + better
 
 

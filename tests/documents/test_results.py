@@ -303,7 +303,7 @@ def test_tables() -> None:
     )
     assert len(block("algorithm reptile", kept, {}, {}).splitlines()) == 5
     assert block("algorithm anil", kept, {}, {}) == "There is no figure of ours yet."
-    assert "│ accuracy, transductive │ 93.14 % │" in block("printed a", kept, {}, {})
+    assert "│ accuracy, transductive ↑ │ 93.14 % │" in block("printed a", kept, {}, {})
 
 
 def test_markers_stay_and_what_is_between_them_changes() -> None:
