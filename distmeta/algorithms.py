@@ -13,9 +13,9 @@ from pydantic import create_model
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.config.problems import choose
 from distmeta.config.schema import Config
-from distmeta.config.sections import AlgorithmOptions
+from distmeta.config.sections import AlgorithmOptions, SizeRange
 from distmeta.estimators import ESTIMATORS
-from distmeta.objectives import Objective, objective_name, objective_of
+from distmeta.objectives import Objective, objective_name, objective_of, open_objective
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,32 @@ def check(config: Config) -> None:
             "set tasks.ways"
         )
     _check_differentiation(config)
+    _check_inner(config, objective)
     _check_outer(config, objective)
     ways = getattr(config.tasks, "ways", None)
+    if adaptation.needs_head and isinstance(ways, SizeRange):
+        raise ValueError(
+            f"tasks.ways is drawn from {ways.min} to {ways.max} for every meta-step, but the network's head has one "
+            "output for each way; give one number, or use an algorithm without a head such as protonet"
+        )
     if adaptation.needs_head and config.evaluation.ways != ways:
         raise ValueError(
             f"evaluation.ways = {config.evaluation.ways} differs from tasks.ways = {ways}, but the network's head has "
             "one output for each training way; set them equal, or use an algorithm without a head such as protonet"
+        )
+
+
+def _check_inner(config: Config, objective: Objective) -> None:
+    """Refuse an inner objective that is about other targets than the outer one."""
+    setting = getattr(config.algorithm, "inner_objective", None)
+    if setting is None:
+        return
+    inner = open_objective(setting, "algorithm.inner_objective")
+    if inner.classes != objective.classes:
+        kinds = ["class indices" if each.classes else "numbers" for each in (inner, objective)]
+        raise ValueError(
+            f"algorithm.inner_objective = {objective_name(setting)} is about {kinds[0]}, and tasks.objective = "
+            f"{objective_name(config.tasks.objective)} about {kinds[1]}; they take the same targets"
         )
 
 

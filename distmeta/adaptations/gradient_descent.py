@@ -20,7 +20,7 @@ from distmeta.core.philox import Purpose, uniform, words
 from distmeta.core.records import inputs_of
 from distmeta.errors import ConfigError
 from distmeta.models.base import Network
-from distmeta.objectives import Objective
+from distmeta.objectives import Objective, open_objective
 
 RATES = "rates/"
 """Prefix of learned inner rates in a :data:`~distmeta.core.layout.Meta`."""
@@ -34,7 +34,8 @@ class GradientDescent:
 
     ``adapt`` says which parameters a task changes; the others keep their meta-learned values. ``learned_rates`` makes
     the rate a meta-parameter of its own, one for each tensor or one for each element (Meta-SGD); its outer learning
-    rate is ``outer.lr_meta``. The inner optimizer starts afresh in every task.
+    rate is ``outer.lr_meta``. The inner optimizer starts afresh in every task. ``inner_objective`` makes the inner loss
+    another one than that of the query set.
 
     Sources: Finn, Abbeel, Levine, ICML 2017 (MAML, equation 1); Raghu et al., ICLR 2020 (ANIL, ``adapt: head``);
     Li et al. 2017 (Meta-SGD, equation 2, ``learned_rates: per_element``).
@@ -49,6 +50,8 @@ class GradientDescent:
         self.options = options
         self.network = network
         self.objective = objective
+        own = options.inner_objective
+        self.inner_objective = objective if own is None else open_objective(own, "algorithm.inner_objective")
         self.names = _select(options, network)
         self.optimizer = _optimizer(options)
 
@@ -76,7 +79,7 @@ class GradientDescent:
     def loss(self, params: Params, meta: Meta, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean loss of these examples, and their outputs."""
         outputs = self.predict(meta, params, batch)
-        return self.objective.loss(outputs, batch.data), outputs
+        return self.inner_objective.loss(outputs, batch.data), outputs
 
     def update(self, params: Params, state: Any, gradient: Params, meta: Meta, step: int) -> tuple[Params, Any]:
         """One step of the inner optimizer."""

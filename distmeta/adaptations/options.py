@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from distmeta.config.sections import AdaptationOptions, PositiveFloat
+from distmeta.config.sections import AdaptationOptions, ObjectiveSetting, PositiveFloat
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -18,7 +18,8 @@ class GradientDescentOptions(AdaptationOptions):
     ``inner_batch`` examples are used in each step, ``null`` for the whole support set. ``adapt`` is ``all``,
     ``head``, or one or several patterns of parameter names (``*`` matches anything). The head is the layer that makes
     the outputs, or the submodule that ``head`` names. ``inner_momentum`` belongs to
-    the optimizer ``momentum``; ``inner_betas`` and ``inner_eps`` belong to ``adam``.
+    the optimizer ``momentum``; ``inner_betas`` and ``inner_eps`` belong to ``adam``. ``inner_objective`` is the loss
+    that adaptation descends on, a name or a section like ``tasks.objective``, where it is not the latter.
     """
 
     iterative: ClassVar[bool] = True
@@ -34,6 +35,7 @@ class GradientDescentOptions(AdaptationOptions):
     inner_batch: PositiveInt | None = None
     adapt: str | list[str] = "all"
     head: str | None = None
+    inner_objective: ObjectiveSetting | None = None
     learned_rates: Literal["none", "per_tensor", "per_element"] = "none"
 
     @model_validator(mode="after")

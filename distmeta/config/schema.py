@@ -26,6 +26,7 @@ from distmeta.config.sections import (
     RunOptions,
     Section,
     Seed,
+    SizeRange,
     TaskOptions,
 )
 from distmeta.core.secrets import masked
@@ -52,6 +53,11 @@ class Config(Section):
         for name, size in sizes.items():
             if size is None and getattr(evaluation, name) is not None:
                 raise ValueError(f"evaluation.{name} has no meaning for tasks.kind = {self.tasks.kind}; leave it out")
+            if isinstance(size, SizeRange) and getattr(evaluation, name) is None:
+                raise ValueError(
+                    f"tasks.{name} is drawn for every meta-step, and validation and test tasks are all of one size; "
+                    f"set evaluation.{name} to a number"
+                )
         steps = getattr(self.algorithm, "inner_steps", None)
         if steps is None and evaluation.inner_steps is not None:
             raise ValueError(

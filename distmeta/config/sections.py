@@ -65,6 +65,49 @@ class Section(BaseModel):
         return mask(super().__str__())
 
 
+class SizeRange(Section):
+    """A size of tasks that is drawn anew for every meta-step: from ``min`` to ``max``, each number as likely."""
+
+    min: Examples
+    max: Examples
+
+    @model_validator(mode="after")
+    def _check_order(self) -> SizeRange:
+        if self.min > self.max:
+            raise ValueError(f"min = {self.min} is more than max = {self.max}")
+        return self
+
+
+class WaysRange(SizeRange):
+    """Classes of tasks that are drawn anew for every meta-step: from ``min`` to ``max``, each number as likely."""
+
+    min: Annotated[int, Field(ge=2)]
+
+
+def _by_section(value: Any) -> str:
+    return "section" if isinstance(value, Mapping | SizeRange) else "number"
+
+
+DrawnShots = Annotated[
+    Annotated[Examples, Tag("number")] | Annotated[SizeRange, Tag("section")], Discriminator(_by_section)
+]
+"""Support examples of a class or task: a number, or a range to draw from for every meta-step."""
+
+DrawnWays = Annotated[
+    Annotated[int, Field(ge=2), Tag("number")] | Annotated[WaysRange, Tag("section")], Discriminator(_by_section)
+]
+"""Classes of a task, likewise."""
+
+
+def limits(size: int | SizeRange) -> tuple[int, int]:
+    """The least and the most of a size.
+
+    >>> limits(5), limits(SizeRange(min=1, max=3))
+    ((5, 5), (1, 3))
+    """
+    return (size.min, size.max) if isinstance(size, SizeRange) else (size, size)
+
+
 class ObjectiveOptions(Section):
     """Settings that every objective has; objectives add their own."""
 

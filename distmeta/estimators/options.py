@@ -34,6 +34,11 @@ class DisplacementOptions(EstimatorOptions):
                 f"algorithm.adapt = {options.adapt!r} with the displacement estimator would never train the other "
                 "parameters, which do not move within a task; use adapt: all, or the exact or first_order estimator"
             )
+        if options.inner_objective is not None:
+            return (
+                "algorithm.inner_objective has no use under the displacement estimator, which knows no loss but that "
+                "of the inner steps; set tasks.objective, or use the exact or first_order estimator"
+            )
         if options.learned_rates != "none":
             return (
                 "algorithm.learned_rates has no meta-gradient under the displacement estimator; use the exact or "

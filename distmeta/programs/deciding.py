@@ -75,6 +75,7 @@ class Facts:
         iterative: whether adaptation goes by steps.
         activations: bytes of one task's activations in a forward pass, the mean over those of a meta-gradient.
         no_compiler: why there is no C++ compiler; ``None`` where there is one.
+        shapes: sizes that training tasks have, each of which is recorded or compiled by itself.
     """
 
     device: str
@@ -82,6 +83,7 @@ class Facts:
     iterative: bool
     activations: int
     no_compiler: str | None
+    shapes: int = 1
 
 
 def decide(config: Config, facts: Facts, *, training: bool = True) -> Plan:
@@ -90,8 +92,8 @@ def decide(config: Config, facts: Facts, *, training: bool = True) -> Plan:
     - ``layers``: ``native`` on a CPU with a C++ compiler, ``products`` on CUDA, in networks that have such layers.
     - ``differentiation``: ``mixed`` beyond ``MIXED_REPAYS`` inner steps.
     - ``chunk``: the largest divisor of a shard that keeps to ``ACTIVATIONS``; the whole shard on CUDA.
-    - ``compile``: ``graph`` from ``GRAPH_REPAYS`` chunks in the whole run, ``inductor`` from ``INDUCTOR_REPAYS`` tasks;
-      ``none`` where a whole adaptation is too long to be recorded.
+    - ``compile``: ``graph`` from ``GRAPH_REPAYS`` chunks in the whole run, ``inductor`` from ``INDUCTOR_REPAYS`` tasks,
+      both of each size that tasks have; ``none`` where a whole adaptation is too long to be recorded.
     - ``precision``: ``float32``.
 
     Without training it counts the tasks of the meta-test, and is ``graph`` at most: measurements are never compiled.
@@ -123,7 +125,7 @@ def _layers(facts: Facts, precision: Precision) -> Layers:
 
 
 def _compile(config: Config, facts: Facts, steps: int, chunk: int, training: bool) -> Compile:
-    tasks = config.run.steps * config.run.meta_batch if training else config.evaluation.tasks
+    tasks = config.run.steps * config.run.meta_batch // facts.shapes if training else config.evaluation.tasks
     if tasks < GRAPH_REPAYS * chunk or steps > LONGEST_GRAPH:
         return "none"
     if not training or tasks < INDUCTOR_REPAYS or (facts.device == "cpu" and facts.no_compiler):

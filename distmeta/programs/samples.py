@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -57,14 +57,20 @@ class Samples:
         self._kept: dict[tuple[Split, tuple[int, ...]], dict[str, Any]] = {}
 
     def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
-        """Sample the tasks of these shards in the background, all at once, which costs little more than one of them."""
+        """Sample the tasks of these shards in the background.
+
+        All of one size at once, which costs little more than one shard of them.
+        """
         with self._sampling:
             keys = ((split, tuple(ids)) for ids in shards[:AHEAD])
             wanted = [ids for _, ids in (key for key in keys if key not in self._ahead and key not in self._kept)]
-            if wanted:
-                job = self._sampler.submit(self._family.sample, split, [task for ids in wanted for task in ids])
-                firsts = accumulate(map(len, wanted), initial=0)
-                self._ahead |= {(split, ids): (job, first) for ids, first in zip(wanted, firsts, strict=False)}
+            alike: dict[Episode, list[tuple[int, ...]]] = {}
+            for ids in wanted:
+                alike.setdefault(self._episodes[split].at(ids), []).append(ids)
+            for shards in alike.values():
+                job = self._sampler.submit(self._family.sample, split, [task for ids in shards for task in ids])
+                firsts = accumulate(map(len, shards), initial=0)
+                self._ahead |= {(split, ids): (job, first) for ids, first in zip(shards, firsts, strict=False)}
             while len(self._ahead) > PREFETCHED:
                 self._ahead.pop(next(iter(self._ahead)))
 
@@ -101,9 +107,26 @@ class Samples:
             tree["key"] = torch.from_numpy(words).to(self._device)
         return tree
 
-    def ways(self, split: Split) -> int | None:
-        """Classes of a task; ``None`` in families without."""
-        return self._episodes[split].ways
+    def ways(self, split: Split, ids: Sequence[int]) -> int | None:
+        """Classes of each of these tasks; ``None`` in families without."""
+        return self._episodes[split].at(ids).ways
+
+    def alike(self, ids: range) -> list[range]:
+        """Consecutive training tasks in parts that can be computed together, being of one size."""
+        drawn = self._episodes["train"].drawn
+        if drawn is None:
+            return [ids]
+        cuts = [ids.start, *(each for each in ids if each % drawn.meta_batch == 0 and each > ids.start), ids.stop]
+        return [range(first, last) for first, last in pairwise(cuts)]
+
+    def sizes(self) -> tuple[int, float]:
+        """How many sizes training tasks may have, and how many times as large as the first the largest are."""
+        largest = self._episodes["train"]
+        if largest.drawn is None:
+            return 1, 1.0
+        first = largest.at([0])
+        examples = [(each.ways or 1) * (each.shots + each.queries) for each in (largest, first)]
+        return largest.drawn.count, examples[0] / examples[1]
 
     def close(self) -> None:
         """End the family's processes, where it has some, and the thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -85,7 +86,7 @@ class SupervisedProgram:
 
     def probe(self, *, training: bool = True) -> Plan:
         """What :func:`~distmeta.programs.deciding.decide` says, as far as it works for all that the run asks for."""
-        tasks, _ = self._tasks("train", range(2), self._steps, dropout=True)
+        tasks, _ = self._tasks("train", self._samples.alike(range(2))[0], self._steps, dropout=True)
         for part in ("support", "query"):
             check_targets(self._config, self._parts.objective, tasks[part]["y"], self._parts.spec.outputs)
         plan = decide(self._config, self._facts(tasks), training=training)
@@ -109,7 +110,8 @@ class SupervisedProgram:
 
     def sample_gradient(self, count: int, first: int = 0) -> Tensor:
         """Meta-gradient (P,) of some training tasks at the initial parameters: what plans are compared by."""
-        return self.answer(Request("gradient", self._initial()), "train", range(first, first + count)).vector
+        request, parts = Request("gradient", self._initial()), self._samples.alike(range(first, first + count))
+        return torch.stack([self.answer(request, "train", part).vector for part in parts]).sum(0)
 
     def sample_losses(self, count: int) -> Tensor:
         """(count,) losses of meta-test tasks, measured in all details, after all else that a run asks for."""
@@ -122,9 +124,12 @@ class SupervisedProgram:
 
     def reference_gradient(self, count: int, first: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
         """What :meth:`sample_gradient` is in theory: plain autograd on the user's own module, one task at a time."""
-        tasks, ways = self._tasks("train", range(first, first + count), self._steps, dropout=True)
         meta = self.layout.unflatten(self.initial_vector())
-        return self._reference(dtype).gradient(meta, tasks, count, ways, self._steps).cpu()
+        found = []
+        for part in self._samples.alike(range(first, first + count)):
+            tasks, ways = self._tasks("train", part, self._steps, dropout=True)
+            found.append(self._reference(dtype).gradient(meta, tasks, len(part), ways, self._steps).cpu())
+        return torch.stack(found).sum(0)
 
     def reference_losses(self, count: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """What :meth:`sample_losses` is in theory."""
@@ -190,7 +195,7 @@ class SupervisedProgram:
         """
         began = time.perf_counter()
         tasks, found = self._samples.keep(request.start, split, ids, self._use)
-        ways = self._samples.ways(split)
+        ways = self._samples.ways(split, ids)
         sampled = time.perf_counter()
         given = (request.start.theta, *request.vectors.values())
         vectors = tuple(vector.to(self._device) for vector in given)
@@ -237,14 +242,16 @@ class SupervisedProgram:
 
     def _facts(self, tasks: Mapping[str, Any]) -> Facts:
         support, query = (next(iter(tasks[part].values())).shape[1] for part in ("support", "query"))
+        shapes, growth = self._samples.sizes()
         passes = self._steps or 1  # over the support set; one over the query set follows
         examples = (passes * support + query) // (passes + 1)
         return Facts(
             device=self._device.type,
             task_layers=self._parts.network.has_task_layers,
             iterative=self._parts.adaptation.iterative,
-            activations=4 * examples * self._parts.network.activations,
+            activations=math.ceil(4 * examples * self._parts.network.activations * growth),
             no_compiler=unavailable(),
+            shapes=min(shapes, max(1, self._config.run.steps)),
         )
 
     def _chunks(self, tasks: Any, count: int) -> Iterator[Any]:
@@ -345,7 +352,7 @@ class SupervisedProgram:
     ) -> tuple[dict[str, Any], int | None]:
         """The tasks as a tree of tensors with a leading task dimension, and their number of ways."""
         use = self._use if dropout else Use(steps, split == "train" and self._use.merged, self._use.batch)
-        return self._samples.tasks(split, ids, use), self._samples.ways(split)
+        return self._samples.tasks(split, ids, use), self._samples.ways(split, ids)
 
     def _gradient(self, meta: Meta, tree: Mapping[str, Any], ways: int | None) -> tuple[Meta, Mapping[str, Tensor]]:
         return self._parts.estimator.gradient(meta, one_task(tree, ways, self._steps), self._steps)

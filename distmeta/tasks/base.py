@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distmeta.config.sections import SizeRange, limits
 from distmeta.core.records import Inputs, InputSpec, Split, TaskBatch
 
 if TYPE_CHECKING:
@@ -25,18 +26,75 @@ class Episode:
         queries: query examples a class (a task, in families without classes); 0 likewise.
         seed: run seed for training, evaluation seed for validation and test.
         ways: classes a task; ``None`` in families without classes.
+        drawn: where shots or ways are drawn for every meta-step, from what; the sizes above are then the largest, and
+            those of given tasks are what :meth:`at` gives. Only families whose settings take ranges see such episodes.
     """
 
     shots: int
     queries: int
     seed: int
     ways: int | None = None
+    drawn: DrawnSizes | None = None
+
+    def at(self, ids: Sequence[int]) -> Episode:
+        """The size of training tasks, which are all of one size: of one meta-step, or of several of the same size.
+
+        >>> drawn = DrawnSizes(meta_batch=4, shots=(1, 5), ways=(5, 5), constant=True)
+        >>> largest = Episode(shots=5, queries=10, seed=0, ways=5, drawn=drawn)
+        >>> [(each.shots, each.queries) for each in (largest.at(range(4 * s, 4 * s + 4)) for s in range(4))]
+        [(4, 11), (4, 11), (1, 14), (3, 12)]
+        """
+        if self.drawn is None or len(ids) == 0:
+            return self
+        found = {self._of_step(step) for step in {task // self.drawn.meta_batch for task in ids}}
+        assert len(found) == 1, "tasks of several sizes cannot be stacked"
+        return found.pop()
+
+    def _of_step(self, step: int) -> Episode:
+        from distmeta.core.philox import Purpose, integers, words  # here: settings are checked without NumPy
+
+        assert self.drawn is not None
+        (first, second), ways = self.drawn.shots, self.drawn.ways
+        drawn = words(self.seed, "train", [step], Purpose.SIZES, 2)[0]
+        shots = first + int(integers(drawn[0], second - first + 1))
+        queries = self.shots + self.queries - shots if self.drawn.constant else self.queries
+        classes = None if ways is None else ways[0] + int(integers(drawn[1], ways[1] - ways[0] + 1))
+        return Episode(shots, queries, self.seed, classes)
+
+
+@dataclass(frozen=True)
+class DrawnSizes:
+    """What the sizes of a meta-step's training tasks are drawn from: by its number and the seed, each as likely.
+
+    Attributes:
+        meta_batch: tasks of a meta-step.
+        shots: the least and the most.
+        ways: likewise; ``None`` in families without classes.
+        constant: whether shots and queries together stay the same.
+    """
+
+    meta_batch: int
+    shots: tuple[int, int]
+    ways: tuple[int, int] | None
+    constant: bool
+
+    @property
+    def count(self) -> int:
+        """How many different sizes there are."""
+        least, most = self.ways or (1, 1)
+        return (self.shots[1] - self.shots[0] + 1) * (most - least + 1)
 
 
 def episodes(config: Config) -> dict[Split, Episode]:
     """The episode of every split that a resolved configuration asks for."""
     own = config.tasks
-    train = Episode(getattr(own, "shots", 0), getattr(own, "queries", 0), config.seed, getattr(own, "ways", None))
+    shots, ways = getattr(own, "shots", 0), getattr(own, "ways", None)
+    drawn = None
+    if isinstance(shots, SizeRange) or isinstance(ways, SizeRange):
+        constant = getattr(own, "examples", None) is not None
+        drawn = DrawnSizes(config.run.meta_batch, limits(shots), None if ways is None else limits(ways), constant)
+        shots, ways = drawn.shots[1], drawn.ways and drawn.ways[1]
+    train = Episode(shots, getattr(own, "queries", 0), config.seed, ways, drawn)
     evaluation = config.evaluation
     held_out = Episode(evaluation.shots or 0, evaluation.queries or 0, evaluation.seed, evaluation.ways)
     return {"train": train, "validation": held_out, "test": held_out}

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distmeta.config.sections import TaskOptions
+from distmeta.config.sections import TaskOptions, limits
 from distmeta.core.records import Split, TaskBatch, TensorSpec
 from distmeta.data.store import EpisodeStore
 from distmeta.data.verified import verify_once
@@ -80,7 +80,7 @@ class EpisodeSampler:
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks, on the device: ``x`` (T, N, C, H, W) float32 in [0, 1], ``y`` (T, N) int64."""
         rows, rotations = self._draw(split, ids)
-        shots = self._episodes[split].shots
+        shots = self._episodes[split].at(ids).shots
         support = self._data(rows[:, :, :shots], rotations)
         query = self._data(rows[:, :, shots:], rotations)
         if split == "train" and self._augmentation.active:
@@ -102,7 +102,7 @@ class EpisodeSampler:
 
     def _draw(self, split: Split, ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of the store (T, ways, shots + queries) and rotations (T, ways)."""
-        episode, classes, store = self._episodes[split], self._splits[split], self._store
+        episode, classes, store = self._episodes[split].at(ids), self._splits[split], self._store
         chosen, examples = draw_examples(episode, split, ids, store.counts[classes.characters])
         rows = store.first[classes.characters[chosen]][..., None] + examples
         return rows, classes.rotations[chosen]
@@ -221,7 +221,7 @@ class ImageFamily(TaskFamily, ABC):
         """Images of the settings' size and channels in, the training ways out; the data tells where they do not."""
         assert isinstance(options, ImageOptions)
         shape = options.image_shape or shape_of(cls._open(options)[0])
-        return TaskSpec(TensorSpec(shape), outputs=options.ways)
+        return TaskSpec(TensorSpec(shape), outputs=limits(options.ways)[1])
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks: ``x`` (T, N, C, H, W) float32 in [0, 1] and ``y`` (T, N) int64.

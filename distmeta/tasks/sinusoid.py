@@ -47,7 +47,7 @@ class Sinusoid(TaskFamily):
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks, on the family's device (``ids`` stay on the CPU)."""
-        episode = self._episodes[split]
+        episode = self._episodes[split].at(ids)
         points = episode.shots + episode.queries
         parameters = uniform(words(episode.seed, split, ids, Purpose.PARAMETERS, 2))
         amplitude = _between(AMPLITUDE, parameters[:, :1])

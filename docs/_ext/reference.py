@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.algorithms import ALGORITHMS, algorithm_options
 from distmeta.config.schema import Config
-from distmeta.config.sections import AlgorithmOptions, OuterOptions, WorkerRange
+from distmeta.config.sections import AlgorithmOptions, OuterOptions, SizeRange, WaysRange, WorkerRange
 from distmeta.estimators import ESTIMATORS
 from distmeta.models import MODELS
 from distmeta.models.options import UserOptions
@@ -68,7 +68,7 @@ def configuration() -> str:
                 parts += [f"### {name}.{key}: {kind}", text(model), table(model, f"{name}.", kind=kind)]
             if name == "tasks":
                 parts += ["### tasks.augment", text(AugmentationOptions), table(AugmentationOptions, "tasks.augment.")]
-                parts += _objectives()
+                parts += [*_sizes(), *_objectives()]
             if name == "outer":
                 parts += ["### outer.schedule as a section", text(StepSchedule), table(StepSchedule, "outer.schedule.")]
         else:
@@ -77,6 +77,13 @@ def configuration() -> str:
             for key, model in nested.get(name, []):
                 parts += [f"### {name}.{key} as a section", text(model), table(model, f"{name}.{key}.")]
     return _joined(parts)
+
+
+def _sizes() -> Iterable[str]:
+    for name, model in (("ways", WaysRange), ("shots", SizeRange)):
+        yield f"### tasks.{name} as a section"
+        yield text(model)
+        yield table(model, f"tasks.{name}.")
 
 
 def _objectives() -> Iterable[str]:

@@ -77,7 +77,21 @@ UMTRA: dict[str, Any] = {
     },
 }
 TABLE: dict[str, Any] = {**SINUSOID, "name": "table", "tasks": {"kind": "table", **NEEDED["table"]}}
-FAMILIES = {"glyphs": GLYPHS, "sinusoid": SINUSOID, "table": TABLE}
+DRAWN: dict[str, Any] = {
+    **GLYPHS,
+    "name": "drawn",
+    "tasks": {
+        "kind": "glyphs",
+        "ways": {"min": 2, "max": 4},
+        "shots": {"min": 1, "max": 2},
+        "examples": 4,
+        "metrics": ["auroc", "f1"],
+    },
+    "model": {"kind": "mlp", "hidden": [8]},
+    "algorithm": {"name": "protonet"},
+    "evaluation": {**EVALUATION, "ways": 3, "shots": 1},
+}
+FAMILIES = {"glyphs": GLYPHS, "sinusoid": SINUSOID, "table": TABLE, "drawn": DRAWN}
 
 
 def configure(base: Mapping[str, Any], *overrides: str) -> Config:

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
     [
         ("glyphs", 2),
         ("table", 2),
+        ("drawn", 2),
         pytest.param("glyphs", 3, marks=pytest.mark.slow),
         pytest.param("sinusoid", 1, marks=pytest.mark.slow),
         pytest.param("table", 1, marks=pytest.mark.slow),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.adaptations.base import module_parameters
 from distmeta.config.schema import Config
+from distmeta.config.sections import limits
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.plan import Plan
 from distmeta.core.records import NO_INPUTS, TensorSpec, zeros_of
@@ -21,7 +22,7 @@ from distmeta.estimators import ESTIMATORS
 from distmeta.functional.building import build
 from distmeta.functional.checks import check_outputs
 from distmeta.functional.module import FunctionalModule
-from distmeta.objectives import objective_of, outputs_of
+from distmeta.objectives import objective_name, objective_of, outputs_of
 from distmeta.tasks import TASKS
 from distmeta.tasks.base import TaskSpec
 
@@ -56,7 +57,24 @@ class Assembly:
         self.metric = self.objective.metrics[0]
         self.higher_is_better = self.objective.higher_is_better
         self.adaptation = ADAPTATIONS[config.algorithm.adaptation](config.algorithm, self.network, self.objective)
+        inner = getattr(self.adaptation, "inner_objective", self.objective)
+        if outputs_of(inner, self.spec.outputs) != outputs:
+            raise ConfigError(
+                f"algorithm.inner_objective takes {outputs_of(inner, self.spec.outputs)} outputs of the network, and "
+                f"tasks.objective = {objective_name(config.tasks.objective)} takes {outputs}; use objectives of "
+                "the same outputs"
+            )
+        for ways in self._ways():
+            for each in (self.objective, inner):
+                outputs_of(each, ways)
         self.estimator = ESTIMATORS[config.algorithm.estimator](config.algorithm, self.adaptation)
+
+    def _ways(self) -> set[int]:
+        """All numbers of classes that tasks may have."""
+        own, held_out = getattr(self.config.tasks, "ways", None), self.config.evaluation.ways
+        if own is None or not self.objective.classes:
+            return set()
+        return {*limits(own), held_out or self.spec.outputs}
 
     def build(self) -> nn.Module:
         """The configured module, newly built, as the user wrote it."""

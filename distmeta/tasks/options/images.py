@@ -6,23 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distmeta.config.sections import Examples, TaskOptions
+from distmeta.config.sections import DrawnWays
 from distmeta.config.splits import Splits
 from distmeta.tasks.options.anchors import DataRoot
 from distmeta.tasks.options.augmentation import AugmentationOptions
+from distmeta.tasks.options.episodes import EpisodeOptions
 
 
-class ImageOptions(TaskOptions):
+class ImageOptions(EpisodeOptions):
     """Settings that every image family has: classes a task, support and query images a class.
 
-    ``augment`` changes training images at random, see the section below.
+    ``ways`` and ``shots`` are numbers, or sections ``{min, max}`` to draw them from for every meta-step; ``examples``
+    keeps shots and queries of a class together constant. ``augment`` changes training images at random, see the section
+    below.
     """
 
     objective: str = "cross_entropy"
 
-    ways: Annotated[int, Field(ge=2)] = 5
-    shots: Examples = 1
-    queries: Examples = 15
+    ways: DrawnWays = 5
     augment: AugmentationOptions = AugmentationOptions()
 
     @property

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import SerializeAsAny, ValidationError, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from distmeta.config.problems import describe
+from distmeta.config.sections import Examples
 from distmeta.core.quoting import shown
 from distmeta.tasks.options.anchors import DataRoot
 from distmeta.tasks.options.augmentation import AugmentationOptions
 from distmeta.tasks.options.images import ImageOptions
 
-_SHARED = ("objective", "metrics", "ways", "shots", "queries", "augment")
+_SHARED = ("objective", "metrics", "ways", "shots", "queries", "examples", "augment")
 """Settings of image families that stand beside ``source``, and not in it."""
 
 
@@ -25,6 +34,9 @@ class UnlabelledOptions(ImageOptions):
     ``cactus`` takes the clusters of a ``partition``, a file that ``distmeta data partition`` has made, and changes the
     images by ``augment`` if that is set.
     """
+
+    ways: Annotated[int, Field(ge=2)] = 5
+    shots: Examples = 1
 
     source: SerializeAsAny[ImageOptions]
     method: Literal["umtra", "cactus"] = "umtra"
