@@ -74,6 +74,8 @@ class Adaptation(Protocol):
         iterative: whether it is an :class:`Iterative` one.
         needs_head: whether the network ends in a head of ``outputs`` numbers, or in an embedding.
         needs_classes: whether the objective must be a classification.
+        takes_weights: whether it heeds the weights of a support set's examples, of which some may be padding; left out,
+            it does not, and such tasks are refused (:class:`~distmeta.tasks.base.TaskSpec`).
         objective: loss and metric of the tasks.
         network: the module that adaptation runs.
     """

@@ -45,6 +45,7 @@ class GradientDescent:
     iterative: ClassVar[bool] = Options.iterative
     needs_head: ClassVar[bool] = Options.needs_head
     needs_classes: ClassVar[bool] = Options.needs_classes
+    takes_weights: ClassVar[bool] = True
 
     def __init__(self, options: GradientDescentOptions, network: Network, objective: Objective) -> None:
         self.options = options

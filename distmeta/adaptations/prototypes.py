@@ -14,10 +14,16 @@ from distmeta.core.layout import Meta
 from distmeta.core.records import inputs_of
 from distmeta.models.base import Network
 from distmeta.objectives import Objective
+from distmeta.objectives.weights import weight_of
+
+FAR = 1e6
+"""Coordinate of the prototype of a class that has no example: its logits are below all others, and finite."""
 
 
 class Prototypes:
     """A class is the mean embedding of its support examples; logits are negative squared Euclidean distances.
+
+    Means are weighted where examples have weights; a class without an example that counts lies far from everything.
 
     ``c_k = mean of f(x_i) over y_i = k`` and ``logit_k(x) = -||f(x) - c_k||^2`` (Snell, Swersky, Zemel, NeurIPS 2017,
     equations 1 and 2). The network has no head, so training and evaluation may differ in the number of ways.
@@ -27,6 +33,7 @@ class Prototypes:
     iterative: ClassVar[bool] = Options.iterative
     needs_head: ClassVar[bool] = Options.needs_head
     needs_classes: ClassVar[bool] = Options.needs_classes
+    takes_weights: ClassVar[bool] = True
 
     def __init__(self, options: PrototypesOptions, network: Network, objective: Objective) -> None:
         self.network = network
@@ -40,7 +47,7 @@ class Prototypes:
         """Prototypes (ways, D)."""
         batch = support.step(0)
         embedded = self.network(module_parameters(meta), inputs_of(batch.data), key=batch.key, draw=batch.draw)
-        return _means(embedded, batch.data["y"], support.ways)
+        return _means(embedded, batch.data["y"], support.ways, weight_of(batch.data))
 
     def predict(self, meta: Meta, adapted: Tensor, batch: Batch) -> Tensor:
         """Logits (N, ways)."""
@@ -55,10 +62,14 @@ class Prototypes:
         )
 
 
-def _means(embedded: Tensor, labels: Tensor, ways: int | None) -> Tensor:
+def _means(embedded: Tensor, labels: Tensor, ways: int | None, weight: Tensor | None) -> Tensor:
     assert ways is not None
     members = (labels == torch.arange(ways, device=labels.device).unsqueeze(1)).to(embedded)  # (ways, S)
-    return members @ embedded / members.sum(1, keepdim=True)
+    if weight is None:
+        return members @ embedded / members.sum(1, keepdim=True)
+    members = members * weight.to(embedded)
+    total = members.sum(1, keepdim=True)
+    return (members @ embedded / total.where(total > 0, 1.0)).where(total > 0, FAR)
 
 
 def _logits(embedded: Tensor, prototypes: Tensor) -> Tensor:

@@ -248,6 +248,21 @@ def meta_test_table(measured: Mapping[str, Any]) -> Table:
     return table
 
 
+def shots_table(tested: Sequence[Mapping[str, Any]]) -> Table:
+    """Meta-tests with several numbers of shots, a row each: means with 95 % intervals."""
+    first = tested[0]
+    names = [name for name in first if name not in ("shots", "by_step")]
+    metric = next((name for name in names if name not in ("loss", "before_adaptation")), "loss")
+    table = Table(title="meta-test by shots", caption="mean ± 95 % over tasks")
+    table.add_column("shots", justify="right")
+    for name in names:
+        table.add_column(_title(name, first), justify="right")
+    for each in tested:
+        kinds = {name: _is_fraction(metric if name == "before_adaptation" else name, each) for name in names}
+        table.add_row(str(each["shots"]), *(" ± ".join(_pair(each[name], kinds[name])) for name in names))
+    return table
+
+
 def _title(name: str, measured: Mapping[str, Any]) -> str:
     """A measurement's name, unit and direction; where batch statistics give two, which statistics it uses."""
     plain, value = name.removesuffix("_inductive"), measured[name]

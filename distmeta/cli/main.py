@@ -21,7 +21,7 @@ from distmeta.cli import jobs as cli_jobs
 from distmeta.cli import tune as cli_tune
 from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, output
 from distmeta.cli.common import errors as _errors
-from distmeta.cli.display import Display, consoles, messages, meta_test_table, plan_table, result_lines
+from distmeta.cli.display import Display, consoles, messages, meta_test_table, plan_table, result_lines, shots_table
 from distmeta.cli.partition import partition
 from distmeta.config.schema import dump_config
 from distmeta.config.sections import Section
@@ -107,20 +107,26 @@ def _drain(steps: Any, display: Display) -> dict[str, Any]:
 
 
 def _show(out: Console, measured: dict[str, Any]) -> None:
-    out.print(meta_test_table(measured))
+    out.print(shots_table(measured["by_shots"]) if "by_shots" in measured else meta_test_table(measured))
 
 
 @app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run directory or one checkpoint.")],
     overrides: Overrides = None,
+    shots: Annotated[
+        list[int] | None,
+        typer.Option("--shots", min=1, help="Test with so many support examples; give it several times for a table."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the meta_test object of result.json.")] = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Meta-test a run's best-validation checkpoint (else its last), or one checkpoint."""
     out, err = consoles()
     with _errors(), messages(err), interruptible() as check, Display(err, 0, 1) as display:
-        measured = distmeta.evaluate(run, overrides or (), trust_code=trust_code, check=check, progress=display.test)
+        measured = distmeta.evaluate(
+            run, overrides or (), trust_code=trust_code, check=check, progress=display.test, shots=shots or ()
+        )
     if as_json:
         from distmeta.runs.directory import to_json
 

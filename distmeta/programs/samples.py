@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from distmeta.core.philox import Purpose, keys, minibatches
 from distmeta.core.records import Data, Split, TaskBatch
 from distmeta.core.requests import Start
+from distmeta.objectives.weights import weight_of
 from distmeta.tasks.base import Episode, TaskFamily
 
 AHEAD = 8
@@ -100,7 +103,11 @@ class Samples:
         tree: dict[str, Any] = {"support": dict(support), "query": dict(query)}
         examples = next(iter(support.values())).shape[1]
         if use.batch is not None and use.batch < examples and use.steps:
-            chosen = minibatches(seed, split, ids, examples, use.steps, use.batch)
+            real = weight_of(support)
+            if real is None:
+                chosen = minibatches(seed, split, ids, examples, use.steps, use.batch)
+            else:
+                chosen = _of_real(real.cpu().numpy() > 0, seed, split, ids, use.steps, use.batch)
             tree["batches"] = torch.from_numpy(chosen).to(self._device)
         if use.dropout:
             words = keys(seed, split, ids, Purpose.DROPOUT)
@@ -144,3 +151,23 @@ class Samples:
             for part in (batch.support, batch.query)
         )
         return support, query
+
+
+def _of_real(
+    real: NDArray[np.bool_], seed: int, split: Split, ids: Sequence[int], steps: int, size: int
+) -> NDArray[np.int64]:
+    """Minibatches (T, steps, size) of the examples that are no padding, as of these alone.
+
+    A task with no more of them than a minibatch has uses all in every step, filled up with padding.
+
+    Args:
+        real: (T, N) which examples are no padding.
+    """
+    order = np.argsort(~real, axis=1, kind="stable")  # these first
+    chosen = np.repeat(order[:, None, :size], steps, axis=1)
+    counts = real.sum(1)
+    for count in np.unique(counts[counts > size]):
+        tasks = np.flatnonzero(counts == count)
+        drawn = minibatches(seed, split, [ids[task] for task in tasks.tolist()], int(count), steps, size)
+        chosen[tasks] = np.take_along_axis(order[tasks][:, None, :], drawn, axis=2)
+    return chosen

@@ -36,7 +36,7 @@ from distmeta.programs.engine.reference import Reference, one_task
 from distmeta.programs.engine.settling import choose, require
 from distmeta.programs.measuring import measure, summed_names, sums
 from distmeta.programs.samples import Samples, Use
-from distmeta.programs.targets import check_targets
+from distmeta.programs.targets import check_targets, check_weights
 from distmeta.tasks import open_family
 from distmeta.tasks.base import episodes
 
@@ -89,6 +89,7 @@ class SupervisedProgram:
         tasks, _ = self._tasks("train", self._samples.alike(range(2))[0], self._steps, dropout=True)
         for part in ("support", "query"):
             check_targets(self._config, self._parts.objective, tasks[part]["y"], self._parts.spec.outputs)
+            check_weights(self._config, tasks[part], self._parts.spec.weighted)
         plan = decide(self._config, self._facts(tasks), training=training)
         if self._origin is None:
             return choose(self, plan, self._config.engine)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from distmeta.config.schema import Config
+from distmeta.core.records import Data
 from distmeta.errors import ConfigError
 from distmeta.objectives import Objective, Scored, objective_name
+from distmeta.objectives.weights import weight_of
 
 
 def check_targets(config: Config, objective: Objective, y: Tensor, outputs: int) -> None:
@@ -43,6 +45,31 @@ def check_targets(config: Config, objective: Objective, y: Tensor, outputs: int)
             f"tasks.kind = {kind}: TaskSpec.outputs = {outputs} is the dimension of y, and y has {y.shape[-1]}"
         )
     check_bounds(objective, y, f"tasks.objective = {name}: targets of tasks.kind = {kind}")
+
+
+def check_weights(config: Config, data: Data, weighted: bool) -> None:
+    """Refuse weights of examples that the family does not announce, and announced ones that are missing or wrong.
+
+    Args:
+        config: of the run, for the message.
+        data: of support or query sets, each tensor (T, N, ...).
+        weighted: what the family says, see :class:`~distmeta.tasks.base.TaskSpec`.
+
+    Raises:
+        ConfigError: saying what a family has to do.
+    """
+    weight, kind = weight_of(data), config.tasks.kind
+    if (weight is not None) != weighted:
+        told = "holds weight, but its TaskSpec has not weighted=True" if weight is not None else "holds no weight"
+        raise ConfigError(
+            f"tasks.kind = {kind}: the tasks' data {told}; a family of unequal tasks has both: weight (T, N) in "
+            "support and query, and weighted=True in its TaskSpec"
+        )
+    if weight is not None and (weight.shape != data["y"].shape[:2] or not bool((weight >= 0).all())):
+        raise ConfigError(
+            f"tasks.kind = {kind}: weight has the shape {tuple(weight.shape)} and numbers from "
+            f"{float(weight.min()):g}; expected {tuple(data['y'].shape[:2])}, tasks and examples, of 0 or more"
+        )
 
 
 def check_bounds(objective: Objective, y: Tensor, what: str) -> None:

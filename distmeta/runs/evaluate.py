@@ -99,6 +99,7 @@ def evaluate(
     trust_code: bool = False,
     check: Check = lambda: None,
     progress: Progress | None = None,
+    shots: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Meta-test a run (its best-validation checkpoint, else its last) or one checkpoint.
 
@@ -111,15 +112,19 @@ def evaluate(
             names them.
         check: raises when the evaluation should end.
         progress: called as tasks are done.
+        shots: numbers of support examples, a class or a task, with each of which it is tested.
 
     Returns:
-        The ``meta_test`` object of ``result.json``.
+        The ``meta_test`` object of ``result.json``; with ``shots`` a list of these under ``by_shots``, each with its
+        number beside the measurements, as ``shots``.
 
     Raises:
         StorageError: there is no usable checkpoint.
         ConfigError: an override is wrong, or changes what is meta-learned.
         TrustError: the run names code, or a host of its data, that nobody has allowed; none of it was run or asked.
     """
+    if shots:
+        return _by_shots(location, list(overrides), trust_code, check, progress, shots)
     snapshot, config = load_snapshot(location, overrides, trust_code=trust_code, with_data=True)
     engine = EngineOptions.model_validate(snapshot.config.get("engine", {}))
     given = RunPlan(Plan.from_dict(snapshot.plan), engine, snapshot.fingerprint)
@@ -135,6 +140,30 @@ def evaluate(
         return meta_test(transport, config, Start.of(snapshot.step, vector), progress)
     finally:
         transport.close()
+
+
+def _by_shots(
+    location: str | Path,
+    overrides: list[str],
+    trust_code: bool,
+    check: Check,
+    progress: Progress | None,
+    shots: Sequence[int],
+) -> dict[str, Any]:
+    """A meta-test with each of these numbers of shots."""
+    if len(set(shots)) < len(shots):
+        raise ConfigError(f"shots = {list(shots)}: give each number once")
+    tested = []
+    for place, number in enumerate(shots):
+        own, told = [*overrides, f"evaluation.shots={number}"], progress and _part(progress, place, len(shots))
+        measured = evaluate(location, own, trust_code=trust_code, check=check, progress=told)
+        tested.append({"shots": number, **measured})
+    return {"by_shots": tested}
+
+
+def _part(progress: Progress, place: int, parts: int) -> Progress:
+    """Tells the advance of one of several meta-tests as that of all."""
+    return lambda done, total: progress(place * total + done, parts * total)
 
 
 def load_snapshot(

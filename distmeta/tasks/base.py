@@ -113,6 +113,10 @@ class TaskSpec:
         scale: (D,) what 1 of each dimension of ``y`` is in the user's unit, where targets are standardised; metrics are
             told in the user's unit. ``None`` where they are the same.
         unit: name of the user's unit of ``y``, as metrics tell it; empty where it has none.
+        weighted: whether tasks have unequal numbers of examples, filled up to one number with padding. Their data then
+            holds ``weight`` (T, N) float32 in support and query: 0 for padding, 1 (or what it weighs) for an example;
+            inputs and targets of padding are finite numbers, for example 0. Losses, metrics and closed-form solutions
+            heed it. Each query set has at least one example.
     """
 
     inputs: InputSpec
@@ -120,6 +124,7 @@ class TaskSpec:
     program: str = "supervised"
     scale: tuple[float, ...] | None = None
     unit: str = ""
+    weighted: bool = False
 
 
 FIRST_TASK = "first task"

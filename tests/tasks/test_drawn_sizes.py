@@ -101,12 +101,12 @@ def test_auto_counts_the_sizes() -> None:
 
 def test_a_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     settings = {**GLYPHS, "run": {**GLYPHS["run"], "steps": 5, "checkpoint_every": 2}}
-    settings |= {"evaluation": {**GLYPHS["evaluation"], "tasks": 4}, "engine": {"layers": "general"}}
+    settings |= {"evaluation": {**GLYPHS["evaluation"], "tasks": 4}, "engine": {"layers": "general", "compile": "none"}}
     result = train(tmp_path / "whole", settings)
     assert result["meta_test"]["accuracy"]["tasks"] == 4
     train_until(2, tmp_path / "cut", settings)
     train(tmp_path / "cut", settings, resume=True)
-    assert_same(parameters(tmp_path / "cut"), parameters(tmp_path / "whole"))
+    assert_same(parameters(tmp_path / "cut", 5), parameters(tmp_path / "whole", 5))
 
 
 REFUSED = {

@@ -22,7 +22,7 @@ from distmeta.estimators import ESTIMATORS
 from distmeta.functional.building import build
 from distmeta.functional.checks import check_outputs
 from distmeta.functional.module import FunctionalModule
-from distmeta.objectives import objective_name, objective_of, outputs_of
+from distmeta.objectives import Objective, objective_name, objective_of, outputs_of
 from distmeta.tasks import TASKS
 from distmeta.tasks.base import TaskSpec
 
@@ -67,7 +67,28 @@ class Assembly:
         for ways in self._ways():
             for each in (self.objective, inner):
                 outputs_of(each, ways)
+        if self.spec.weighted:
+            self._check_weights(inner)
         self.estimator = ESTIMATORS[config.algorithm.estimator](config.algorithm, self.adaptation)
+
+    def _check_weights(self, inner: Objective) -> None:
+        """Refuse what does not know padding from examples."""
+        what = f"tasks.kind = {self.config.tasks.kind} has unequal tasks, whose padding has no weight"
+        if self.network.uses_batch_statistics:
+            raise ConfigError(
+                f"{what}, but model.kind = {self.config.model.kind} normalises by the statistics of all examples, "
+                "of the padding too; use a model without batch norm, or tasks of one size"
+            )
+        for key, part in (
+            ("tasks.objective", self.objective),
+            ("algorithm.inner_objective", inner),
+            ("algorithm.adaptation", self.adaptation),
+        ):
+            if not getattr(part, "takes_weights", False):
+                raise ConfigError(
+                    f"{what}, but {key} ({type(part).__name__}) does not say that it heeds weights; let it, and set "
+                    "takes_weights = True in its class"
+                )
 
     def _ways(self) -> set[int]:
         """All numbers of classes that tasks may have."""
