@@ -53,9 +53,8 @@ def views(kind: str, family: Any, split: str, ids: Sequence[int], console: Conso
         viewer: TaskViewer = getattr(import_module(module), function)
         yield from viewer(family, split, ids)
         return
-    batch = family.sample(split, ids)
-    for at, task in enumerate(ids):
-        support, query = ({name: value[at] for name, value in part.items()} for part in (batch.support, batch.query))
+    for task in ids:
+        support, query = _sampled(family, split, task)
         title = f"{split} task {task}"
         if is_images(support):
             yield Text(f"{title}: support | query, a class a line")
@@ -80,12 +79,12 @@ def picture(family: Any, split: str, ids: Sequence[int], path: Path) -> None:
 
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--out = {path}: expected a file whose name ends in .png")
-    batch = family.sample(split, ids)
-    if not is_images(batch_task(batch.support, 0)):
-        raise ConfigError("--out: a picture is drawn of tasks with images; leave it out to see these as a table")
     sheets = []
-    for at, task in enumerate(ids):
-        lines = _lines(batch_task(batch.support, at), batch_task(batch.query, at))
+    for task in ids:
+        support, query = _sampled(family, split, task)
+        if not is_images(support):
+            raise ConfigError("--out: a picture is drawn of tasks with images; leave it out to see these as a table")
+        lines = _lines(support, query)
         cell = max(_CELL, lines[0][1][0].shape[0])
         width = 4 * _GAP + max(_GAP + (len(shots) + len(queries)) * (cell + 2) for _, shots, queries in lines)
         sheet = Image.new("RGB", (width, 2 * _GAP + len(lines) * (cell + 2)), "white")
@@ -109,9 +108,11 @@ def picture(family: Any, split: str, ids: Sequence[int], path: Path) -> None:
         whole.save(temporary, "PNG")
 
 
-def batch_task(data: Data, at: int) -> Data:
-    """One task of several."""
-    return {name: value[at] for name, value in data.items()}
+def _sampled(family: Any, split: str, task: int) -> tuple[Data, Data]:
+    """Support and query of a task by itself, since tasks of several meta-steps may be of several sizes."""
+    batch = family.sample(split, [task])
+    support, query = ({name: value[0] for name, value in part.items()} for part in (batch.support, batch.query))
+    return support, query
 
 
 def _fitting(shape: tuple[int, ...], cell: int) -> tuple[int, int]:

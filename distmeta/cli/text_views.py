@@ -23,9 +23,9 @@ _MARK = "·"
 
 def text_tables(family: TextFamily, split: Split, ids: Sequence[int]) -> Iterator[Table]:
     """Support and the first query texts of each class: the text, and its tokens as the network gets them."""
-    for task, rows in zip(ids, family.draw(split, ids), strict=True):
-        shots = family.shots(split)
-        rows = rows[:, : shots + SHOWN_QUERIES]
+    for task in ids:
+        shots = family.shots(split, task)
+        rows = family.draw(split, [task])[0, :, : shots + SHOWN_QUERIES]
         texts = family.texts(rows)
         table = Table(title=Text(f"{split} task {task}"))
         for column in ("class", "", "text", "tokens"):

@@ -46,7 +46,7 @@ class Purpose(IntEnum):
     AUGMENT_QUERY = 13
     DROP_SUPPORT = 14
     DROP_QUERY = 15
-    SIZES = 32
+    SIZES = 16
 
 
 def philox(counter: NDArray[np.unsignedinteger], key: NDArray[np.unsignedinteger]) -> Words:

@@ -42,7 +42,7 @@ class Episode:
         >>> drawn = DrawnSizes(meta_batch=4, shots=(1, 5), ways=(5, 5), constant=True)
         >>> largest = Episode(shots=5, queries=10, seed=0, ways=5, drawn=drawn)
         >>> [(each.shots, each.queries) for each in (largest.at(range(4 * s, 4 * s + 4)) for s in range(4))]
-        [(4, 11), (4, 11), (1, 14), (3, 12)]
+        [(1, 14), (1, 14), (5, 10), (4, 11)]
         """
         if self.drawn is None or len(ids) == 0:
             return self

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distmeta.config.sections import TaskOptions
+from distmeta.config.sections import TaskOptions, limits
 from distmeta.config.splits import SplitColumn
 from distmeta.core.quoting import shown
 from distmeta.core.records import SPLITS, Split, TensorSpec
@@ -98,7 +98,7 @@ class StoredImages(ImageFamily):
         """As the settings say, or as was found in the data when the run began."""
         assert isinstance(options, StoredImageOptions)
         if options.image_shape is None and options.fitted is not None:
-            return TaskSpec(TensorSpec(tuple(options.fitted["image_shape"])), outputs=options.ways)
+            return TaskSpec(TensorSpec(tuple(options.fitted["image_shape"])), outputs=limits(options.ways)[1])
         return super().spec(options)
 
     @classmethod

@@ -196,7 +196,7 @@ class Table(TaskFamily):
 
     def _draw(self, split: Split, ids: Sequence[int]) -> list[NDArray[np.int64]]:
         """Rows of the store for support and query, each (T, ways, examples), ways 1 where none are drawn."""
-        episode, groups = self._episodes[split], self._groups[split]
+        episode, groups = self._episodes[split].at(ids), self._groups[split]
         at = self._which(split, ids)
         rows = self._rows(split, ids, groups.begin[at, None] + self._classes(split, ids, at, episode.ways or 1))
         return [rows[..., : episode.shots], rows[..., episode.shots :]]
@@ -233,7 +233,7 @@ class Table(TaskFamily):
 
     def _rows(self, split: Split, ids: Sequence[int], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of the store (T, ways, shots + queries): distinct ones of each group, the support set's first."""
-        episode, groups = self._episodes[split], self._groups[split]
+        episode, groups = self._episodes[split].at(ids), self._groups[split]
         first = 0 if self._options.order is None else episode.shots
         count = episode.shots + episode.queries - first
         drawn = words(episode.seed, split, ids, Purpose.EXAMPLES, chosen.shape[1] * count)

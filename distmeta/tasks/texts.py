@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distmeta.config.sections import TaskOptions
+from distmeta.config.sections import TaskOptions, limits
 from distmeta.config.splits import SplitColumn
 from distmeta.core.hashing import sha256
 from distmeta.core.quoting import BAD_TEXT, shown
@@ -164,7 +164,7 @@ class Text(TaskFamily):
         tokens = TensorSpec(shape, "int64")
         if fitted is not None:
             tokens = TensorSpec(shape, "int64", values=fitted.size, weights=fitted.weights)
-        return TaskSpec({"tokens": tokens, "mask": TensorSpec(shape)}, outputs=settings.ways)
+        return TaskSpec({"tokens": tokens, "mask": TensorSpec(shape)}, outputs=limits(settings.ways)[1])
 
     @classmethod
     def encode(cls, options: TaskOptions, values: Any) -> Mapping[str, Tensor] | None:
@@ -187,14 +187,14 @@ class Text(TaskFamily):
 
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks, class by class, on the family's device (``ids`` stay on the CPU)."""
-        rows, shots = self.draw(split, ids), self._episodes[split].shots
+        rows, shots = self.draw(split, ids), self._episodes[split].at(ids).shots
         support, query = (self._data(part) for part in (rows[:, :, :shots], rows[:, :, shots:]))
         return TaskBatch(torch.from_numpy(np.array(ids, dtype=np.int64)), support, query)
 
     def draw(self, split: Split, ids: Sequence[int]) -> NDArray[np.int64]:
         """The source's rows, counted from 0, of these tasks' texts: (T, ways, shots + queries), the shots first."""
         classes, store = self._splits[split], self._store
-        chosen, examples = draw_examples(self._episodes[split], split, ids, store.counts[classes])
+        chosen, examples = draw_examples(self._episodes[split].at(ids), split, ids, store.counts[classes])
         rows: NDArray[np.int64] = store.order[store.first[classes[chosen]][..., None] + examples]
         return rows
 
@@ -221,9 +221,9 @@ class Text(TaskFamily):
         encoded = zip(self._store.tokens(rows).tolist(), self._store.lengths(rows).tolist(), strict=True)
         return [[encoder.name(token) for token in tokens[:count]] for tokens, count in encoded]
 
-    def shots(self, split: Split) -> int:
-        """Support texts of each class."""
-        return self._episodes[split].shots
+    def shots(self, split: Split, task: int) -> int:
+        """Support texts of each class of a task."""
+        return self._episodes[split].at([task]).shots
 
     def training_rows(self) -> NDArray[np.bool_]:
         """(rows,) which of the source's rows are of training classes."""

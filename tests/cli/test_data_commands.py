@@ -112,3 +112,12 @@ def test_tasks_without_images_are_a_table(config: Path, tmp_path: Path) -> None:
     assert "a picture is drawn of tasks with images" in run("show", config, "--out", tmp_path / "x.png", code=2)
     assert "expected train, validation or test" in run("show", config, "--split", "tests", code=2)
     assert "expected 1 to 64" in run("show", config, "--tasks", "0", code=2)
+
+
+def test_tasks_of_several_sizes_are_shown_one_by_one(config: Path, tmp_path: Path) -> None:
+    drawn = ["tasks.ways={min: 2, max: 4}", "evaluation.ways=2", "run={meta_batch: 1}", "--tasks", "8"]
+    said = run("show", config, *drawn)
+    labels = [[line[:4].strip() for line in task.splitlines()[1:]] for task in said.split("train task ")[1:]]
+    assert {len([label for label in task if label.isdigit()]) for task in labels} == {2, 3, 4}
+    run("show", config, *drawn, "--out", tmp_path / "tasks.png")
+    assert (tmp_path / "tasks.png").exists()

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from distmeta.config.sections import Examples, TaskOptions
+from distmeta.config.sections import DrawnShots, Examples
 from distmeta.config.splits import SplitColumn, SplitFractions, Splits
 from distmeta.tasks.options.anchors import DataRoot
+from distmeta.tasks.options.episodes import EpisodeOptions
 
 
 def _listed(value: Any) -> Any:
@@ -19,7 +20,7 @@ ColumnNames = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 """One name or several."""
 
 
-class TableOptions(TaskOptions):
+class TableOptions(EpisodeOptions):
     """Settings under ``tasks`` for ``kind: table``: one row an example, and a column that names the task.
 
     ``path`` is a Parquet or CSV file, or a folder of either, here or at a URI. ``task`` names the column of tasks,
@@ -32,7 +33,8 @@ class TableOptions(TaskOptions):
     ``shots`` and ``queries`` count rows of a class. With ``order`` the support set is the first rows by that column,
     and queries are drawn from those after them. ``standardise`` brings number columns, and the targets of a regression,
     to mean 0 and standard deviation 1 over the training tasks. Metrics are told in the target's own unit, whose name
-    may stand under ``unit``.
+    may stand under ``unit``. ``shots`` may be a section ``{min, max}`` to draw it from for every meta-step;
+    ``examples`` keeps shots and queries together constant.
     """
 
     objective: str = "squared_error"
@@ -48,7 +50,7 @@ class TableOptions(TaskOptions):
     unit: str = ""
     classes: Literal["each", "all"] = "each"
     ways: Annotated[int, Field(ge=2)] | None = None
-    shots: Examples = 10
+    shots: DrawnShots = 10
     queries: Examples = 10
     splits: Splits = SplitFractions()
 

@@ -6,27 +6,27 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from distmeta.config.sections import Examples, TaskOptions
+from distmeta.config.sections import DrawnWays
 from distmeta.config.splits import SplitColumn, SplitFractions, SplitNames, Splits
 from distmeta.data.tokenization import TRAINED
 from distmeta.tasks.options.anchors import DataRoot, anchored
+from distmeta.tasks.options.episodes import EpisodeOptions
 
 
-class EncodingOptions(TaskOptions):
+class EncodingOptions(EpisodeOptions):
     """Settings that every text family has: classes a task, support and query texts a class, and how texts are encoded.
 
     ``tokenizer`` is ``words``, ``ngrams`` (runs of characters within words, as short and as long as ``ngrams`` says),
     ``bpe`` or ``wordpiece``, trained on the texts of the training classes alone, or the path of a ``tokenizer.json``.
     ``vocabulary`` bounds the number of its tokens, padding and the one for unknown pieces included; ``buckets`` are
     further tokens for unknown words or runs, by a hash of them. ``length`` tokens of a text are used; shorter texts are
-    filled up, and the input ``mask`` says with what.
+    filled up, and the input ``mask`` says with what. ``ways`` and ``shots`` may be sections ``{min, max}`` to draw them
+    from for every meta-step; ``examples`` keeps shots and queries of a class together constant.
     """
 
     objective: str = "cross_entropy"
 
-    ways: Annotated[int, Field(ge=2)] = 5
-    shots: Examples = 1
-    queries: Examples = 15
+    ways: DrawnWays = 5
     tokenizer: str = "words"
     vocabulary: Annotated[int, Field(ge=3, le=2**24)] = 8192
     ngrams: tuple[PositiveInt, PositiveInt] = (3, 5)
