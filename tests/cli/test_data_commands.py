@@ -115,7 +115,7 @@ def test_tasks_without_images_are_a_table(config: Path, tmp_path: Path) -> None:
 
 
 def test_tasks_of_several_sizes_are_shown_one_by_one(config: Path, tmp_path: Path) -> None:
-    drawn = ["tasks.ways={min: 2, max: 4}", "evaluation.ways=2", "run={meta_batch: 1}", "--tasks", "8"]
+    drawn = ["tasks.ways={min: 2, max: 4}", "evaluation.ways=2", "run={meta_batch: 1}", "--tasks", "20"]
     said = run("show", config, *drawn)
     labels = [[line[:4].strip() for line in task.splitlines()[1:]] for task in said.split("train task ")[1:]]
     assert {len([label for label in task if label.isdigit()]) for task in labels} == {2, 3, 4}
