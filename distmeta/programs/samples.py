@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
@@ -40,6 +40,22 @@ class Use:
     dropout: bool = False
 
 
+def lots(shards: Sequence[tuple[int, ...]], least: int | None) -> Iterator[Sequence[tuple[int, ...]]]:
+    """Consecutive shards that are sampled together: of at least so many tasks, all of them where it is ``None``.
+
+    >>> list(lots([(0, 1), (2, 3), (4, 5)], 3)), list(lots([(0, 1), (2, 3)], None))
+    ([[(0, 1), (2, 3)], [(4, 5)]], [[(0, 1), (2, 3)]])
+    """
+    lot: list[tuple[int, ...]] = []
+    for ids in shards:
+        lot.append(ids)
+        if least is not None and sum(map(len, lot)) >= least:
+            yield lot
+            lot = []
+    if lot:
+        yield lot
+
+
 class Samples:
     """The tasks of a family as trees of tensors.
 
@@ -57,14 +73,18 @@ class Samples:
         self._kept: dict[tuple[Split, tuple[int, ...]], dict[str, Any]] = {}
 
     def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
-        """Sample the tasks of these shards in the background, all at once, which costs little more than one of them."""
+        """Sample the tasks of these shards in the background.
+
+        All at once where that costs little more than one of them; in lots where a family makes them one by one, so that
+        the first shard is not kept waiting for the last one.
+        """
         with self._sampling:
             keys = ((split, tuple(ids)) for ids in shards[:AHEAD])
             wanted = [ids for _, ids in (key for key in keys if key not in self._ahead and key not in self._kept)]
-            if wanted:
-                job = self._sampler.submit(self._family.sample, split, [task for ids in wanted for task in ids])
-                firsts = accumulate(map(len, wanted), initial=0)
-                self._ahead |= {(split, ids): (job, first) for ids, first in zip(wanted, firsts, strict=False)}
+            for lot in lots(wanted, getattr(self._family, "lot", None)):
+                job = self._sampler.submit(self._family.sample, split, [task for ids in lot for task in ids])
+                firsts = accumulate(map(len, lot), initial=0)
+                self._ahead |= {(split, ids): (job, first) for ids, first in zip(lot, firsts, strict=False)}
             while len(self._ahead) > PREFETCHED:
                 self._ahead.pop(next(iter(self._ahead)))
 
