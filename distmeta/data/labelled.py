@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from distmeta.config.importing import told
 from distmeta.config.splits import SplitFractions, SplitNames
-from distmeta.core.quoting import shown
 from distmeta.core.records import Split
 from distmeta.data.splits import split_contents, split_names
 from distmeta.errors import DataError, DistmetaError
@@ -199,8 +198,3 @@ def _names(items: Any, values: NDArray[Any]) -> tuple[str, ...]:
         if len(set(names)) == len(names):
             return names
     return tuple(str(value) for value in values.tolist())
-
-
-def describe_class(opened: OpenedDataset, index: int) -> str:
-    """A class as messages name it."""
-    return f"class {shown(opened.classes[index])}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -43,6 +43,22 @@ class Use:
     dropout: bool = False
 
 
+def lots(shards: Sequence[tuple[int, ...]], least: int | None) -> Iterator[Sequence[tuple[int, ...]]]:
+    """Consecutive shards that are sampled together: of at least so many tasks, all of them where it is ``None``.
+
+    >>> list(lots([(0, 1), (2, 3), (4, 5)], 3)), list(lots([(0, 1), (2, 3)], None))
+    ([[(0, 1), (2, 3)], [(4, 5)]], [[(0, 1), (2, 3)]])
+    """
+    lot: list[tuple[int, ...]] = []
+    for ids in shards:
+        lot.append(ids)
+        if least is not None and sum(map(len, lot)) >= least:
+            yield lot
+            lot = []
+    if lot:
+        yield lot
+
+
 class Samples:
     """The tasks of a family as trees of tensors.
 
@@ -62,7 +78,8 @@ class Samples:
     def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
         """Sample the tasks of these shards in the background.
 
-        All of one size at once, which costs little more than one shard of them.
+        Those of one size at once where that costs little more than one of them; in lots where a family makes them one
+        by one, so that the first shard is not kept waiting for the last one.
         """
         with self._sampling:
             keys = ((split, tuple(ids)) for ids in shards[:AHEAD])
@@ -70,10 +87,11 @@ class Samples:
             alike: dict[Episode, list[tuple[int, ...]]] = {}
             for ids in wanted:
                 alike.setdefault(self._episodes[split].at(ids), []).append(ids)
-            for shards in alike.values():
-                job = self._sampler.submit(self._family.sample, split, [task for ids in shards for task in ids])
-                firsts = accumulate(map(len, shards), initial=0)
-                self._ahead |= {(split, ids): (job, first) for ids, first in zip(shards, firsts, strict=False)}
+            least = getattr(self._family, "lot", None)  # a class of the user's that is no subclass may have less
+            for lot in (lot for of_one_size in alike.values() for lot in lots(of_one_size, least)):
+                job = self._sampler.submit(self._family.sample, split, [task for ids in lot for task in ids])
+                firsts = accumulate(map(len, lot), initial=0)
+                self._ahead |= {(split, ids): (job, first) for ids, first in zip(lot, firsts, strict=False)}
             while len(self._ahead) > PREFETCHED:
                 self._ahead.pop(next(iter(self._ahead)))
 

@@ -139,9 +139,14 @@ class TaskFamily(Protocol):
 
     Attributes:
         Options: the settings that stand under ``tasks`` in a configuration.
+        lot: tasks that are best sampled at once; ``None`` where many cost little more than one.
     """
 
     Options: type[TaskOptions]
+
+    @property
+    def lot(self) -> int | None:  # noqa: D102
+        return None
 
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         """Open the data. Raises ``DataError`` or ``ConfigError`` exactly as :meth:`prepare` does."""

@@ -12,12 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from distmeta.config.sections import TaskOptions
 from distmeta.config.splits import SplitColumn, Splits
-from distmeta.core.philox import Purpose, distinct, words
 from distmeta.core.quoting import shown
 from distmeta.core.records import Split
-from distmeta.data.labelled import LabelledDataset, OpenedDataset, Source, describe_class
+from distmeta.data.labelled import LabelledDataset, OpenedDataset, Source
 from distmeta.errors import ConfigError, DataError
 from distmeta.tasks.base import Episode
+from distmeta.tasks.drawing import check_episode, draw_examples
 from distmeta.tasks.making import TaskMaker
 from distmeta.tasks.one_by_one import OneByOneFamily, targets_of
 from distmeta.tasks.options.datasets import DatasetOptions
@@ -43,7 +43,9 @@ class DatasetFamily(OneByOneFamily):
             opened = cls.source.open()
         except (DataError, ConfigError) as error:
             raise type(error)(f"tasks.kind = {shown(options.kind)}: {error}") from error
-        _check_sizes(opened, episodes)
+        for split, episode in episodes.items():
+            names = [opened.classes[each] for each in opened.splits[split].tolist()]
+            check_episode(split, episode, opened.counts[opened.splits[split]], names, "items")
 
         def make(split: Split, task: int) -> Any:
             try:
@@ -98,35 +100,12 @@ def from_dataset(source: Source, *, splits: Mapping[str, Any], labels: Any = Non
     return type("DatasetFamily", (DatasetFamily,), members)
 
 
-def _check_sizes(opened: OpenedDataset, episodes: Mapping[Split, Episode]) -> None:
-    """Refuse episodes that ask for more classes, or more items of one, than a split has."""
-    for split, episode in episodes.items():
-        section = "tasks" if split == "train" else "evaluation"
-        inherited = "" if split == "train" else " (what is not set is as in tasks)"
-        classes = opened.splits[split]
-        if episode.ways is None or episode.ways > len(classes):
-            raise ConfigError(
-                f"{section}.ways = {episode.ways}{inherited}: the {split} split of the data set has {len(classes):,} "
-                f"classes; use 2 to {len(classes):,} ways"
-            )
-        examples = episode.shots + episode.queries
-        fewest = classes[np.argmin(opened.counts[classes])]
-        if examples > opened.counts[fewest]:
-            raise ConfigError(
-                f"{section}.shots + {section}.queries = {episode.shots} + {episode.queries} = {examples}{inherited}: "
-                f"{describe_class(opened, int(fewest))} of the {split} split has {opened.counts[fewest]} items; ask "
-                "for at most that many together, or leave the class out of the splits"
-            )
-
-
 def _task(opened: OpenedDataset, episode: Episode, split: Split, task: int) -> Any:
     """``(support, query)``, drawn as the image families draw."""
-    assert episode.ways is not None
-    classes, examples = opened.splits[split], episode.shots + episode.queries
-    chosen = classes[distinct(words(episode.seed, split, [task], Purpose.CLASSES, episode.ways), len(classes))[0]]
-    drawn = words(episode.seed, split, [task], Purpose.EXAMPLES, episode.ways * examples).reshape(-1, examples)
-    places = distinct(drawn, opened.counts[chosen])
-    rows = np.stack([opened.rows[each][place] for each, place in zip(chosen.tolist(), places, strict=True)])
+    classes = opened.splits[split]
+    chosen, places = draw_examples(episode, split, [task], opened.counts[classes])
+    drawn = zip(classes[chosen[0]].tolist(), places[0], strict=True)
+    rows = np.stack([opened.rows[each][place] for each, place in drawn])
     return tuple(_part(opened, part) for part in (rows[:, : episode.shots], rows[:, episode.shots :]))
 
 

@@ -98,6 +98,11 @@ class OneByOneFamily(TaskFamily, ABC):
         """How many processes may make tasks beside this one."""
         self._most = processes
 
+    @property
+    def lot(self) -> int:
+        """Tasks to ask for at once, so that every process has work; more would keep the first ones waiting."""
+        return 1 if self._processes is None else self._most
+
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks, on the family's device (``ids`` stay on the CPU)."""
         import torch

@@ -290,8 +290,8 @@ SBATCH = {
 }
 
 RECORDER = """#!/bin/bash
-printf '%s\\0' {name} "$RAY_AUTH_MODE" "$RAY_AUTH_TOKEN" "$@" >> {log}
-printf '\\n' >> {log}
+line=$(printf '%s\\x1f' {name} "$RAY_AUTH_MODE" "$RAY_AUTH_TOKEN" "$@")
+printf '%s\\n' "$line" >> {log}  # in one piece, since several may write at once
 {then}
 """
 SRUN = 'while [[ $1 == --* ]]; do shift; done; exec "$@"'
@@ -326,7 +326,7 @@ def run_sbatch(folder: Path, **settings: str) -> subprocess.Popen[bytes]:
 def calls(folder: Path, name: str) -> list[list[str]]:
     """How a program was called: name, RAY_AUTH_MODE, RAY_AUTH_TOKEN, arguments."""
     log = folder / f"{name}.log"
-    return [line.split("\0")[:-1] for line in log.read_text().splitlines()] if log.exists() else []
+    return [line.split("\x1f")[:-1] for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def test_sbatch_options() -> None:

@@ -174,7 +174,7 @@ def test_within_inference_mode() -> None:
 # Memory -----------------------------------------------------------------------------------------------------------
 
 PEAK = """
-import sys, torch
+import gc, sys, torch
 from distmeta.loading import load_config
 from distmeta.runs.inference import MetaLearner
 from distmeta.programs.engine.assembly import Assembly
@@ -189,17 +189,21 @@ peak = lambda: next(int(line.split()[1]) / 1024 for line in open("/proc/self/sta
 MetaLearner(small, Assembly(small).initial_meta()).adapt(x, x)
 before = peak()
 for steps in (1, 50):  # the peak of both is never below that of the first
+    gc.collect()
     MetaLearner(config, Assembly(config).initial_meta()).adapt(x, x, steps)
     print(peak() - before)
 """
 
 
 def test_memory_of_many_steps_is_that_of_one() -> None:
-    """Megabytes of a process that adapts 4 million parameters (16 MB)."""
+    """Megabytes of a process that adapts 4 million parameters (16 MB); 50 steps kept would be 800 MB.
+
+    A copy or three more may wait for the garbage collector in either.
+    """
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, check=True, text=True)
     one, many = map(float, done.stdout.split())
     assert 50 < one < 250
-    assert many <= 1.3 * one
+    assert many <= one + 4 * 16
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])

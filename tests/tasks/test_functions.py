@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import random
 import signal
 import subprocess
@@ -321,7 +322,8 @@ def test_errors_in_processes_are_the_same() -> None:
                 DataError, match=r"task \d+ of the test split: it raised ValueError: negative \(.*"
             ) as e:
                 sample("test", range(12))
-            said.append(str(e.value))
+            # Another test of this process may have loaded the file from its own copy.
+            said.append(re.sub(r"\(/\S*/users_slow", "(users_slow", str(e.value)))
         assert said[0] == said[1]
         assert family.sample("train", range(4)).ids.tolist() == [0, 1, 2, 3]  # and they go on
     finally:

@@ -133,6 +133,7 @@ class RayWorker:
             vectors: the start's and the request's, each itself or where it lies in shared memory.
         """
         request = head.request([self._vector(vector) for vector in vectors])
+        self._worker.prefetch(shards[1:])  # before what is for the next step
         computing = self._computing.submit(self._worker.answer, request, shards)
         self._worker.prefetch(ahead)
         answer = computing.result()
