@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -148,37 +148,32 @@ def bucket() -> Iterator[str]:
         server.stop()
 
 
-@pytest.fixture(scope="session")
-def omniglot() -> Path:
-    """The folder with the real Omniglot archives: in DISTMETA_DATA, or in shared/data beside the repository."""
+def shared_data(folder: str, files: Sequence[str]) -> Path:
+    """The folder with these files of a data set: in DISTMETA_DATA, or in shared/data beside the repository."""
     beside = Path(__file__).parents[2] / "shared" / "data"
     for base in filter(None, [os.environ.get("DISTMETA_DATA"), str(beside)]):
-        for folder in (Path(base), Path(base, "omniglot")):
-            if all((folder / name).is_file() for name in ARCHIVES):
-                return folder
-    pytest.skip(f"the Omniglot archives are neither in DISTMETA_DATA nor in {beside}")
+        for place in (Path(base), Path(base, folder)):
+            if all((place / name).is_file() for name in files):
+                return place
+    pytest.skip(f"the archives of {folder} are neither in DISTMETA_DATA nor in {beside}")
+
+
+@pytest.fixture(scope="session")
+def omniglot() -> Path:
+    """The folder with the real Omniglot archives."""
+    return shared_data("omniglot", ARCHIVES)
 
 
 @pytest.fixture(scope="session")
 def clinc() -> Path:
-    """The folder with CLINC150's files: in DISTMETA_DATA, or in shared/data beside the repository."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    for base in filter(None, [os.environ.get("DISTMETA_DATA"), str(beside)]):
-        for folder in (Path(base), Path(base, "clinc150")):
-            if (folder / "data_full.json").is_file():
-                return folder
-    pytest.skip(f"the archives of CLINC150 are neither in DISTMETA_DATA nor in {beside}")
+    """The folder with CLINC150's files."""
+    return shared_data("clinc150", ["data_full.json", "domains.json"])
 
 
 @pytest.fixture(scope="session")
 def cifar_fs() -> Path:
-    """The folder with CIFAR-FS's archives: in DISTMETA_DATA, or in shared/data beside the repository."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    for base in filter(None, [os.environ.get("DISTMETA_DATA"), str(beside)]):
-        for folder in (Path(base), Path(base, "cifar_fs")):
-            if all((folder / f"{split}.zip").is_file() for split in ("train", "validation", "test")):
-                return folder
-    pytest.skip(f"the CIFAR-FS archives are neither in DISTMETA_DATA nor in {beside}")
+    """The folder with CIFAR-FS's archives."""
+    return shared_data("cifar_fs", ["train.zip", "validation.zip", "test.zip"])
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder that gets the store.")],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the store, as under tasks: size, channels, splits."),
+        typer.Argument(metavar="KEY=VALUE", help="Settings of the store, as under tasks: size, channels, splits."),
     ] = None,
 ) -> None:
     """Build an episode store from a data set's images."""
@@ -71,6 +71,7 @@ def check(
             out.print(f"whole, as written: {store.content_hash}", markup=False, highlight=False, soft_wrap=True)
             return
         config = load_config(data, overrides or (), trust_code=trust_code)
+        from distmeta.data.verified import SMALL
         from distmeta.tasks import TASKS, prepare_family
 
         prepare_family(config)
@@ -78,7 +79,8 @@ def check(
         contents = dict(family.contents(config.tasks))
         if hasattr(family, "classes"):
             store, classes = family.classes(config.tasks)
-            store.verify()
+            if store.nbytes > SMALL:  # of small ones contents are verified
+                store.verify()
             out.print(_counts(store, classes))
         for name, digest in contents.items():
             out.print(f"{name}: {digest}", markup=False, highlight=False, soft_wrap=True)
@@ -87,7 +89,7 @@ def check(
 
 
 def show(
-    config: Annotated[Path, typer.Argument(help="YAML configuration file.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration file.")],
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     tasks: Annotated[int, typer.Option(help="How many tasks.")] = 2,

@@ -16,7 +16,10 @@ from distmeta.loading import load_config
 
 def partition(
     config: Annotated[
-        Path, typer.Argument(help="Configuration whose tasks, or their source, are the images: their training classes.")
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="Configuration whose tasks, or their source, are the images: their training classes."
+        ),
     ],
     overrides: Overrides = None,
     embedding: Annotated[

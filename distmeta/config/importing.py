@@ -98,14 +98,14 @@ def _defined_in(module_name: str, name: str, value: object) -> bool:
     return callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module_name
 
 
-def told(error: BaseException) -> str:
+def raised(error: BaseException) -> str:
     """An exception in one line, with the line of the user's code that it comes from.
 
     >>> try:
     ...     {}["missing"]
     ... except KeyError as error:
-    ...     print(told(error))
-    KeyError: 'missing' (<doctest distmeta.config.importing.told[0]>, line 2: {}["missing"])
+    ...     print(raised(error))
+    KeyError: 'missing' (<doctest distmeta.config.importing.raised[0]>, line 2: {}["missing"])
     """
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not Path(frame.filename).is_relative_to(_PACKAGE)]

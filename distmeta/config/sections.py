@@ -36,6 +36,9 @@ Tasks = Annotated[int, Field(gt=0, le=2**22)]
 Examples = Annotated[int, Field(gt=0, le=2**22)]
 """Of a class, or of a task without classes."""
 
+Ways = Annotated[int, Field(ge=2)]
+"""Classes of a task."""
+
 Threads = Annotated[int, Field(gt=0, le=1024)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -81,7 +84,7 @@ class SizeRange(Section):
 class WaysRange(SizeRange):
     """Classes of tasks that are drawn anew for every meta-step: from ``min`` to ``max``, each number as likely."""
 
-    min: Annotated[int, Field(ge=2)]
+    min: Ways
 
 
 def _by_section(value: Any) -> str:
@@ -93,9 +96,7 @@ DrawnShots = Annotated[
 ]
 """Support examples of a class or task: a number, or a range to draw from for every meta-step."""
 
-DrawnWays = Annotated[
-    Annotated[int, Field(ge=2), Tag("number")] | Annotated[WaysRange, Tag("section")], Discriminator(_by_section)
-]
+DrawnWays = Annotated[Annotated[Ways, Tag("number")] | Annotated[WaysRange, Tag("section")], Discriminator(_by_section)]
 """Classes of a task, likewise."""
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from distmeta.config.anchors import anchored
 from distmeta.config.sections import Section, Seed
 from distmeta.core.quoting import shown
 from distmeta.core.records import SPLITS, Split
@@ -55,9 +54,7 @@ class SplitNames(Section):
     @classmethod
     def _anchor(cls, names: tuple[str, ...] | str) -> tuple[str, ...] | str:
         """Workers and resumed runs may have another working directory."""
-        if not isinstance(names, str) or "://" in names:
-            return names
-        return str(Path(os.path.expanduser(names)).absolute())
+        return anchored(names) if isinstance(names, str) else names
 
     @model_validator(mode="after")
     def _check_apart(self) -> SplitNames:

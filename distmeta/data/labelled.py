@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distmeta.config.importing import told
+from distmeta.config.importing import raised
 from distmeta.config.splits import SplitFractions, SplitNames
+from distmeta.core.advance import LoggedAdvance
 from distmeta.core.records import Split
 from distmeta.data.splits import split_contents, split_names
 from distmeta.errors import DataError, DistmetaError
@@ -26,9 +26,6 @@ LABELS = ("targets", "labels", "_labels")
 
 KEYS = ("label", "labels", "target", "targets", "y")
 """Under which items that are mappings keep their label."""
-
-SAY = 5.0
-"""Seconds between lines that tell how far the labels are read."""
 
 HASHED = 2**30
 """Bytes of a data set in memory up to which its hash is over all of them."""
@@ -68,7 +65,7 @@ class OpenedDataset:
         except DistmetaError:
             raise
         except Exception as error:  # whatever the user's code raises
-            raise DataError(f"item {index} of the data set cannot be read: it raised {told(error)}") from error
+            raise DataError(f"item {index} of the data set cannot be read: it raised {raised(error)}") from error
         if isinstance(item, tuple | list) and item:
             item = item[0]
         if isinstance(item, Mapping):
@@ -105,7 +102,7 @@ class LabelledDataset:
                 except DistmetaError:
                     raise
                 except (Exception, SystemExit) as error:  # whatever the user's code raises
-                    raise DataError(f"the data set cannot be opened: it raised {told(error)}") from error
+                    raise DataError(f"the data set cannot be opened: it raised {raised(error)}") from error
             return self._opened
 
     def _open(self) -> OpenedDataset:
@@ -151,7 +148,7 @@ class LabelledDataset:
 def _read_through(items: Any) -> list[Any]:
     """The labels of all items, read one by one."""
     labels: list[Any] = []
-    said = time.monotonic()
+    advance = LoggedAdvance(log, "reading labels", "items")
     for index in range(len(items)):
         item = items[index]
         if isinstance(item, Mapping):
@@ -164,9 +161,7 @@ def _read_through(items: Any) -> list[Any]:
                 f"{', '.join(KEYS)}; or name them all: from_dataset(..., labels=...)"
             )
         labels.append(found[0].item() if hasattr(found[0], "item") else found[0])
-        if time.monotonic() - said > SAY:
-            said = time.monotonic()
-            log.info("reading labels: %s of %s items", f"{index + 1:,}", f"{len(items):,}")
+        advance(index + 1, len(items))
     return labels
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -16,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distmeta.core.quoting import shown
+from distmeta.data.images.fetch import open_store
 from distmeta.data.omniglot_source import MD5, STORE, Folder, find_anywhere, find_given, fingerprint
 from distmeta.data.store import EpisodeStore, write_store
 from distmeta.errors import DataError
-from distmeta.storage.cache import build_once, cache_for, written_whole
+from distmeta.storage.cache import build_once, cache_for
 
 BUILDER = "1"
 """Version of how images are made; a change makes a new file in the cache."""
@@ -61,7 +61,7 @@ def open_omniglot(root: str | None) -> EpisodeStore:
         DataError: the data is missing, damaged or incomplete.
     """
     folder = find_anywhere(root)
-    store = EpisodeStore.open(_store_of(folder) if STORE in folder.files else _built_from(folder))
+    store = open_store(folder.place.child(STORE)) if STORE in folder.files else EpisodeStore.open(_built_from(folder))
     alphabets = {group: store.groups.count(group) for group in set(store.groups)}
     of_part = {part: [n for g, n in alphabets.items() if g.startswith(f"{part}/")] for part in ALPHABETS}
     complete = all(
@@ -79,25 +79,6 @@ def open_omniglot(root: str | None) -> EpisodeStore:
 def _built_from(folder: Folder) -> Path:
     name = f"omniglot-{IMAGE_SIZE}-{BUILDER}-{fingerprint(folder)}.arrow"
     return build_once(cache_for(name) / name, lambda path: _build(folder, None, path))
-
-
-def _store_of(folder: Folder) -> Path:
-    """A built store: mapped where it lies, or fetched once where that is another machine."""
-    local = folder.local(STORE)
-    if local is not None:
-        return local
-    version = hashlib.sha256(f"{folder.name}\0{folder.version(STORE)}".encode()).hexdigest()[:16]
-
-    def fetch(path: Path) -> None:
-        with written_whole(path) as temporary:
-            temporary.write_bytes(folder.read(STORE))
-            try:
-                EpisodeStore.open(temporary).verify()
-            except DataError:
-                raise DataError(f"{folder.name}/{STORE} is damaged or incomplete; build it again") from None
-
-    name = f"omniglot-{IMAGE_SIZE}-from-{version}.arrow"
-    return build_once(cache_for(name) / name, fetch)
 
 
 def _build(folder: Folder, progress: BuildProgress | None, path: Path) -> None:

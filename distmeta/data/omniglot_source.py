@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from distmeta.errors import DataError, StorageError
+from distmeta.data.images.files import DataPlace, unreadable
+from distmeta.errors import DataError
 from distmeta.storage.cache import build_once, cache_for, written_whole
 
 STORE = "omniglot-28.arrow"
@@ -35,38 +35,17 @@ class Folder:
     """A place, local or not, that holds the archives or a built store.
 
     Attributes:
-        name: the folder, as people know it.
-        filesystem: its ``pyarrow.fs.FileSystem``.
-        path: the folder on this file system.
+        place: the folder.
         files: which of the archives and the store it holds.
     """
 
-    name: str
-    filesystem: Any
-    path: str
+    place: DataPlace
     files: frozenset[str]
 
-    def local(self, file: str) -> Path | None:
-        """The file's path, if it lies on this host."""
-        from pyarrow.fs import LocalFileSystem
-
-        return Path(self.path, file) if isinstance(self.filesystem, LocalFileSystem) else None
-
-    def read(self, file: str) -> bytes:
-        """The whole file."""
-        try:
-            with self.filesystem.open_input_file(f"{self.path}/{file}") as stream:
-                return bytes(stream.read())
-        except OSError as error:
-            raise _unreadable(f"{self.name}/{file}", error) from None
-
-    def version(self, file: str) -> str:
-        """Size and time of the file, which tell an old copy from a new one."""
-        try:
-            info = self.filesystem.get_file_info(f"{self.path}/{file}")
-        except OSError as error:
-            raise _unreadable(f"{self.name}/{file}", error) from None
-        return f"{info.size} {info.mtime_ns}"
+    @property
+    def name(self) -> str:
+        """The folder, as people know it."""
+        return self.place.name
 
     @contextmanager
     def archive(self, file: str, whole: bool = False) -> Iterator[zipfile.ZipFile]:
@@ -79,7 +58,8 @@ class Folder:
         if file not in self.files:
             raise DataError(f"Omniglot's {file} is missing in {self.name}; {_HELP}")
         try:
-            stream = io.BytesIO(self.read(file)) if whole else self.filesystem.open_input_file(f"{self.path}/{file}")
+            found = self.place.child(file)
+            stream = io.BytesIO(found.read()) if whole else found.filesystem.open_input_file(found.path)
             opened = zipfile.ZipFile(stream)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OverflowError) as error:
             raise DataError(
@@ -87,7 +67,7 @@ class Folder:
                 f"from {OFFICIAL}{file}"
             ) from None
         except OSError as error:
-            raise _unreadable(place, error) from None
+            raise unreadable(place, error) from None
         with stream, opened:
             yield opened
 
@@ -98,25 +78,11 @@ def find(place: str) -> Folder | None:
     Raises:
         DataError: the place cannot be read.
     """
-    import pyarrow as pa
-    from pyarrow.fs import FileType, LocalFileSystem
-
-    from distmeta.storage.files import open_uri
-
-    try:
-        if "://" in place:
-            filesystem, base, place = open_uri(place)
-        else:
-            filesystem, base = LocalFileSystem(), str(Path(os.path.expanduser(place)).absolute())
-        for folder, name in ((base, place), (f"{base}/omniglot", f"{place.rstrip('/')}/omniglot")):
-            infos = filesystem.get_file_info([f"{folder}/{file}" for file in (STORE, *MD5)])
-            files = frozenset(info.base_name for info in infos if info.type == FileType.File)
-            if files:
-                return Folder(name.rstrip("/"), filesystem, folder, files)
-    except StorageError as error:  # with its own advice
-        raise DataError(str(error)) from None
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise _unreadable(place, error) from None
+    base = DataPlace.at(place)
+    for folder in (base, base.child("omniglot")):
+        files = frozenset(file for file in (STORE, *MD5) if folder.child(file).kind == "file")
+        if files:
+            return Folder(folder, files)
     return None
 
 
@@ -176,8 +142,3 @@ def _fetch(file: str, shared: str | None, path: Path) -> None:
         raise DataError(f"{url} gave a file that is not the official {file} (MD5 differs); try again, or {_HELP}")
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _unreadable(place: str, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return DataError(f"cannot read {place}: {reason}; correct the path or the access to it")

@@ -75,9 +75,7 @@ class Partitions:
                 raise ValueError("it has more clusters than images")
         except (SafetensorError, ValueError, KeyError, struct.error, RecursionError) as error:
             reason = shown(" ".join(str(error).split()))[1:-1]
-            raise DataError(
-                f"{shown(str(path))[1:-1]} is damaged, or no file of partitions ({reason}); {_AGAIN}"
-            ) from None
+            raise DataError(f"{name} is damaged, or no file of partitions ({reason}); {_AGAIN}") from None
         if _hash(labels, made_of) != digest:
             raise DataError(f"{name} is damaged: its content does not match the hash it was written with; {_AGAIN}")
         return cls(path, labels, made_of, digest)

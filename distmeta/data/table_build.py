@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distmeta.config.splits import SplitColumn
+from distmeta.core.advance import LoggedAdvance
 from distmeta.core.hashing import sha256
 from distmeta.core.quoting import shown
 from distmeta.core.records import SPLITS
@@ -45,9 +45,6 @@ from distmeta.errors import ConfigError, DataError
 from distmeta.storage.cache import build_once, cache_for, written_whole
 
 log = logging.getLogger(__name__)
-
-SAY_EVERY = 10.0
-"""Seconds between lines about how far a table is read."""
 
 SORTED_NUMBERS = 2**23
 """Numbers, about, of the rows whose order within their tasks is found together."""
@@ -111,7 +108,6 @@ class _Build:
         target = columns.target if columns.classes else ()
         self._texts = [columns.task, *split, *target, *columns.categories]
         self._tasks = NameCodes()
-        self._said = time.monotonic()
         self._features = self._resolve(self._reader(source.files[0]))
         self._widths: dict[str, int] = {}
         self._categories = {each.name: NameCodes() for each in self._features if each.width == 0}
@@ -184,7 +180,7 @@ class _Build:
         columns, pairs = self._columns, NameCodes()
         asked = [columns.task, *([] if columns.split is None else [columns.split])]
         counts = np.zeros(0, np.int64)
-        rows = 0
+        rows, advance = 0, LoggedAdvance(log, f"counting the tasks of {self._source.place}", "rows")
         with (self._folder / "tasks").open("wb") as out:
             for file in self._source.files:
                 reader = self._reader(file)
@@ -198,7 +194,7 @@ class _Build:
                     counts, rows = more, rows + len(numbered)
                     if columns.split is not None:
                         self._pair(pairs, batch.column(1), ValuePlace(file.name, columns.split, first), indices, names)
-                    self._say("tasks", rows)
+                    advance(rows)
         if not rows:
             raise DataError(f"{self._source.place} has no rows; expected at least one of each split")
         self._names, self._rank = self._tasks.ranked()
@@ -227,7 +223,7 @@ class _Build:
         coded = np.memmap(self._folder / "tasks", np.int32, "r")
         cursor = np.cumsum(self._counts) - self._counts
         self._arrays: dict[str, np.memmap[Any, Any]] = {}
-        done = 0
+        done, advance = 0, LoggedAdvance(log, f"reading {self._source.place}", "rows")
         for file in self._source.files:
             for first, batch in self._reader(file).batches(list(dict.fromkeys(asked))):
                 task = self._rank[coded[done : done + batch.num_rows]]
@@ -240,7 +236,7 @@ class _Build:
                 for name, values in self._values(batch, file.name, first).items():
                     self._array(name, values)[places] = values
                 done += batch.num_rows
-                self._say("rows", done)
+                advance(done, len(coded))
 
     def _values(self, batch: Any, file: str, first: int) -> dict[str, NDArray[Any]]:
         """What is kept of a batch's rows."""
@@ -357,11 +353,6 @@ class _Build:
             "labels": self._classes,
         }
         write_table_store(path, arrays, tasks, info)
-
-    def _say(self, what: str, rows: int) -> None:
-        if time.monotonic() - self._said > SAY_EVERY:
-            self._said = time.monotonic()
-            log.info("reading the table: %s rows (%s)", f"{rows:,}", what)
 
 
 def open_table(place: str, columns: TableColumns) -> TableStore:

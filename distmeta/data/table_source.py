@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,7 +54,7 @@ class TableSource:
     Attributes:
         place: as the user named it.
         filesystem: their ``pyarrow.fs.FileSystem``.
-        format: ``parquet`` or ``csv``.
+        format: ``parquet`` or ``csv``, or what else is asked for.
         files: at least one.
     """
 
@@ -69,11 +69,16 @@ class TableSource:
         return sha256("\n".join(f"{file.path}\0{file.version}" for file in self.files).encode(errors="surrogatepass"))
 
 
-def find_table(place: str) -> TableSource:
+def find_table(place: str, setting: str = "tasks.path", formats: Mapping[str, str] = TABLE_FORMATS) -> TableSource:
     """The files at a path or URI: itself, or those in the folder and below it; hidden ones do not count.
 
+    Args:
+        place: the path or URI.
+        setting: which names it, for messages.
+        formats: how files are read, by the ends of their names.
+
     Raises:
-        DataError: there is none, or files of both formats.
+        DataError: there is none, or files of several formats.
     """
     import pyarrow as pa
     from pyarrow.fs import FileSelector, FileType, LocalFileSystem
@@ -90,37 +95,42 @@ def find_table(place: str) -> TableSource:
         if info.type == FileType.Directory:
             infos = filesystem.get_file_info(FileSelector(path, recursive=True))
         elif info.type == FileType.NotFound:
-            raise DataError(f"tasks.path = {place}: there is no such file or folder; correct the path")
+            raise DataError(f"{setting} = {place}: there is no such file or folder; correct the path")
     except StorageError as error:  # with its own advice
         raise DataError(str(error)) from None
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise DataError(f"tasks.path = {place}: cannot be read ({_line(error)})") from None
-    found = [each for each in infos if each.type == FileType.File and (each.path == path or _counts(each.path, path))]
-    formats = {each.path: _format(each.path) for each in found}
-    if not found or None in formats.values():
-        wrong = next((name for name, kind in formats.items() if kind is None), "")
-        what = f"{shown(Path(wrong).name)} is neither" if wrong else "there are no such files in it"
-        raise DataError(f"tasks.path = {place}: expected Parquet (.parquet) or CSV (.csv, .tsv), and {what}")
-    if len(set(formats.values())) > 1:
-        raise DataError(f"tasks.path = {place} holds Parquet and CSV files: expected one kind; move one of them away")
+        raise DataError(f"{setting} = {place}: cannot be read ({_line(error)})") from None
+    found = [
+        each
+        for each in infos
+        if each.type == FileType.File and (each.path == path or _counts(each.path, path, formats))
+    ]
+    kinds = {each.path: _format(each.path, formats) for each in found}
+    if len(set(kinds.values())) != 1 or None in kinds.values():
+        wrong = next((name for name, kind in kinds.items() if kind is None), "")
+        what = f"{shown(Path(wrong).name)} is none" if wrong else "there is no such file in it"
+        what = "there are files of several formats: move the others away" if len(found) > 1 else what
+        raise DataError(
+            f"{setting} = {place}: expected a file ({', '.join(formats)}), or a folder of files of one format; {what}"
+        )
     files = sorted(found, key=lambda each: each.path)
     return TableSource(
         place,
         filesystem,
-        str(formats[files[0].path]),
+        str(kinds[files[0].path]),
         tuple(TableFile(mask(each.path), each.path, f"{each.size} {each.mtime_ns}") for each in files),
     )
 
 
-def _counts(path: str, folder: str) -> bool:
+def _counts(path: str, folder: str, formats: Mapping[str, str]) -> bool:
     """Whether a file in a folder is part of the table: what begins with a dot or an underscore is hidden."""
     parts = path.removeprefix(folder).strip("/").split("/")
-    return not any(part.startswith((".", "_")) for part in parts) and _format(path) is not None
+    return not any(part.startswith((".", "_")) for part in parts) and _format(path, formats) is not None
 
 
-def _format(path: str) -> str | None:
+def _format(path: str, formats: Mapping[str, str]) -> str | None:
     name = path.lower()
-    return next((kind for ending, kind in TABLE_FORMATS.items() if name.endswith(ending)), None)
+    return next((kind for ending, kind in formats.items() if name.endswith(ending)), None)
 
 
 def _line(error: Exception) -> str:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,30 @@ class TableStore:
             info["sha256"],
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return self.numbers.nbytes + self.codes.nbytes + self.y.nbytes
+
+    def verify(self) -> None:
+        """Recompute the content hash, which reads the whole file.
+
+        Raises:
+            DataError: the content is not what was written.
+        """
+        info = {
+            "features": [asdict(each) for each in self.features],
+            "categories": [list(each) for each in self.categories],
+            "labels": list(self.labels),
+        }
+        splits = None if self.splits is None else [SPLITS.index(each) for each in self.splits]
+        columns = [each for each in (self.numbers, self.codes, self.y.reshape(len(self.y), -1)) if each.shape[1]]
+        if _content_hash(info, self.names, self.counts, splits, columns) != self.content_hash:
+            raise DataError(
+                f"the table store {self.path} is damaged: its content does not match the hash it was written with; "
+                "delete it, and it is built again"
+            )
+
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.int64]]]:
         """All rows, a block at a time, each with the tasks that they belong to."""
         ends = np.cumsum(self.counts)
@@ -174,19 +198,14 @@ def write_table_store(
     """
     import pyarrow as pa
 
-    digest = hashlib.sha256(json.dumps([info, tasks["name"]], sort_keys=True).encode(errors="surrogatepass"))
-    whole: list[NDArray[Any]] = [np.asarray(tasks["count"], np.int64), *arrays.values()]
-    for values in whole:
-        digest.update(f"{values.dtype} {values.shape}\n".encode())
-        digest.update(np.ascontiguousarray(values).data)  # a mapped one's pages come and go
-    digest.update(json.dumps(tasks.get("split")).encode())
+    content_hash = _content_hash(info, tasks["name"], tasks["count"], tasks.get("split"), arrays.values())
     sink = io.BytesIO()
     table = pa.table(tasks)
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     metadata = {
         _VERSION_KEY: TABLE_VERSION,
-        _INFO_KEY: json.dumps({**info, "sha256": digest.hexdigest()}),
+        _INFO_KEY: json.dumps({**info, "sha256": content_hash}),
         _TASKS_KEY: sink.getvalue(),
     }
     columns = {name: _column(values) for name, values in arrays.items() if values.shape[1]}
@@ -194,6 +213,21 @@ def write_table_store(
     # One record batch: each column stays one contiguous block, which readers view without a copy.
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as out:
         out.write_batch(batch)
+
+
+def _content_hash(
+    info: Mapping[str, Any],
+    names: Sequence[str],
+    counts: Any,
+    splits: Sequence[int] | None,
+    columns: Iterable[NDArray[Any]],
+) -> str:
+    digest = hashlib.sha256(json.dumps([info, list(names)], sort_keys=True).encode(errors="surrogatepass"))
+    for values in (np.asarray(counts, np.int64), *columns):
+        digest.update(f"{values.dtype} {values.shape}\n".encode())
+        digest.update(np.ascontiguousarray(values).data)  # a mapped one's pages come and go
+    digest.update(json.dumps(None if splits is None else list(splits)).encode())
+    return digest.hexdigest()
 
 
 def _column(values: NDArray[Any]) -> Any:

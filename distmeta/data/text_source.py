@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from distmeta.config.splits import SplitColumn
+from distmeta.core.advance import LoggedAdvance
 from distmeta.core.quoting import shown
 from distmeta.core.records import Split
 from distmeta.data.splits import column_splits
-from distmeta.errors import DataError, StorageError
+from distmeta.data.table_source import TABLE_FORMATS, TableSource, find_table
+from distmeta.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMATS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+TEXT_FORMATS = {**TABLE_FORMATS, ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 """How a file is read, by the end of its name; JSON means an object a line."""
 
 _ROWS = 8192
 """Rows that are read at a time."""
-
-TELL_SECONDS = 10.0
-"""Between two messages of how far a long reading is."""
-
 log = logging.getLogger(__name__)
 
 
@@ -94,15 +89,16 @@ class TextTable:
 
     def version(self) -> str:
         """The columns, and sizes and times of the files."""
-        _, infos = self._files()
-        files = [(info.path, info.size, info.mtime_ns) for info in infos]
-        return repr((files, self.text, self.label, self.group, self.split))
+        return repr((self._found().version, self.text, self.label, self.group, self.split))
 
     def rows(self) -> Iterator[TextRows]:
         """All rows, file by file in the order of their names."""
-        filesystem, infos = self._files()
-        for info in infos:
-            yield from self._rows_of(filesystem, info.path)
+        found = self._found()
+        for file in found.files:
+            yield from self._rows_of(found, file.path)
+
+    def _found(self) -> TableSource:
+        return find_table(self.place, "tasks.root", TEXT_FORMATS)
 
     @property
     def _columns(self) -> dict[str, str]:
@@ -110,40 +106,12 @@ class TextTable:
         named = {"text": self.text, "label": self.label, "group": self.group, "splits.column": self.split}
         return {setting: column for setting, column in named.items() if column is not None}
 
-    def _files(self) -> tuple[Any, list[Any]]:
-        """The file system, and what it says of each file."""
-        import pyarrow as pa
-        from pyarrow.fs import FileSelector, FileType, LocalFileSystem
-
-        from distmeta.storage.files import open_uri
-
-        try:
-            remote = "://" in self.place
-            filesystem, path = open_uri(self.place)[:2] if remote else (LocalFileSystem(), self.place)
-            info = filesystem.get_file_info(path)
-            if info.type == FileType.NotFound:
-                raise DataError(f"tasks.root = {shown(self.place)}: there is no such file or folder; correct the path")
-            infos = [info] if info.is_file else filesystem.get_file_info(FileSelector(path, recursive=True))
-        except StorageError as error:  # with its own advice
-            raise DataError(str(error)) from None
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise _unreadable(self.place, error) from None
-        infos = [each for each in infos if each.is_file and _format(each.path)]
-        formats = {_format(each.path) for each in infos}
-        if len(formats) != 1:
-            found = "files of several formats" if formats else "no such file"
-            raise DataError(
-                f"tasks.root = {shown(self.place)}: expected a file of texts, or a folder of files of one format "
-                f"({', '.join(FORMATS)}), but there are {found}"
-            )
-        return filesystem, sorted(infos, key=lambda each: each.path)
-
-    def _rows_of(self, filesystem: Any, path: str) -> Iterator[TextRows]:
+    def _rows_of(self, source: TableSource, path: str) -> Iterator[TextRows]:
         import pyarrow as pa
         import pyarrow.dataset as ds
 
         try:
-            dataset = ds.dataset(path, format=self._reader(path), filesystem=filesystem)
+            dataset = ds.dataset(path, format=self._reader(source.format, path), filesystem=source.filesystem)
             self._check(dataset.schema, path)
             # One piece after the other: their order is that of the file, and few lie in memory.
             scanner = dataset.scanner(columns=[*dict.fromkeys(self._columns.values())], batch_size=_ROWS)
@@ -157,16 +125,16 @@ class TextTable:
         except (OSError, pa.ArrowException, ValueError) as error:
             raise _unreadable(path, error) from None
 
-    def _reader(self, path: str) -> Any:
+    def _reader(self, kind: str, path: str) -> Any:
         """How pyarrow reads the file: columns of a CSV file are text, whatever they look like."""
         import pyarrow as pa
         import pyarrow.csv
         import pyarrow.dataset as ds
 
-        if _format(path) != "csv":
-            return _format(path)
+        if kind != "csv":
+            return kind
         types = {name: pa.string() for name in self._columns.values()}
-        delimiter = "\t" if path.lower().endswith(".tsv") else ","
+        delimiter = "\t" if ".tsv" in path.lower() else ","
         return ds.CsvFileFormat(
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(column_types=types),
@@ -202,22 +170,19 @@ class TextTable:
                     )
 
 
-def told(source: TextSource, what: str, total: int | None = None) -> Iterator[TextRows]:
-    """All rows of a source; log messages say now and then how far it is.
+def logged_rows(source: TextSource, what: str, total: int | None = None) -> Iterator[TextRows]:
+    """All rows of a source; the log says now and then how far it is.
 
     Args:
         source: of the texts.
         what: is done with them.
         total: how many there are, if that is known.
     """
-    done, last = 0, time.monotonic()
-    of_all = "" if total is None else f" of {total:,}"
+    advance, done = LoggedAdvance(log, f"{what} {shown(source.place)[1:-1]}", "texts"), 0
     for rows in source.rows():
         yield rows
         done += len(rows.texts)
-        if time.monotonic() - last >= TELL_SECONDS:
-            log.info("%s: %s%s texts (%s)", shown(source.place)[1:-1], f"{done:,}", of_all, what)
-            last = time.monotonic()
+        advance(done, total)
 
 
 @dataclass(frozen=True)
@@ -256,7 +221,7 @@ def index_texts(source: TextSource, splits: object) -> TextIndex:
     placed: set[tuple[str, str]] = set()
     parts: list[Any] = []
     digest = hashlib.sha256()
-    for rows in told(source, "reading"):
+    for rows in logged_rows(source, "reading"):
         parts.append(np.array([codes.setdefault(label, len(codes)) for label in rows.labels], np.int32))
         beside = [each for each in (rows.groups, rows.splits) if each is not None]
         for row in zip(rows.texts, rows.labels, *beside, strict=True):
@@ -281,11 +246,6 @@ def index_texts(source: TextSource, splits: object) -> TextIndex:
         tuple(by_column[name] for name in names) if by_column else None,
         digest.hexdigest(),
     )
-
-
-def _format(path: str) -> str | None:
-    name = Path(path).name
-    return None if name.startswith((".", "_")) else FORMATS.get(os.path.splitext(name)[1].lower())
 
 
 def _strings(column: Any) -> list[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from distmeta.core.hashing import sha256
 from distmeta.core.quoting import shown
-from distmeta.data.text_source import TextIndex, TextSource, told
+from distmeta.data.text_source import TextIndex, TextSource, logged_rows
 from distmeta.data.tokenization import Encoder, padded
 from distmeta.errors import DataError
 from distmeta.storage.cache import written_whole
@@ -192,7 +192,7 @@ def write_tokens(path: Path, source: TextSource, index: TextIndex, encoder: Enco
 def _batches(source: TextSource, total: int) -> Iterator[list[str]]:
     """The texts, in pieces of the store's size."""
     waiting: list[str] = []
-    for rows in told(source, "encoding", total):
+    for rows in logged_rows(source, "encoding", total):
         waiting += rows.texts
         while len(waiting) >= _BATCH:
             yield waiting[:_BATCH]

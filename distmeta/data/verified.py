@@ -12,6 +12,9 @@ from distmeta.storage.cache import cache_for, written_whole
 
 _FOLDER = "verified"
 
+SMALL = 2**30
+"""Bytes of a store that are read whenever a run begins; reading more takes long."""
+
 
 class HashedStore(Protocol):
     """A file that knows the hash it was written with."""
@@ -22,6 +25,11 @@ class HashedStore(Protocol):
         ...
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of what it holds."""
+        ...
+
+    @property
     def content_hash(self) -> str:
         """The hash."""
         ...
@@ -29,6 +37,18 @@ class HashedStore(Protocol):
     def verify(self) -> None:
         """Read it all, and raise ``DataError`` where it is not what was written."""
         ...
+
+
+def check_store(store: HashedStore) -> None:
+    """Verify a store: a small one now, a large one as :func:`verify_once` does.
+
+    Raises:
+        DataError: the content is not what was written.
+    """
+    if store.nbytes <= SMALL:
+        store.verify()
+    else:
+        verify_once(store)
 
 
 def verify_once(store: HashedStore) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import distmeta
+from distmeta.config.anchors import data_places
 from distmeta.config.modules import importable, is_installed, kinds, split
 from distmeta.config.schema import Config, dump_config
 from distmeta.core.secrets import is_masked, mask, masked
@@ -141,16 +142,10 @@ def _tune(request: Submission) -> Job:
 
 
 def _data_notes(config: Config) -> list[str]:
-    values = config.tasks.model_dump(mode="json")
-    inner = values.get("source")
-    kinds = {"root": "folder", "path": "file or folder", "partition": "file"}
-    places = {f"tasks.{key}": (values.get(key), kind) for key, kind in kinds.items()}
-    if isinstance(inner, dict):
-        places |= {f"tasks.source.{key}": (inner.get(key), kind) for key, kind in kinds.items()}
     return [
-        f"{key} = {place} is taken for a {kind} on the cluster's head"
-        for key, (place, kind) in places.items()
-        if isinstance(place, str) and "://" not in place
+        f"{key} = {place} is taken for a file or folder on the cluster's head"
+        for key, place in data_places(config.tasks.model_dump(mode="json")).items()
+        if "://" not in place
     ]
 
 

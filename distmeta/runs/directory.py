@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
+from distmeta.config.anchors import data_places
 from distmeta.core.secrets import without_secrets
 from distmeta.errors import ConfigError, StorageError
 from distmeta.storage.files import Storage
@@ -145,8 +146,7 @@ def check_resume(old: Mapping[str, Any], new: Mapping[str, Any], data_is_known: 
     Args:
         old: the run's resolved configuration, as ``config.model_dump(mode="json")``.
         new: the one to continue with.
-        data_is_known: whether the data is compared by its hash; then ``tasks.root`` and ``tasks.path`` may change
-            too.
+        data_is_known: whether the data is compared by its hash; then where it lies may change too.
 
     Raises:
         ConfigError: naming every setting that differs, with both values.
@@ -160,7 +160,8 @@ def check_resume(old: Mapping[str, Any], new: Mapping[str, Any], data_is_known: 
     """
     schedule = dict(_flatten(old)).get("outer.schedule")
     fixed = {"run.steps"} if schedule in _NEED_STEPS else set()
-    free = (_MAY_CHANGE | ({"tasks.root", "tasks.path"} if data_is_known else set())) - fixed
+    places = {key for each in (old, new) for key in data_places(each.get("tasks", {}))} if data_is_known else set()
+    free = (_MAY_CHANGE | places) - fixed
     problems = []
     for key, change in differences(old, new).items():
         if not key.startswith("cluster.") and key not in free:

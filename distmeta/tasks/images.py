@@ -15,7 +15,7 @@ from torch import Tensor
 from distmeta.config.sections import TaskOptions, limits
 from distmeta.core.records import Split, TaskBatch, TensorSpec
 from distmeta.data.store import EpisodeStore
-from distmeta.data.verified import verify_once
+from distmeta.data.verified import check_store
 from distmeta.tasks.augmentation import TaskPart, augment, check_augmentation
 from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 from distmeta.tasks.drawing import check_episode, draw_examples
@@ -200,12 +200,9 @@ class ImageFamily(TaskFamily, ABC):
 
     @classmethod
     def contents(cls, options: TaskOptions) -> Mapping[str, str]:
-        """The hash that the store was written with, verified; beyond ``HELD_BYTES``, once for a state of the file."""
+        """The hash that the store was written with, checked by :func:`~distmeta.data.verified.check_store`."""
         store, _ = cls._open(options)
-        if store.nbytes <= HELD_BYTES:
-            store.verify()
-        else:
-            verify_once(store)
+        check_store(store)
         return {options.kind: store.content_hash}
 
     def pool(self, split: Split) -> ImagePool:

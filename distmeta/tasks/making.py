@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distmeta.config.importing import told
+from distmeta.config.importing import raised
 from distmeta.core.records import SPLITS, Split
 from distmeta.errors import DistmetaError
 from distmeta.tasks.reading import Targets, TaskArrays, TaskName, check_alike, read_task
@@ -82,7 +82,7 @@ class TaskMaker:
             except DistmetaError:
                 raise
             except (Exception, SystemExit) as error:  # whatever the user's code raises
-                raise name.refuse(f"it raised {told(error)}") from error
+                raise name.refuse(f"it raised {raised(error)}") from error
             return read_task(given, name, self._targets[split])
 
     def _check_examples(self, found: TaskArrays, first: TaskArrays, name: TaskName) -> None:

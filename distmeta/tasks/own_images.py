@@ -16,6 +16,7 @@ from distmeta.core.quoting import shown
 from distmeta.core.records import SPLITS, Split, TensorSpec
 from distmeta.data.images.build import BuildAdvance, StoreSettings, build_images, built_images
 from distmeta.data.images.fetch import STORE_SUFFIX, open_store
+from distmeta.data.images.files import DataPlace
 from distmeta.data.images.sources import ImageSource, image_source
 from distmeta.data.splits import moved_splits, split_contents, split_files, split_names
 from distmeta.data.store import EpisodeStore
@@ -30,8 +31,8 @@ class StoredImages(ImageFamily):
 
     @classmethod
     @abstractmethod
-    def find(cls, options: StoredImageOptions) -> ImageSource | str:
-        """The source of the images, or the path or URI of a built store. Raises ``DataError``."""
+    def find(cls, options: StoredImageOptions) -> ImageSource | DataPlace:
+        """The source of the images, or the place of a built store. Raises ``DataError``."""
 
     @classmethod
     def settings(cls, options: StoredImageOptions) -> StoreSettings:
@@ -48,7 +49,7 @@ class StoredImages(ImageFamily):
             ConfigError: a built store has images of another size.
         """
         found = cls.find(options)
-        if not isinstance(found, str):
+        if not isinstance(found, DataPlace):
             return built_images(found, cls.settings(options))
         store = open_store(found)
         channels, height, width = given = shape_of(store)
@@ -81,8 +82,8 @@ class StoredImages(ImageFamily):
             DataError: the images are missing or damaged, or ``out`` cannot be written; nothing is left behind.
         """
         found = cls.find(options)
-        if isinstance(found, str):
-            raise ConfigError(f"{found} is a built store; name the images that a store is to be built from")
+        if isinstance(found, DataPlace):
+            raise ConfigError(f"{found.name} is a built store; name the images that a store is to be built from")
         path = out.expanduser() / f"{options.kind}{STORE_SUFFIX}"
         build_images(found, path, cls.settings(options), advance)
         return path
@@ -131,11 +132,11 @@ class OwnImages(StoredImages):
     Options: type[TaskOptions] = OwnImageOptions
 
     @classmethod
-    def find(cls, options: StoredImageOptions) -> ImageSource | str:
+    def find(cls, options: StoredImageOptions) -> ImageSource | DataPlace:
         """What lies at ``tasks.root``."""
         assert isinstance(options, OwnImageOptions)
         if options.root.partition("?")[0].endswith(STORE_SUFFIX):
-            return options.root
+            return DataPlace.at(options.root)
         column = options.splits.column if isinstance(options.splits, SplitColumn) else ""
         return image_source(options.root, column)
 

@@ -40,7 +40,7 @@ class PublishedImages(StoredImages):
     expected: ClassVar[str]
 
     @classmethod
-    def find(cls, options: StoredImageOptions) -> ImageSource | str:
+    def find(cls, options: StoredImageOptions) -> ImageSource | DataPlace:
         """What lies there or in the subfolder of the family's name."""
         assert isinstance(options, PublishedImageOptions)
         return find_published(options.kind, options.root, cls.probe, cls.expected)

@@ -19,6 +19,7 @@ from distmeta.core.records import SPLITS, Inputs, Split, TaskBatch, TensorSpec
 from distmeta.data.splits import moved_splits, split_contents, split_files, split_names
 from distmeta.data.table_build import open_table
 from distmeta.data.table_store import TABLE_SUFFIX, TableColumns, TableStore
+from distmeta.data.verified import check_store
 from distmeta.errors import ConfigError
 from distmeta.objectives import Scored, objective_name, open_objective
 from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
@@ -111,7 +112,9 @@ class Table(TaskFamily):
     def contents(cls, options: TaskOptions) -> Mapping[str, str]:
         """Hashes of the rows that are used and of files of names."""
         assert isinstance(options, TableOptions)
-        return {"table": open_table(options.path, _columns(options)).content_hash, **split_contents(options.splits)}
+        store = open_table(options.path, _columns(options))
+        check_store(store)
+        return {"table": store.content_hash, **split_contents(options.splits)}
 
     @classmethod
     def moved(cls, options: TaskOptions, folder: Path) -> TaskOptions:
@@ -149,7 +152,12 @@ class Table(TaskFamily):
             return torch.from_numpy(class_indices(values, fitted.classes, "y_support"))
         if not _is_scaled(options):
             return None
-        y = torch.as_tensor(values).double()
+        try:
+            y = torch.as_tensor(values).double()
+        except (TypeError, ValueError, RuntimeError):
+            return None  # no numbers: refused where targets are checked
+        if y.shape[-1:] != (len(fitted.mean),):
+            return None  # likewise
         return ((y - y.new_tensor(fitted.mean)) / y.new_tensor(fitted.scale)).float()
 
     @classmethod

@@ -20,10 +20,10 @@ from distmeta.core.quoting import BAD_TEXT, shown
 from distmeta.core.records import SPLITS, Split, TaskBatch, TensorSpec
 from distmeta.data.clinc import Clinc
 from distmeta.data.splits import moved_splits, split_contents, split_files, split_names
-from distmeta.data.text_source import TextIndex, TextSource, TextTable, index_texts, told
+from distmeta.data.text_source import TextIndex, TextSource, TextTable, index_texts, logged_rows
 from distmeta.data.token_store import TEXT_STORE_VERSION, TokenStore, write_tokens
 from distmeta.data.tokenization import inverse_frequencies, padded, restore, train
-from distmeta.data.verified import verify_once
+from distmeta.data.verified import check_store
 from distmeta.errors import ConfigError, DataError
 from distmeta.storage.cache import build_once, cache_for
 from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
@@ -32,9 +32,6 @@ from distmeta.tasks.options import Clinc150Options, EncodingOptions, TextOptions
 
 TEXT_STORE = "texts.arrow"
 """Encoded texts as workers on other hosts get them."""
-
-VERIFIED_BYTES = 2**30
-"""Encoded texts up to this size are compared with their hash whenever a run begins."""
 
 
 class Text(TaskFamily):
@@ -81,7 +78,7 @@ class Text(TaskFamily):
 
         def texts() -> Iterator[list[str]]:
             first = 0
-            for rows in told(source, "learning tokens", len(training)):
+            for rows in logged_rows(source, "learning tokens", len(training)):
                 chosen = training[first : first + len(rows.texts)]
                 yield [text for text, wanted in zip(rows.texts, chosen, strict=True) if wanted]
                 first += len(rows.texts)
@@ -130,16 +127,10 @@ class Text(TaskFamily):
 
     @classmethod
     def contents(cls, options: TaskOptions) -> Mapping[str, str]:
-        """Hashes of the texts with their labels, and of their tokens.
-
-        The latter are verified; beyond ``VERIFIED_BYTES``, once for a state of the file.
-        """
+        """Hashes of the texts with their labels, and of their tokens, which are checked."""
         settings = _settings(options)
         store, _ = cls._stored(settings, {})
-        if store.nbytes <= VERIFIED_BYTES:
-            store.verify()
-        else:
-            verify_once(store)
+        check_store(store)
         own = {options.kind: store.index.digest, f"{options.kind}, as tokens": store.content_hash}
         return {**own, **split_contents(settings.splits)}
 

@@ -121,20 +121,21 @@ def keep_sweep(sweep: Path, name: str, command: str, elapsed: float, folder: Pat
     if found is None:
         raise ValueError(f"{sweep}: the sweep has not ended")
     found["best"]["checkpoint"] = found["best"]["checkpoint"].removeprefix(f"{home.location}/")
-    return _keep_other(name, sweep / RESULTS, folder, command=command, elapsed=elapsed, results=found)
+    fields = {"command": command, "elapsed": elapsed, "results": found}
+    return _keep_other(name, sweep / RESULTS, folder, checked_out(), **fields)
 
 
-def keep_benchmark(figures: Path, name: str, command: str, folder: Path = RECORDS) -> Path:
-    """Make what a benchmark's ``--json`` wrote a record; the name is as of :func:`keep`."""
+def keep_benchmark(figures: Path, name: str, command: str, commit: str | None = None, folder: Path = RECORDS) -> Path:
+    """Make what a benchmark's ``--json`` wrote a record; name and commit are as of :func:`keep`."""
     _check_name(name)
     if not command.startswith("python benchmarks/"):
         raise ValueError(f"expected 'python benchmarks/SCRIPT ...', got {command!r}")
     found = json.loads(figures.read_text(encoding="utf-8"))
-    return _keep_other(name, figures, folder, command=command, figures=found)
+    return _keep_other(name, figures, folder, commit or checked_out(), command=command, figures=found)
 
 
-def _keep_other(name: str, left: Path, folder: Path, **fields: Any) -> Path:
-    record = {**_made(left, checked_out()), **fields}
+def _keep_other(name: str, left: Path, folder: Path, commit: str, **fields: Any) -> Path:
+    record = {**_made(left, commit), **fields}
     file = folder / OTHERS / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(to_json(record, indent=2) + "\n", encoding="utf-8")
@@ -252,6 +253,7 @@ def main() -> None:
     benchmark.add_argument("figures", type=Path, metavar="FILE", help="that its --json wrote")
     benchmark.add_argument("name", metavar="NAME")
     benchmark.add_argument("--command", required=True, help="what wrote it, without --json")
+    benchmark.add_argument("--commit", help="what it was measured with, if not with what is checked out")
     commands.add_parser("write", help="write the figures of all records into the documents")
     options = parser.parse_args()
     if options.does == "keep":
@@ -261,7 +263,7 @@ def main() -> None:
         print(keep_sweep(options.sweep, options.name, options.command, options.elapsed))
         return
     if options.does == "benchmark":
-        print(keep_benchmark(options.figures, options.name, options.command))
+        print(keep_benchmark(options.figures, options.name, options.command, options.commit))
         return
     for file, now in rewritten():
         if now != file.read_text(encoding="utf-8"):

@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from cluster_programs import wait_for
 from command_lines import command_lines, parse
 from kubernetes_schema import SCHEMAS
 from packaging.requirements import Requirement
@@ -342,7 +343,9 @@ def test_sbatch_options() -> None:
 
 def test_sbatch_starts_ray_on_every_node_then_trains(allocation: Path) -> None:
     assert run_sbatch(allocation).wait(60) == 0
-    ray, distmeta = calls(allocation, "ray"), calls(allocation, "distmeta")
+    # Ray's processes of the other nodes are the script's children, for which it does not wait.
+    ray = wait_for(lambda: calls(allocation, "ray"), lambda seen: sum(words[3] == "start" for words in seen) == 3)
+    distmeta = calls(allocation, "distmeta")
     tokens = {(mode, token) for _, mode, token, *_ in [*ray, *distmeta]}
     ((mode, token),) = tokens
     assert mode == "token"

@@ -19,6 +19,7 @@ from task_helpers import ARCHIVES, episodes, flat
 
 from distmeta.core.secrets import mask
 from distmeta.data import omniglot_source
+from distmeta.data.images.files import DataPlace
 from distmeta.data.omniglot_build import _store_of, build_omniglot, open_omniglot
 from distmeta.data.omniglot_source import STORE, Folder, fingerprint
 from distmeta.data.store import EpisodeStore
@@ -181,7 +182,7 @@ def test_where_data_is_looked_for(built, store, own_cache, monkeypatch):
 
 def test_a_store_on_another_machine_is_fetched_once(built, store, own_cache):
     elsewhere = SubTreeFileSystem(str(built), LocalFileSystem())
-    folder = Folder("far://data/omniglot", elsewhere, "omniglot", frozenset(["omniglot-28.arrow"]))
+    folder = Folder(DataPlace("far://data/omniglot", elsewhere, "omniglot", "folder"), frozenset(["omniglot-28.arrow"]))
     path = _store_of(folder)
     assert path.parent == own_cache
     assert EpisodeStore.open(path).content_hash == store.content_hash

@@ -416,7 +416,7 @@ def test_files_that_are_no_table_are_named(tmp_path):
     with pytest.raises(DataError, match="there is no such file or folder"):
         opened(tmp_path / "u.parquet")
     (tmp_path / "t.txt").touch()
-    with pytest.raises(DataError, match=r"expected Parquet .*'t\.txt' is neither"):
+    with pytest.raises(DataError, match=r"expected a file \(\.parquet.*'t\.txt' is none"):
         opened(tmp_path / "t.txt")
     with pytest.raises(DataError, match="holds Parquet and CSV files"):
         opened(tmp_path)

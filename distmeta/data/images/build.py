@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distmeta.core.advance import LoggedAdvance
 from distmeta.core.quoting import shown
 from distmeta.core.records import SPLITS
 from distmeta.core.secrets import mask
@@ -41,7 +41,6 @@ DAMAGED_SHOWN = 10
 """Damaged files that a message names; then building ends."""
 
 _AT_ONCE = 512
-_SAID_EVERY = 10.0
 
 BuildAdvance = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -80,7 +79,7 @@ def build_images(source: ImageSource, path: Path, settings: StoreSettings, advan
         entries = [entry for of_class in classes.values() for entry in of_class]
         labels = list(classes)
         log.info("building a store of %s images of %s classes from %s", f"{len(entries):,}", len(labels), source.name)
-        job = _Job(source.name, settings, len(entries), advance or _Said(source.name))
+        job = _Job(source.name, settings, len(entries), advance or LoggedAdvance(log, source.name, "images"))
         shape = job.shape_of(entries)
         write_pieces(
             path,
@@ -166,23 +165,6 @@ class _Job:
         more = " (and perhaps more)" if len(self._bad) == DAMAGED_SHOWN else ""
         lines = "".join(f"\n  {problem}" for problem in self._bad)
         return DataError(f"{self._name}: {len(self._bad)} images{more} cannot be used; mend or remove them:{lines}")
-
-
-class _Said:
-    """Says in the log how far a build is, where nothing else shows it."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._began = self._last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= _SAID_EVERY and done < total:
-            self._last = now
-            rate = done / (now - self._began)
-            log.info(
-                "%s of %s images, %.0f a second, %.0f s left", f"{done:,}", f"{total:,}", rate, (total - done) / rate
-            )
 
 
 def _by_class(entries: Sequence[ImageEntry], name: str, merged: bool) -> dict[str, list[ImageEntry]]:

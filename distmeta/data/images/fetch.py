@@ -15,13 +15,13 @@ STORE_SUFFIX = ".arrow"
 _PART = 2**24
 
 
-def open_store(root: str) -> EpisodeStore:
-    """A built store at a path, mapped where it lies; at a URI it is fetched once a host, and checked by its hash.
+def open_store(root: str | DataPlace) -> EpisodeStore:
+    """A built store, mapped where it lies on this machine; elsewhere fetched once a host, and checked by its hash.
 
     Raises:
         DataError: it is missing, unreadable or damaged.
     """
-    place = DataPlace.at(root)
+    place = DataPlace.at(root) if isinstance(root, str) else root
     if place.kind != "file":
         raise DataError(f"tasks.root = {place.name}: there is no such store; correct the path, or build it")
     if place.local is not None:

@@ -77,12 +77,14 @@ MINI_PICKLES = "mini-imagenet-cache-{}.pkl"
 
 _LARGEST_PICKLE = 2**32
 
-FolderProbe = Callable[[DataPlace], "ImageSource | str | None"]
-"""Gives the source in a folder, or the path of a built store, where there is one."""
+FolderProbe = Callable[[DataPlace], ImageSource | None]
+"""Gives the source in a folder, where there is one."""
 
 
-def find_published(kind: str, root: str | None, probe: FolderProbe, expected: str) -> ImageSource | str:
-    """A data set in the subfolder of the family's name of ``root``, or there; without a root, in ``DISTMETA_DATA``.
+def find_published(kind: str, root: str | None, probe: FolderProbe, expected: str) -> ImageSource | DataPlace:
+    """A data set, or a built store of it: in the subfolder of the family's name of ``root``, or there.
+
+    Without a root it is looked for in ``DISTMETA_DATA``.
 
     Args:
         kind: the family's name.
@@ -99,11 +101,11 @@ def find_published(kind: str, root: str | None, probe: FolderProbe, expected: st
         raise DataError(f"tasks.root is not set, and neither is DISTMETA_DATA: set one to a folder with {expected}")
     place = DataPlace.at(base)
     if place.kind == "file":
-        return base if place.path.endswith(STORE_SUFFIX) else image_source(base)
+        return place if place.path.endswith(STORE_SUFFIX) else image_source(place)
     for folder in (place.child(kind), place):  # in this order: the parent may hold much else
         if folder.kind == "folder":
             store = folder.child(f"{kind}{STORE_SUFFIX}")
-            found = store.name if store.kind == "file" else probe(folder)
+            found = store if store.kind == "file" else probe(folder)
             if found is not None:
                 return found
     setting = "tasks.root" if root else "DISTMETA_DATA"
@@ -115,7 +117,7 @@ def find_published(kind: str, root: str | None, probe: FolderProbe, expected: st
 def in_splits(place: DataPlace) -> ImageSource | None:
     """Archives, lists or folders named ``train``, ``validation`` (or ``val``) and ``test``."""
     if any(split_places(place, suffix) for suffix in (*ARCHIVES, ".csv")):
-        return image_source(place.name)
+        return image_source(place)
     there = {split for name, split in VALUES.items() if place.child(name).kind == "folder"}
     return ClassFolders(place) if there == set(SPLITS) else None
 

@@ -191,8 +191,8 @@ class SeveralSources:
         return [entry for part in self._parts for entry in part.entries(stack)]
 
 
-def image_source(root: str, column: str = "") -> ImageSource:
-    """The source at a path or URI, by what lies there.
+def image_source(root: str | DataPlace, column: str = "") -> ImageSource:
+    """The source at a path, URI or place, by what lies there.
 
     Args:
         root: a folder of class folders; a zip or tar of one; a CSV; a folder with an archive or a CSV for each split.
@@ -201,7 +201,7 @@ def image_source(root: str, column: str = "") -> ImageSource:
     Raises:
         DataError: nothing is there, or nothing that is known.
     """
-    place = DataPlace.at(root)
+    place = DataPlace.at(root) if isinstance(root, str) else root
     lowered = place.path.lower()
     if place.kind == "nothing":
         raise DataError(f"tasks.root = {place.name}: there is nothing; correct the path")

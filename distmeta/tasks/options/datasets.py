@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
-from distmeta.config.sections import Examples, TaskOptions
+from distmeta.config.sections import Examples, TaskOptions, Ways
 
 
 class DatasetOptions(TaskOptions):
@@ -14,6 +10,6 @@ class DatasetOptions(TaskOptions):
 
     objective: str = "cross_entropy"
 
-    ways: Annotated[int, Field(ge=2)] = 5
+    ways: Ways = 5
     shots: Examples = 1
     queries: Examples = 15

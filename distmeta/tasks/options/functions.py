@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import typing
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, ConfigDict, Field, PydanticUserError, TypeAdapter, create_model, model_validator
+from pydantic import AfterValidator, ConfigDict, PydanticUserError, TypeAdapter, create_model, model_validator
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from distmeta.config.sections import Examples, TaskOptions
+from distmeta.config.anchors import anchored
+from distmeta.config.sections import Examples, TaskOptions, Ways
 from distmeta.errors import ConfigError
 from distmeta.tasks.base import Episode
 
 SIZES = ("ways", "shots", "queries")
 """What evaluation may set otherwise, where the function takes it."""
-
-Ways = Annotated[int, Field(ge=2)]
 
 _WANTED = "expected a function of one task, task(split, generator, **settings) -> (support, query)"
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -180,4 +178,4 @@ def _annotation(name: str, annotation: Any, default: Any) -> Any:
 
 def _anchored(path: Path | None) -> Path | None:
     """Workers and resumed runs may have another working directory."""
-    return None if path is None else Path(os.path.expanduser(path)).absolute()
+    return None if path is None else Path(anchored(str(path)))

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from distmeta.config.anchors import DataRoot
 from distmeta.config.sections import DrawnWays
 from distmeta.config.splits import Splits
-from distmeta.tasks.options.anchors import DataRoot
 from distmeta.tasks.options.augmentation import AugmentationOptions
 from distmeta.tasks.options.episodes import EpisodeOptions
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from distmeta.config.sections import DrawnShots, Examples
+from distmeta.config.anchors import DataRoot
+from distmeta.config.sections import DrawnShots, Examples, Ways
 from distmeta.config.splits import SplitColumn, SplitFractions, Splits
-from distmeta.tasks.options.anchors import DataRoot
 from distmeta.tasks.options.episodes import EpisodeOptions
 
 
@@ -49,7 +49,7 @@ class TableOptions(EpisodeOptions):
     standardise: bool = True
     unit: str = ""
     classes: Literal["each", "all"] = "each"
-    ways: Annotated[int, Field(ge=2)] | None = None
+    ways: Ways | None = None
     shots: DrawnShots = 10
     queries: Examples = 10
     splits: Splits = SplitFractions()

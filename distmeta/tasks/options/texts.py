@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
+from distmeta.config.anchors import DataRoot, anchored
 from distmeta.config.sections import DrawnWays
 from distmeta.config.splits import SplitColumn, SplitFractions, SplitNames, Splits
 from distmeta.data.tokenization import TRAINED
-from distmeta.tasks.options.anchors import DataRoot, anchored
 from distmeta.tasks.options.episodes import EpisodeOptions
 
 

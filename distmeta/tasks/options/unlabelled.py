@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    Field,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
@@ -15,10 +14,10 @@ from pydantic import (
     model_validator,
 )
 
+from distmeta.config.anchors import DataRoot
 from distmeta.config.problems import describe
-from distmeta.config.sections import Examples
+from distmeta.config.sections import Examples, Ways
 from distmeta.core.quoting import shown
-from distmeta.tasks.options.anchors import DataRoot
 from distmeta.tasks.options.augmentation import AugmentationOptions
 from distmeta.tasks.options.images import ImageOptions
 
@@ -35,7 +34,7 @@ class UnlabelledOptions(ImageOptions):
     images by ``augment`` if that is set.
     """
 
-    ways: Annotated[int, Field(ge=2)] = 5
+    ways: Ways = 5
     shots: Examples = 1
 
     source: SerializeAsAny[ImageOptions]
