@@ -117,6 +117,16 @@ def test_resume_may_change_these(changes: dict[str, Any]) -> None:
     check_resume(config(), config(**changes))
 
 
+def test_where_data_lies_may_change_once_it_is_known_what_it_is() -> None:
+    old = config(tasks={"kind": "unlabelled", "partition": "/a/p", "source": {"kind": "omniglot", "root": "/a"}})
+    new = config(tasks={"kind": "unlabelled", "partition": "/b/p", "source": {"kind": "omniglot", "root": "/b"}})
+    check_resume(old, new, data_is_known=True)
+    with pytest.raises(ConfigError, match=r"tasks\.partition: was .*\n +tasks\.source\.root: was "):
+        check_resume(old, new)
+    with pytest.raises(ConfigError, match=r"tasks\.source\.kind"):
+        check_resume(old, config(tasks={**new["tasks"], "source": {"kind": "glyphs"}}), data_is_known=True)
+
+
 def test_resume_lists_every_other_difference() -> None:
     new = config(seed=1, name="b", tasks__shots=1, tasks__ways=5, run__threads=2, run__steps=11, cluster__workers=1)
     del new["tasks"]["kind"]

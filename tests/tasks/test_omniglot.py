@@ -19,8 +19,9 @@ from task_helpers import ARCHIVES, episodes, flat
 
 from distmeta.core.secrets import mask
 from distmeta.data import omniglot_source
+from distmeta.data.images.fetch import open_store
 from distmeta.data.images.files import DataPlace
-from distmeta.data.omniglot_build import _store_of, build_omniglot, open_omniglot
+from distmeta.data.omniglot_build import build_omniglot, open_omniglot
 from distmeta.data.omniglot_source import STORE, Folder, fingerprint
 from distmeta.data.store import EpisodeStore
 from distmeta.errors import DataError
@@ -183,16 +184,17 @@ def test_where_data_is_looked_for(built, store, own_cache, monkeypatch):
 def test_a_store_on_another_machine_is_fetched_once(built, store, own_cache):
     elsewhere = SubTreeFileSystem(str(built), LocalFileSystem())
     folder = Folder(DataPlace("far://data/omniglot", elsewhere, "omniglot", "folder"), frozenset(["omniglot-28.arrow"]))
-    path = _store_of(folder)
+    place = folder.place.child(STORE)
+    path = open_store(place).path
     assert path.parent == own_cache
     assert EpisodeStore.open(path).content_hash == store.content_hash
     changed = path.stat().st_mtime_ns
-    assert _store_of(folder) == path
+    assert open_store(place).path == path
     assert path.stat().st_mtime_ns == changed
     content = (built / "omniglot" / "omniglot-28.arrow").read_bytes()
     (built / "omniglot" / "omniglot-28.arrow").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"far://data/omniglot/omniglot-28\.arrow is damaged or incomplete"):
-        _store_of(folder)
+        open_store(place)
     assert _built(own_cache) == [path.name]
 
 

@@ -78,6 +78,21 @@ def tasks_of(names: list[str], **splits: Any) -> dict[str, set[str]]:
 NAMES = [f"site-{number:02d}" for number in range(TASKS)]
 
 
+def test_a_damaged_store_is_found(tmp_path, monkeypatch):
+    chosen = options(write(tmp_path / "t.parquet", table()), features=["x", "kind"])
+    before = Table.contents(chosen)
+    store = Table.holdings(chosen)[ROWS_FILE]
+    for small in (2**30, 0):  # read each time, or once for a state of the file
+        monkeypatch.setattr("distmeta.data.verified.SMALL", small)
+        assert Table.contents(chosen) == before
+        whole = store.read_bytes()
+        at = whole.index(np.float64(100.0).tobytes())
+        store.write_bytes(whole[: at + 6] + b"\x07" + whole[at + 7 :])
+        with pytest.raises(DataError, match="does not match the hash it was written with"):
+            Table.contents(chosen)
+        store.write_bytes(whole)
+
+
 # Episodes ---------------------------------------------------------------------------------------------------------
 
 
@@ -418,7 +433,7 @@ def test_files_that_are_no_table_are_named(tmp_path):
     (tmp_path / "t.txt").touch()
     with pytest.raises(DataError, match=r"expected a file \(\.parquet.*'t\.txt' is none"):
         opened(tmp_path / "t.txt")
-    with pytest.raises(DataError, match="holds Parquet and CSV files"):
+    with pytest.raises(DataError, match="there are files of several formats: move the others away"):
         opened(tmp_path)
 
 

@@ -77,6 +77,9 @@ def test_resumed_evaluated_and_loaded_without_the_table(path, tmp_path):
     assert 500 < predicted.std() < 20_000  # of the targets' size, not of a standardised one's
     with pytest.raises(ConfigError, match="the inputs: there is no column 'x'"):
         learner.adapt({"z": x}, y)
+    for wrong in (["a", "b"], torch.zeros(len(x), 3), 1.0, [[1.0], [2.0, 3.0]]):
+        with pytest.raises(ConfigError, match=r"y_support|the support set has"):
+            learner.adapt({"x": x}, wrong)
 
 
 def test_a_changed_table_is_refused_by_name(path, tmp_path):

@@ -283,7 +283,7 @@ def test_a_changed_store_is_refused_by_name(table):
 
 
 def test_large_stores_are_verified_once_and_again_where_they_change(table, monkeypatch):
-    monkeypatch.setattr("distmeta.tasks.texts.VERIFIED_BYTES", 0)
+    monkeypatch.setattr("distmeta.data.verified.SMALL", 0)
     family, settings = opened(options(table, length=10))
     first = Text.contents(settings)
     assert Text.contents(settings) == first
@@ -297,13 +297,11 @@ def test_large_stores_are_verified_once_and_again_where_they_change(table, monke
 
 
 def test_long_readings_say_how_far_they_are(table, monkeypatch, caplog):
-    monkeypatch.setattr("distmeta.data.text_source.TELL_SECONDS", 0.0)
+    monkeypatch.setattr("distmeta.core.advance.INTERVAL", 0.0)
     with caplog.at_level("INFO", logger="distmeta"):
         opened(options(table, length=11))
     said = [record.getMessage() for record in caplog.records]
-    assert f"{table}: 112 texts (reading)" in said
-    assert f"{table}: 112 of 112 texts (learning tokens)" in said
-    assert f"{table}: 112 of 112 texts (encoding)" in said
+    assert any(line.startswith(f"reading {table}: 112 texts, ") for line in said)
 
 
 def edited(number, text="text", label="label"):
