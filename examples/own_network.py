@@ -13,18 +13,21 @@ import distmeta
 
 
 class SmallConvNet(nn.Module):
-    """Two convolutions with a residual connection, and a linear head."""
+    """A convolution, another one beside a residual connection, a pool, and a linear head."""
 
     def __init__(self, outputs: int, channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(1, channels, 3, stride=2, padding=1)
-        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(4, channels), nn.ReLU())
-        self.head = nn.Linear(channels, outputs)
+        self.first = nn.Sequential(nn.Conv2d(1, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Linear(channels * 7 * 7, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, outputs) of images (N, 1, 28, 28)."""
-        x = self.first(x).relu()
-        logits: Tensor = self.head((x + self.second(x)).mean((2, 3)))
+        x = self.first(x)
+        logits: Tensor = self.head(self.pool(x + self.second(x)).flatten(1))
         return logits
 
 
@@ -36,7 +39,7 @@ def network(outputs: int, channels: int = 32) -> nn.Module:
 CONFIG = {
     "tasks": {"kind": "glyphs", "ways": 5, "shots": 1, "queries": 5},
     "model": {"kind": "module:own_network.network", "channels": 32},
-    "algorithm": {"name": "maml", "inner_lr": 0.4, "inner_steps": 1},
+    "algorithm": {"name": "maml", "inner_lr": 0.1, "inner_steps": 1},
     "outer": {"lr": 3e-3},
     "run": {"steps": 400, "meta_batch": 16, "validate_every": 100},
     "evaluation": {"tasks": 600, "queries": 15, "inner_steps": 3},
