@@ -13,21 +13,18 @@ import distmeta
 
 
 class SmallConvNet(nn.Module):
-    """A convolution, another one beside a residual connection, a pool, and a linear head."""
+    """A convolution, another one beside a residual connection, and a linear head."""
 
     def __init__(self, outputs: int, channels: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(1, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
-        self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
-        )
-        self.pool = nn.MaxPool2d(2)
-        self.head = nn.Linear(channels * 7 * 7, outputs)
+        self.first = nn.Sequential(nn.Conv2d(1, channels, 3, 2, 1), nn.BatchNorm2d(channels), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1), nn.BatchNorm2d(channels), nn.ReLU())
+        self.head = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(channels * 7 * 7, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, outputs) of images (N, 1, 28, 28)."""
         x = self.first(x)
-        logits: Tensor = self.head(self.pool(x + self.second(x)).flatten(1))
+        logits: Tensor = self.head(x + self.second(x))
         return logits
 
 
