@@ -122,7 +122,7 @@ def test_failing_job(head: Head, tmp_path: Path) -> None:
     config = write_config(tmp_path, tasks=images, cluster={"workers": 0})
     sent = head.invoke("submit", config, "--no-follow", "--name", "fails").succeeded()
     assert sent.out == "fails\n"
-    assert "tasks.root = /nowhere/omniglot is taken for a folder on the cluster's head" in sent.err
+    assert "tasks.root = /nowhere/omniglot is taken for a file or folder on the cluster's head" in sent.err
     followed = head.invoke("logs", "fails")
     followed.refused("job fails ended with exit code 1")
     assert "error: " in followed.out
