@@ -16,7 +16,7 @@ from distmeta.functional.forward import forward
 from distmeta.functional.inputs import map_inputs
 from distmeta.functional.inspection import counters, slots
 from distmeta.functional.interception import Interception, Written
-from distmeta.functional.normalisation import fuse_rectifiers
+from distmeta.functional.normalisation import stage_layers
 from distmeta.functional.objects import contents, refill, within
 from distmeta.functional.places import Place
 
@@ -41,7 +41,7 @@ class Converted:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = copy_module(module)
-        fuse_rectifiers(self.module)
+        stage_layers(self.module)
         self.written: Written = "nothing"
         self.updated_buffers: frozenset[str] = frozenset()
         self.writes_inputs = False

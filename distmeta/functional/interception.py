@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from math import prod
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 from distmeta.functional.convolution import Size, task_conv2d, task_geometry
 from distmeta.functional.dropout import KeyedDropout
 from distmeta.functional.kernels import Form
-from distmeta.functional.normalisation import SupportStatistics, group_norm, normalise, rectified
+from distmeta.functional.kernels.blocks import conv_norm, fits
+from distmeta.functional.normalisation import Stage, SupportStatistics, group_norm, normalise, staged, suits
 from distmeta.functional.pooling import task_max_pool2d, task_windows
 
 Written = Literal["nothing", "counters", "all"]
@@ -62,6 +64,7 @@ class Interception(KeyedDropout):
         self._form = form
         self._statistics = statistics
         self._updates = written == "all"
+        self._counts = written != "nothing"
         self._slope = 1.0
         self._handlers |= {
             torch.conv2d: self._conv2d,
@@ -71,7 +74,7 @@ class Interception(KeyedDropout):
             torch.batch_norm: self._aten_batch_norm,
             F.instance_norm: self._instance_norm,
             F.group_norm: group_norm,
-            rectified: self._rectified,
+            staged: self._staged,
             _SET_DATA: _set_data,
         }
 
@@ -186,18 +189,42 @@ class Interception(KeyedDropout):
             running_mean = running_var = None
         return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
 
-    def _rectified(self, layer: Any, inputs: Tensor, rectifier: nn.Module, slope: float) -> Tensor:
+    def _staged(self, stage: Stage, inputs: Tensor) -> Tensor:
+        norm: Any = stage.norm
+        own = not norm.training and (norm.running_mean is not None or norm.running_var is not None)
+        layer_by_layer = own or (self._updates and self._statistics is None)
+        if not layer_by_layer and (outputs := self._block(stage, inputs)) is not None:
+            return outputs
         # A mode is off while it handles a call.
         with self:
-            if not layer.training and (layer.running_mean is not None or layer.running_var is not None):
-                return rectifier(layer(inputs))  # type: ignore[no-any-return]
-            if self._updates and self._statistics is None:
-                return rectifier(layer(inputs))  # type: ignore[no-any-return]
-            self._slope = slope
+            if layer_by_layer:
+                return stage(inputs)
+            outputs = inputs if stage.convolution is None else stage.convolution(inputs)
+            self._slope = stage.slope
             try:
-                return layer(inputs)  # type: ignore[no-any-return]
+                return norm(outputs)  # type: ignore[no-any-return]
             finally:
                 self._slope = 1.0
+
+    def _block(self, stage: Stage, inputs: Tensor) -> Tensor | None:
+        """Convolution, batch norm and rectifier in one; ``None`` where that is not possible."""
+        layer, norm = stage.convolution, cast(Any, stage.norm)
+        if layer is None or layer.bias is not None or type(norm) is not nn.BatchNorm2d:
+            return None
+        if self._form != "native" or self._statistics is not None or self._counts or norm.weight is None:
+            return None
+        weight = layer.weight
+        settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        geometry = task_geometry(inputs, weight, *settings)
+        if geometry is None or not fits(weight) or not suits(weight, norm.weight, norm.eps):
+            return None
+        values = len(inputs) * prod(geometry.output((inputs.shape[2], inputs.shape[3])))
+        if values < 2 or len(norm.weight) != len(weight):
+            return None  # to be refused
+        self.convolutions += 1
+        self.batch_norms += 1
+        shift = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
+        return conv_norm(inputs, weight, norm.weight, shift, geometry, norm.eps, stage.slope)
 
     def _name(self, tensor: Tensor | None) -> str | None:
         if tensor is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ def normalise(
             "more shots or queries, or another norm (model.norm)"
         )
     if statistics is None:
-        if form is not None and weight is not None and _suits(inputs, weight, eps):
+        if form is not None and weight is not None and suits(inputs, weight, eps):
             shift = torch.zeros_like(weight) if bias is None else bias
             return batch_norm(inputs, weight, shift, eps, slope, form)
         return _rectify(F.batch_norm(inputs, None, None, weight, bias, True, 0.0, eps), slope)
@@ -111,7 +112,7 @@ def normalise(
     return _rectify(_by_moments(inputs, (mean, variance), weight, bias, eps), slope)
 
 
-def _suits(inputs: Tensor, weight: Tensor, eps: float) -> bool:
+def suits(inputs: Tensor, weight: Tensor, eps: float) -> bool:
     """Whether the task-batched form computes what torch would."""
     return inputs.dtype == weight.dtype and eps > 0 and not torch.is_autocast_enabled(inputs.device.type)
 
@@ -141,15 +142,39 @@ def group_norm(
     return F.group_norm(input.flatten(2), num_groups, weight, bias, eps).view(input.shape)
 
 
-def rectified(layer: nn.Module, inputs: Tensor, rectifier: nn.Module, slope: float) -> Tensor:
-    """``rectifier(layer(inputs))``, a function of its own so that a mode can compute both in one."""
+@dataclass(frozen=True)
+class Stage:
+    """A batch norm with its neighbours in an ``nn.Sequential``.
+
+    Attributes:
+        convolution: before it; ``None`` for another layer.
+        norm: the batch norm.
+        rectifier: after it; ``None`` for another layer.
+        slope: of the rectifier below zero; 1 without one.
+    """
+
+    convolution: nn.Conv2d | None
+    norm: nn.Module
+    rectifier: nn.Module | None = None
+    slope: float = 1.0
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Layer by layer."""
+        outputs: Tensor = inputs
+        for layer in (self.convolution, self.norm, self.rectifier):
+            outputs = outputs if layer is None else layer(outputs)
+        return outputs
+
+
+def staged(stage: Stage, inputs: Tensor) -> Tensor:
+    """``stage(inputs)``, a function of its own so that a mode can compute it in one."""
     if has_torch_function_unary(inputs):
-        return handle_torch_function(rectified, (inputs,), layer, inputs, rectifier, slope)  # type: ignore[no-any-return]
-    return rectifier(layer(inputs))  # type: ignore[no-any-return]
+        return handle_torch_function(staged, (inputs,), stage, inputs)  # type: ignore[no-any-return]
+    return stage(inputs)
 
 
-class RectifyingForward:
-    """The ``forward`` of a plain ``nn.Sequential``, with batch norms and the (leaky) ReLU after them in one call.
+class StagedForward:
+    """The ``forward`` of a plain ``nn.Sequential``, with batch norms and their neighbours in one call.
 
     Layers with hooks, subclasses and layers whose ``forward`` somebody has set are called one by one as ever.
     """
@@ -161,20 +186,34 @@ class RectifyingForward:
         """The layers, one after the other."""
         layers = list(self._layers)
         while layers:
-            layer = layers.pop(0)
-            slope = _slope(layers[0]) if layers and type(layer) in _EXACT and untouched(layer) else None
-            if slope is not None and isinstance(input, Tensor):
-                input = rectified(layer, input, layers.pop(0), slope)
+            stage = _stage(layers) if isinstance(input, Tensor) else None
+            if stage is None:
+                input = layers.pop(0)(input)
             else:
-                input = layer(input)
+                del layers[: (stage.convolution is not None) + 1 + (stage.rectifier is not None)]
+                input = staged(stage, input)
         return input
 
 
-def fuse_rectifiers(module: nn.Module) -> None:
-    """Give every plain ``nn.Sequential`` in the module a :class:`RectifyingForward`; no class is changed."""
+def stage_layers(module: nn.Module) -> None:
+    """Give every plain ``nn.Sequential`` in the module a :class:`StagedForward`; no class is changed."""
     for layer in module.modules():
         if type(layer) is nn.Sequential and "forward" not in vars(layer):
-            vars(layer)["forward"] = RectifyingForward(layer)
+            vars(layer)["forward"] = StagedForward(layer)
+
+
+def _stage(layers: Sequence[nn.Module]) -> Stage | None:
+    """What the next layers are; ``None`` where there is nothing to gain."""
+    first = layers[0]
+    convolution = first if type(first) is nn.Conv2d and untouched(first) and first.padding_mode == "zeros" else None
+    rest = layers[0 if convolution is None else 1 :]
+    if not rest or type(rest[0]) not in _EXACT or not untouched(rest[0]):
+        return None
+    norm, *after = rest
+    slope = _slope(after[0]) if after else None
+    if slope is not None:
+        return Stage(convolution, norm, after[0], slope)
+    return None if convolution is None else Stage(convolution, norm)
 
 
 def _slope(layer: nn.Module) -> float | None:

@@ -18,6 +18,8 @@ from torch.autograd import Function
 from distmeta.functional.kernels import Form, native, products
 from distmeta.functional.kernels.geometry import Geometry
 
+NO_THIRD = "the task-batched batch norm has no third derivative; use engine.layers=general"
+
 
 def conv2d(x: Tensor, w: Tensor, geometry: Geometry, form: Form) -> Tensor:
     """The convolution of ``F.conv2d`` without a bias, for one task.
@@ -98,26 +100,31 @@ def _merge(info: Any, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> 
     return merged
 
 
-class _Tasks(Function):
-    """What the functions share: a map over tasks, in which tensors come first and settings last."""
+class TaskFunction(Function):
+    """What the functions share: a map over tasks, in which tensors come first and settings last.
+
+    Attributes:
+        tensors: how many arguments are tensors.
+    """
 
     tensors: int
 
     @classmethod
     def vmap(cls, info: Any, dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        """All tasks in one call."""
         merged = _merge(info, dims[: cls.tensors], arguments[: cls.tensors])
         results = cls.apply(*merged, *arguments[cls.tensors :])
         split = torch.utils._pytree.tree_map(lambda r: r.unflatten(0, (info.batch_size, -1)), results)
         return split, torch.utils._pytree.tree_map(lambda _: 0, results)
 
 
-def _sum_to(gradient: Tensor, like: Tensor | int) -> Tensor:
+def sum_to(gradient: Tensor, like: Tensor | int) -> Tensor:
     """Summed over tasks where they share the tensor; of which the number of tasks is enough."""
     tasks = like if isinstance(like, int) else len(like)
     return gradient.sum(0, keepdim=True) if tasks == 1 and len(gradient) > 1 else gradient
 
 
-class _Conv(_Tasks):
+class _Conv(TaskFunction):
     tensors = 2
 
     @staticmethod
@@ -134,12 +141,12 @@ class _Conv(_Tasks):
         x, w = ctx.saved_tensors
         needs_x, needs_w, *_ = ctx.needs_input_grad
         size = list(x.shape[2:4])
-        dx = _sum_to(_ConvInput.apply(dy, w, ctx.geometry, size, ctx.form), x) if needs_x else None
-        dw = _sum_to(_ConvWeight.apply(x, dy, ctx.geometry, ctx.form), w) if needs_w else None
+        dx = sum_to(_ConvInput.apply(dy, w, ctx.geometry, size, ctx.form), x) if needs_x else None
+        dw = sum_to(_ConvWeight.apply(x, dy, ctx.geometry, ctx.form), w) if needs_w else None
         return dx, dw, None, None
 
 
-class _ConvInput(_Tasks):
+class _ConvInput(TaskFunction):
     tensors = 2
 
     @staticmethod
@@ -155,12 +162,12 @@ class _ConvInput(_Tasks):
     def backward(ctx: Any, a: Tensor) -> tuple[Tensor | None, ...]:
         dy, w = ctx.saved_tensors
         needs_y, needs_w, *_ = ctx.needs_input_grad
-        ddy = _sum_to(_Conv.apply(a, w, ctx.geometry, ctx.form), dy) if needs_y else None
-        dw = _sum_to(_ConvWeight.apply(a, dy, ctx.geometry, ctx.form), w) if needs_w else None
+        ddy = sum_to(_Conv.apply(a, w, ctx.geometry, ctx.form), dy) if needs_y else None
+        dw = sum_to(_ConvWeight.apply(a, dy, ctx.geometry, ctx.form), w) if needs_w else None
         return ddy, dw, None, None, None
 
 
-class _ConvWeight(_Tasks):
+class _ConvWeight(TaskFunction):
     tensors = 2
 
     @staticmethod
@@ -177,12 +184,12 @@ class _ConvWeight(_Tasks):
         x, dy = ctx.saved_tensors
         needs_x, needs_y, *_ = ctx.needs_input_grad
         size = list(x.shape[2:4])
-        dx = _sum_to(_ConvInput.apply(dy, b, ctx.geometry, size, ctx.form), x) if needs_x else None
-        ddy = _sum_to(_Conv.apply(x, b, ctx.geometry, ctx.form), dy) if needs_y else None
+        dx = sum_to(_ConvInput.apply(dy, b, ctx.geometry, size, ctx.form), x) if needs_x else None
+        ddy = sum_to(_Conv.apply(x, b, ctx.geometry, ctx.form), dy) if needs_y else None
         return dx, ddy, None, None
 
 
-class _Norm(_Tasks):
+class _Norm(TaskFunction):
     tensors = 3
 
     @staticmethod
@@ -202,10 +209,10 @@ class _Norm(_Tasks):
     def backward(ctx: Any, dz: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, _, _, scale, shift = ctx.saved_tensors
         dx, dscale, dshift = _NormBackward.apply(*ctx.saved_tensors, dz, ctx.slope, ctx.form)
-        return _sum_to(dx, x), _sum_to(dscale, scale), _sum_to(dshift, shift), None, None, None
+        return sum_to(dx, x), sum_to(dscale, scale), sum_to(dshift, shift), None, None, None
 
 
-class _NormBackward(_Tasks):
+class _NormBackward(TaskFunction):
     """The gradients of ``_Norm`` as functions of x, scale and dz; mean and rate count as functions of x."""
 
     tensors = 6
@@ -233,10 +240,10 @@ class _NormBackward(_Tasks):
     def backward(ctx: Any, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor | None, ...]:
         x, _, _, scale, _, dz = ctx.saved_tensors
         ddx, ddscale, ddz = _NormDouble.apply(*ctx.saved_tensors, a, b, c, ctx.slope, ctx.form)
-        return _sum_to(ddx, x), None, None, _sum_to(ddscale, scale), None, _sum_to(ddz, dz), None, None
+        return sum_to(ddx, x), None, None, sum_to(ddscale, scale), None, sum_to(ddz, dz), None, None
 
 
-class _NormDouble(_Tasks):
+class _NormDouble(TaskFunction):
     tensors = 9
 
     @staticmethod
@@ -250,10 +257,10 @@ class _NormDouble(_Tasks):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
-        raise RuntimeError("the task-batched batch norm has no third derivative; use engine.layers=general")
+        raise RuntimeError(NO_THIRD)
 
 
-class _MaxPool(_Tasks):
+class _MaxPool(TaskFunction):
     tensors = 1
 
     @staticmethod
@@ -272,10 +279,10 @@ class _MaxPool(_Tasks):
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
         dx = _PoolScatter.apply(dy, index, ctx.geometry, ctx.size, ctx.form)
-        return _sum_to(dx, index), None, None, None
+        return sum_to(dx, index), None, None, None
 
 
-class _PoolScatter(_Tasks):
+class _PoolScatter(TaskFunction):
     tensors = 2
 
     @staticmethod
@@ -292,10 +299,10 @@ class _PoolScatter(_Tasks):
     def backward(ctx: Any, a: Tensor) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
         ddy = _PoolGather.apply(a, index, ctx.geometry, ctx.form)
-        return _sum_to(ddy, ctx.tasks), None, None, None, None
+        return sum_to(ddy, ctx.tasks), None, None, None, None
 
 
-class _PoolGather(_Tasks):
+class _PoolGather(TaskFunction):
     tensors = 2
 
     @staticmethod
@@ -312,4 +319,4 @@ class _PoolGather(_Tasks):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (index,) = ctx.saved_tensors
         dx = _PoolScatter.apply(dy, index, ctx.geometry, ctx.size, ctx.form)
-        return _sum_to(dx, ctx.tasks), None, None, None
+        return sum_to(dx, ctx.tasks), None, None, None

@@ -293,84 +293,100 @@ template <class T> void transpose(const T* from, int rows, int columns, T* to) {
     }
 }
 
-// y = x * w, (input rows, inputs) and (taps, inputs, outputs) to (output rows, outputs).
-template <class T>
-void conv(const Rulebook& book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* w,
-          int64_t next_w, int outputs, T* y, int64_t next_y) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < tasks; ++t) {
-        const T *own_x = x + t * next_x, *own_w = w + t * next_w;
-        T* own_y = y + t * next_y;
-        if (book.few) {
-            Padded<T> padded(book, inputs);
-            padded.images(own_x, [&](int64_t first, int count, const T* const* firsts) {
-                Scattered at{padded.places.data()};
-                multiply_image(count, firsts, at, book.taps * inputs, own_w, outputs, own_y + first * outputs);
-            });
-            continue;
-        }
-        if (book.taps == 1 && book.starts[1] * (int64_t)outputs == next_y) { // every output has one pair
-            multiply<T, true, false>(book.pairs, book.starts[1], own_x, inputs, own_w, outputs, own_y);
-            continue;
-        }
-        int64_t image = next_y / book.images;
-        book.blocks([=](int first, int count) { std::memset(own_y + first * image, 0, count * image * sizeof(T)); },
+// y = x * w of one task, (input rows, inputs) and (taps, inputs, outputs) to (output rows, outputs).
+template <class T> void conv_task(const Rulebook& book, const T* x, int inputs, const T* w, int outputs, T* y) {
+    if (book.few) {
+        Padded<T> padded(book, inputs);
+        padded.images(x, [&](int64_t first, int count, const T* const* firsts) {
+            multiply_image(count, firsts, Scattered{padded.places.data()}, book.taps * inputs, w, outputs,
+                           y + first * outputs);
+        });
+    } else if (book.taps == 1 && book.starts[1] == book.outputs) { // every output has one pair
+        multiply<T, true, false>(book.pairs, book.outputs, x, inputs, w, outputs, y);
+    } else {
+        int64_t image = (int64_t)(book.outputs / book.images) * outputs;
+        book.blocks([=](int first, int count) { std::memset(y + first * image, 0, count * image * sizeof(T)); },
                     [=](int tap, const Pair* pairs, int count) {
-                        multiply<T, true, true>(pairs, count, own_x, inputs, own_w + (int64_t)tap * inputs * outputs,
-                                                outputs, own_y);
+                        multiply<T, true, true>(pairs, count, x, inputs, w + (int64_t)tap * inputs * outputs, outputs, y);
                     });
     }
 }
 
-// dx = dy * w transposed.
+// Filters (taps, inputs, outputs) as (taps, outputs, inputs), for one task after the other.
+template <class T> class Turned {
+    std::vector<T> turned;
+    const T* done = nullptr;
+
+  public:
+    const T* of(const Rulebook& book, const T* w, int inputs, int outputs) {
+        if (done != w) {
+            int64_t slice = (int64_t)inputs * outputs;
+            turned.resize(slice * book.taps);
+            for (int tap = 0; tap < book.taps; ++tap)
+                transpose(w + tap * slice, inputs, outputs, turned.data() + tap * slice);
+            done = w;
+        }
+        return turned.data();
+    }
+};
+
+// dx = dy * w of one task; w is turned.
+template <class T> void conv_input_task(const Rulebook& book, const T* dy, int outputs, const T* w, int inputs, T* dx) {
+    int64_t image = (int64_t)book.from[0] * book.from[1] * inputs;
+    book.blocks([=](int first, int count) { std::memset(dx + first * image, 0, count * image * sizeof(T)); },
+                [=](int tap, const Pair* pairs, int count) {
+                    multiply<T, false, true>(pairs, count, dy, outputs, w + (int64_t)tap * inputs * outputs, inputs, dx);
+                });
+}
+
+// dw = x * dy of one task.
+template <class T> void conv_weight_task(const Rulebook& book, const T* x, int inputs, const T* dy, int outputs, T* dw) {
+    std::memset(dw, 0, (int64_t)book.taps * inputs * outputs * sizeof(T));
+    if (book.few) {
+        Padded<T> padded(book, inputs);
+        padded.images(x, [&](int64_t first, int count, const T* const* firsts) {
+            Firsts<T> of{firsts, {padded.places.data()}, dy + first * outputs, outputs};
+            outer(count, of, book.taps * inputs, outputs, dw);
+        });
+        return;
+    }
+    book.blocks([](int, int) {}, [=](int tap, const Pair* pairs, int count) {
+        Pairs<T> of{pairs, x, dy, inputs, outputs};
+        outer(count, of, inputs, outputs, dw + (int64_t)tap * inputs * outputs);
+    });
+}
+
+// A tensor of all tasks, and how many elements lie between two of them.
+template <class T> struct Tasks {
+    T* first;
+    int64_t next;
+    T* operator[](int task) const { return first + task * next; }
+};
+
 template <class T>
-void conv_input(const Rulebook& book, int tasks, int threads, const T* dy, int64_t next_y, int outputs, const T* w,
-                int64_t next_w, int inputs, T* dx, int64_t next_x) {
+void conv(const Rulebook& book, int tasks, int threads, Tasks<const T> x, int inputs, Tasks<const T> w, int outputs,
+          Tasks<T> y) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) conv_task(book, x[t], inputs, w[t], outputs, y[t]);
+}
+
+template <class T>
+void conv_input(const Rulebook& book, int tasks, int threads, Tasks<const T> dy, int outputs, Tasks<const T> w,
+                int inputs, Tasks<T> dx) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        int64_t slice = (int64_t)inputs * outputs;
-        std::vector<T> turned(slice * book.taps);
-        const T* done = nullptr;
+        Turned<T> turned;
 #pragma omp for
-        for (int t = 0; t < tasks; ++t) {
-            const T* own = w + t * next_w;
-            if (done != own)
-                for (int tap = 0; tap < book.taps; ++tap)
-                    transpose(own + tap * slice, inputs, outputs, turned.data() + tap * slice);
-            done = own;
-            const T *own_y = dy + t * next_y, *filter = turned.data();
-            T* own_x = dx + t * next_x;
-            int64_t image = next_x / book.images;
-            book.blocks([=](int first, int count) { std::memset(own_x + first * image, 0, count * image * sizeof(T)); },
-                        [=](int tap, const Pair* pairs, int count) {
-                            multiply<T, false, true>(pairs, count, own_y, outputs, filter + tap * slice, inputs, own_x);
-                        });
-        }
+        for (int t = 0; t < tasks; ++t)
+            conv_input_task(book, dy[t], outputs, turned.of(book, w[t], inputs, outputs), inputs, dx[t]);
     }
 }
 
-// dw = x * dy.
 template <class T>
-void conv_weight(const Rulebook& book, int tasks, int threads, const T* x, int64_t next_x, int inputs, const T* dy,
-                 int64_t next_y, int outputs, T* dw, int64_t next_w) {
+void conv_weight(const Rulebook& book, int tasks, int threads, Tasks<const T> x, int inputs, Tasks<const T> dy,
+                 int outputs, Tasks<T> dw) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < tasks; ++t) {
-        const T *own_x = x + t * next_x, *own_y = dy + t * next_y;
-        T* own_w = dw + t * next_w;
-        std::memset(own_w, 0, next_w * sizeof(T));
-        if (book.few) {
-            Padded<T> padded(book, inputs);
-            padded.images(own_x, [&](int64_t first, int count, const T* const* firsts) {
-                Firsts<T> of{firsts, {padded.places.data()}, own_y + first * outputs, outputs};
-                outer(count, of, book.taps * inputs, outputs, own_w);
-            });
-            continue;
-        }
-        book.blocks([](int, int) {}, [=](int tap, const Pair* pairs, int count) {
-            Pairs<T> of{pairs, own_x, own_y, inputs, outputs};
-            outer(count, of, inputs, outputs, own_w + (int64_t)tap * inputs * outputs);
-        });
-    }
+    for (int t = 0; t < tasks; ++t) conv_weight_task(book, x[t], inputs, dy[t], outputs, dw[t]);
 }
 
 // N neighbouring vectors of channels.
@@ -426,92 +442,72 @@ template <class T, int N> struct Norm {
     Vector<T> output(Vector<T> normal, int n) const { return normal * scale.v[n] + shift.v[n]; }
 };
 
-// What the kernels of batch norm are given: dense (tasks, rows, channels), and vectors (tasks, channels).
-template <class T> struct NormInputs {
+// One task's batch norm: x is (rows, channels), the others are (channels).
+template <class T> struct NormTask {
     int64_t rows;
     int channels;
     T slope;
-    const T* x;
-    int64_t next_x;
-    const T *mean, *rate;
-    int64_t next_m;
-    const T *scale, *shift;
-    int64_t next_c;
+    const T *x, *mean, *rate, *scale, *shift;
 
-    template <int N> Norm<T, N> part(int task, int channel) const {
-        const T *m = mean + task * next_m + channel, *r = rate + task * next_m + channel;
-        const T *s = scale + task * next_c + channel, *h = shift + task * next_c + channel;
-        return {rows, channels, slope, x + task * next_x + channel, load_all<T, N>(m), load_all<T, N>(r),
-                load_all<T, N>(s), load_all<T, N>(h)};
+    template <int N> Norm<T, N> part(int c) const {
+        return {rows, channels, slope, x + c, load_all<T, N>(mean + c), load_all<T, N>(rate + c),
+                load_all<T, N>(scale + c), load_all<T, N>(shift + c)};
     }
 };
 
-// Calls `body(task, channel, width)` for every task and its channels, as `over_columns` does.
-template <class T, class Body> inline void over_channels(int tasks, int threads, int channels, Body body) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < tasks; ++t)
-        over_columns<T>(channels, [=](int channel, auto width) { body(t, channel, width); });
-}
-
 // z = f(xhat * scale + shift), xhat = (x - mean) * rate, f(y) = y > 0 ? y : slope * y; mean and rate are written.
-template <class T>
-void norm(int tasks, int threads, int64_t rows, int channels, T eps, T slope, const T* x, int64_t next_x, const T* scale,
-          const T* shift, int64_t next_c, T* z, T* mean, T* rate) {
-    NormInputs<T> inputs{rows, channels, slope, x, next_x, mean, rate, channels, scale, shift, next_c};
-    over_channels<T>(tasks, threads, channels, [=](int t, int c, auto width) {
+template <class T> void norm_task(NormTask<T> in, T eps, T* z, T* mean, T* rate) {
+    over_columns<T>(in.channels, [=](int c, auto width) {
         constexpr int N = decltype(width)::value;
-        const T* own = x + t * next_x + c;
+        const T* own = in.x + c;
         Vectors<T, N> total, middle, inverse;
-        sum_rows<T, N, 1>(rows, [&](int64_t row, int n, Vector<T>* out) {
-            out[0] = load(own + row * channels + n * LANES<T>);
+        sum_rows<T, N, 1>(in.rows, [&](int64_t row, int n, Vector<T>* out) {
+            out[0] = load(own + row * in.channels + n * LANES<T>);
         }, &total);
-        for (int n = 0; n < N; ++n) middle.v[n] = total.v[n] / (T)rows;
-        sum_rows<T, N, 1>(rows, [&](int64_t row, int n, Vector<T>* out) {
-            Vector<T> off = load(own + row * channels + n * LANES<T>) - middle.v[n];
+        for (int n = 0; n < N; ++n) middle.v[n] = total.v[n] / (T)in.rows;
+        sum_rows<T, N, 1>(in.rows, [&](int64_t row, int n, Vector<T>* out) {
+            Vector<T> off = load(own + row * in.channels + n * LANES<T>) - middle.v[n];
             out[0] = off * off;
         }, &total);
         for (int n = 0; n < N; ++n)
-            for (int i = 0; i < LANES<T>; ++i) inverse.v[n][i] = 1 / __builtin_sqrt((double)total.v[n][i] / rows + eps);
-        store_all(mean + (int64_t)t * channels + c, middle);
-        store_all(rate + (int64_t)t * channels + c, inverse);
-        auto part = inputs.template part<N>(t, c);
-        T* to = z + (int64_t)t * rows * channels + c;
-        for (int64_t row = 0; row < rows; ++row)
+            for (int i = 0; i < LANES<T>; ++i)
+                inverse.v[n][i] = 1 / __builtin_sqrt((double)total.v[n][i] / in.rows + eps);
+        store_all(mean + c, middle);
+        store_all(rate + c, inverse);
+        auto part = in.template part<N>(c);
+        for (int64_t row = 0; row < in.rows; ++row)
             for (int n = 0; n < N; ++n) {
                 Vector<T> y = part.output(part.normal(row, n), n);
-                part.put(to, row, n, rectify<T>(y, y, slope));
+                part.put(z + c, row, n, rectify<T>(y, y, in.slope));
             }
     });
 }
 
 // Gradients of the above for a cotangent dz, with dy = f'(y) dz and means over rows:
 // dshift = sum dy, dscale = sum dy xhat, dx = scale rate (dy - mean(dy) - xhat mean(dy xhat)).
-template <class T>
-void norm_backward(int tasks, int threads, NormInputs<T> in, const T* dz, int64_t next_z, T* dx, T* dscale, T* dshift) {
-    over_channels<T>(tasks, threads, in.channels, [=](int t, int c, auto width) {
+template <class T> void norm_backward_task(NormTask<T> in, const T* dz, T* dx, T* dscale, T* dshift) {
+    over_columns<T>(in.channels, [=](int c, auto width) {
         constexpr int N = decltype(width)::value;
-        auto part = in.template part<N>(t, c);
-        const T* down = dz + t * next_z + c;
+        auto part = in.template part<N>(c);
         Vectors<T, N> sums[2];
         sum_rows<T, N, 2>(in.rows, [&](int64_t row, int n, Vector<T>* out) {
             Vector<T> normal = part.normal(row, n);
-            out[0] = rectify<T>(part.output(normal, n), part.at(down, row, n), in.slope);
+            out[0] = rectify<T>(part.output(normal, n), part.at(dz + c, row, n), in.slope);
             out[1] = out[0] * normal;
         }, sums);
-        store_all(dshift + (int64_t)t * in.channels + c, sums[0]);
-        store_all(dscale + (int64_t)t * in.channels + c, sums[1]);
+        store_all(dshift + c, sums[0]);
+        store_all(dscale + c, sums[1]);
         Vectors<T, N> d, e, factor;
         for (int n = 0; n < N; ++n) {
             d.v[n] = sums[0].v[n] / (T)in.rows;
             e.v[n] = sums[1].v[n] / (T)in.rows;
             factor.v[n] = part.scale.v[n] * part.rate.v[n];
         }
-        T* to = dx + (int64_t)t * in.rows * in.channels + c;
         for (int64_t row = 0; row < in.rows; ++row)
             for (int n = 0; n < N; ++n) {
                 Vector<T> normal = part.normal(row, n);
-                Vector<T> dy = rectify<T>(part.output(normal, n), part.at(down, row, n), in.slope);
-                part.put(to, row, n, factor.v[n] * (dy - d.v[n] - normal * e.v[n]));
+                Vector<T> dy = rectify<T>(part.output(normal, n), part.at(dz + c, row, n), in.slope);
+                part.put(dx + c, row, n, factor.v[n] * (dy - d.v[n] - normal * e.v[n]));
             }
     });
 }
@@ -521,12 +517,11 @@ void norm_backward(int tasks, int threads, NormInputs<T> in, const T* dz, int64_
 //   ddz = f'(y) (scale rate (a - A - xhat B) + b xhat + c),   ddscale = rows rate W,
 //   u = b dy - scale rate (a E + B dy),   ddx = rate (u - mean(u) - xhat (mean(u xhat) + scale rate W)).
 template <class T>
-void norm_double(int tasks, int threads, NormInputs<T> in, const T* dz, int64_t next_z, const T* a, int64_t next_a,
-                 const T* b, const T* c, int64_t next_b, T* ddx, T* ddscale, T* ddz) {
-    over_channels<T>(tasks, threads, in.channels, [=](int t, int channel, auto width) {
+void norm_double_task(NormTask<T> in, const T* dz, const T* a, const T* b, const T* c, T* ddx, T* ddscale, T* ddz) {
+    over_columns<T>(in.channels, [=](int channel, auto width) {
         constexpr int N = decltype(width)::value;
-        auto part = in.template part<N>(t, channel);
-        const T *down = dz + t * next_z + channel, *up = a + t * next_a + channel;
+        auto part = in.template part<N>(channel);
+        const T *down = dz + channel, *up = a + channel;
         Vectors<T, N> sums[5];
         sum_rows<T, N, 5>(in.rows, [&](int64_t row, int n, Vector<T>* out) {
             Vector<T> normal = part.normal(row, n), value = part.at(up, row, n);
@@ -537,25 +532,135 @@ void norm_double(int tasks, int threads, NormInputs<T> in, const T* dz, int64_t 
             out[3] = dy * normal;
             out[4] = value * dy;
         }, sums);
-        int64_t offset = (int64_t)t * in.rows * in.channels + channel;
         for (int n = 0; n < N; ++n) {
             for (auto& sum : sums) sum.v[n] /= (T)in.rows;
             Vector<T> A = sums[0].v[n], B = sums[1].v[n], D = sums[2].v[n], E = sums[3].v[n];
             Vector<T> factor = part.scale.v[n] * part.rate.v[n], W = sums[4].v[n] - A * D - B * E;
-            Vector<T> b0 = load(b + t * next_b + channel + n * LANES<T>);
-            Vector<T> c0 = load(c + t * next_b + channel + n * LANES<T>);
-            store<T>(ddscale + (int64_t)t * in.channels + channel + n * LANES<T>, W * part.rate.v[n] * (T)in.rows);
+            Vector<T> b0 = load(b + channel + n * LANES<T>), c0 = load(c + channel + n * LANES<T>);
+            store<T>(ddscale + channel + n * LANES<T>, W * part.rate.v[n] * (T)in.rows);
             Vector<T> u0 = b0 * D - factor * (A * E + B * D), u1 = b0 * E - factor * ((T)2 * B * E - W);
             for (int64_t row = 0; row < in.rows; ++row) {
                 Vector<T> normal = part.normal(row, n), value = part.at(up, row, n);
                 Vector<T> y = part.output(normal, n), dy = rectify<T>(y, part.at(down, row, n), in.slope);
                 Vector<T> to_z = factor * (value - A - normal * B) + b0 * normal + c0;
-                part.put(ddz + offset, row, n, rectify<T>(y, to_z, in.slope));
+                part.put(ddz + channel, row, n, rectify<T>(y, to_z, in.slope));
                 Vector<T> u = b0 * dy - factor * (value * E + B * dy);
-                part.put(ddx + offset, row, n, part.rate.v[n] * (u - u0 - normal * u1));
+                part.put(ddx + channel, row, n, part.rate.v[n] * (u - u0 - normal * u1));
             }
         }
     });
+}
+
+// What the kernels of batch norm are given: dense (tasks, rows, channels), and vectors (tasks, channels).
+template <class T> struct NormInputs {
+    int64_t rows;
+    int channels;
+    T slope;
+    Tasks<const T> x, mean, rate, scale, shift;
+
+    NormTask<T> operator[](int t) const { return {rows, channels, slope, x[t], mean[t], rate[t], scale[t], shift[t]}; }
+};
+
+template <class T> void norm(int tasks, int threads, NormInputs<T> in, T eps, Tasks<T> z, Tasks<T> mean, Tasks<T> rate) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) norm_task(in[t], eps, z[t], mean[t], rate[t]);
+}
+
+template <class T>
+void norm_backward(int tasks, int threads, NormInputs<T> in, Tasks<const T> dz, Tasks<T> dx, Tasks<T> dscale,
+                   Tasks<T> dshift) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) norm_backward_task(in[t], dz[t], dx[t], dscale[t], dshift[t]);
+}
+
+template <class T>
+void norm_double(int tasks, int threads, NormInputs<T> in, Tasks<const T> dz, Tasks<const T> a, Tasks<const T> b,
+                 Tasks<const T> c, Tasks<T> ddx, Tasks<T> ddscale, Tasks<T> ddz) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) norm_double_task(in[t], dz[t], a[t], b[t], c[t], ddx[t], ddscale[t], ddz[t]);
+}
+
+// A convolution with the batch norm and the (leaky) ReLU behind it, one task after the other, so that what one of them
+// writes is still in the cache when the next one reads it. Letters and formulas are those of the parts.
+template <class T> struct Block {
+    const Rulebook& book;
+    int inputs, outputs;
+    T slope;
+    Tasks<const T> x, w, y, mean, rate, scale, shift;
+
+    int64_t rows_in() const { return (int64_t)book.images * book.from[0] * book.from[1]; }
+    NormTask<T> norm(int t) const {
+        return {book.outputs, outputs, slope, y[t], mean[t], rate[t], scale[t], shift[t]};
+    }
+};
+
+template <class T>
+void block(int tasks, int threads, Block<T> in, T eps, Tasks<T> y, Tasks<T> z, Tasks<T> mean, Tasks<T> rate) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int t = 0; t < tasks; ++t) {
+        conv_task(in.book, in.x[t], in.inputs, in.w[t], in.outputs, y[t]);
+        norm_task(in.norm(t), eps, z[t], mean[t], rate[t]);
+    }
+}
+
+// dx is not computed where it has no place.
+template <class T>
+void block_backward(int tasks, int threads, Block<T> in, Tasks<const T> dz, Tasks<T> dy, Tasks<T> dx, Tasks<T> dw,
+                    Tasks<T> dscale, Tasks<T> dshift) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Turned<T> turned;
+#pragma omp for
+        for (int t = 0; t < tasks; ++t) {
+            norm_backward_task(in.norm(t), dz[t], dy[t], dscale[t], dshift[t]);
+            if (dx.first) {
+                const T* w = turned.of(in.book, in.w[t], in.inputs, in.outputs);
+                conv_input_task<T>(in.book, dy[t], in.outputs, w, in.inputs, dx[t]);
+            }
+            conv_weight_task<T>(in.book, in.x[t], in.inputs, dy[t], in.outputs, dw[t]);
+        }
+    }
+}
+
+template <class T> inline void add(int64_t count, const T* from, T* to) {
+    for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+// Gradients of sum(a dx + v dw + b dscale + c dshift) with respect to x, w, scale and dz. Where a has no place, there was
+// no dx; ddx is computed where it has one.
+template <class T>
+void block_double(int tasks, int threads, Block<T> in, Tasks<const T> dz, Tasks<const T> dy, Tasks<const T> a,
+                  Tasks<const T> v, Tasks<const T> b, Tasks<const T> c, Tasks<T> ddx, Tasks<T> ddw, Tasks<T> ddscale,
+                  Tasks<T> ddz) {
+    const Rulebook& book = in.book;
+    int64_t outputs = (int64_t)book.outputs * in.outputs, inputs = in.rows_in() * in.inputs;
+    int64_t filter = (int64_t)book.taps * in.inputs * in.outputs;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Turned<T> turned, turned_v;
+        std::vector<T> up(outputs), down(outputs), more(std::max({outputs, inputs, filter}));
+#pragma omp for
+        for (int t = 0; t < tasks; ++t) {
+            conv_task(book, in.x[t], in.inputs, v[t], in.outputs, up.data());
+            if (a.first) {
+                conv_task(book, a[t], in.inputs, in.w[t], in.outputs, more.data());
+                add(outputs, more.data(), up.data());
+            }
+            norm_double_task<T>(in.norm(t), dz[t], up.data(), b[t], c[t], down.data(), ddscale[t], ddz[t]);
+            conv_weight_task<T>(book, in.x[t], in.inputs, down.data(), in.outputs, ddw[t]);
+            if (a.first) {
+                conv_weight_task<T>(book, a[t], in.inputs, dy[t], in.outputs, more.data());
+                add(filter, more.data(), ddw[t]);
+            }
+            if (ddx.first) {
+                const T* w = turned.of(book, in.w[t], in.inputs, in.outputs);
+                conv_input_task<T>(book, down.data(), in.outputs, w, in.inputs, ddx[t]);
+                w = turned_v.of(book, v[t], in.inputs, in.outputs);
+                conv_input_task<T>(book, dy[t], in.outputs, w, in.inputs, more.data());
+                add(inputs, more.data(), ddx[t]);
+            }
+        }
+    }
 }
 
 // A max-pool of one task's images; a tap of a window that lies on padding counts as not there.
@@ -676,43 +781,73 @@ void pool_gather(const Pool& pool, int tasks, int threads, int channels, const T
     }
 }
 
+// The parts of signatures below that several share.
+#define NORM(T, NEXT)                                                                                                   \
+    (NormInputs<T>{rows, channels, (T)slope, {x, next_x}, {mean, NEXT}, {rate, NEXT}, {scale, next_c}, {shift, next_c}})
+#define BLOCK_OF(T)                                                                                                     \
+    (Block<T>{*book, inputs, outputs, (T)slope, {x, next_x}, {w, next_w}, {y, next_y}, {mean, next_m}, {rate, next_m},  \
+              {scale, next_c}, {shift, next_c}})
+
 #define EXPORT(T, NAME)                                                                                                 \
-    extern "C" void conv_##NAME(const Rulebook* book, int tasks, int threads, const T* x,                               \
-                                int64_t next_x, int inputs, const T* w, int64_t next_w, int outputs, T* y,              \
-                                int64_t next_y) {                                                                       \
-        conv<T>(*book, tasks, threads, x, next_x, inputs, w, next_w, outputs, y, next_y);                               \
+    extern "C" void conv_##NAME(const Rulebook* book, int tasks, int threads, const T* x, int64_t next_x, int inputs,   \
+                                const T* w, int64_t next_w, int outputs, T* y, int64_t next_y) {                        \
+        conv<T>(*book, tasks, threads, {x, next_x}, inputs, {w, next_w}, outputs, {y, next_y});                         \
     }                                                                                                                   \
-    extern "C" void conv_input_##NAME(const Rulebook* book, int tasks, int threads,                                     \
-                                      const T* dy, int64_t next_y, int outputs, const T* w, int64_t next_w, int inputs, \
-                                      T* dx, int64_t next_x) {                                                          \
-        conv_input<T>(*book, tasks, threads, dy, next_y, outputs, w, next_w, inputs, dx, next_x);                       \
+    extern "C" void conv_input_##NAME(const Rulebook* book, int tasks, int threads, const T* dy, int64_t next_y,        \
+                                      int outputs, const T* w, int64_t next_w, int inputs, T* dx, int64_t next_x) {     \
+        conv_input<T>(*book, tasks, threads, {dy, next_y}, outputs, {w, next_w}, inputs, {dx, next_x});                 \
     }                                                                                                                   \
-    extern "C" void conv_weight_##NAME(const Rulebook* book, int tasks, int threads,                                    \
-                                       const T* x, int64_t next_x, int inputs, const T* dy, int64_t next_y,             \
-                                       int outputs, T* dw, int64_t next_w) {                                            \
-        conv_weight<T>(*book, tasks, threads, x, next_x, inputs, dy, next_y, outputs, dw, next_w);                      \
+    extern "C" void conv_weight_##NAME(const Rulebook* book, int tasks, int threads, const T* x, int64_t next_x,        \
+                                       int inputs, const T* dy, int64_t next_y, int outputs, T* dw, int64_t next_w) {   \
+        conv_weight<T>(*book, tasks, threads, {x, next_x}, inputs, {dy, next_y}, outputs, {dw, next_w});                \
     }                                                                                                                   \
     extern "C" void norm_##NAME(int tasks, int threads, int64_t rows, int channels, double eps, double slope,           \
                                 const T* x, int64_t next_x, const T* scale, const T* shift, int64_t next_c, T* z,       \
                                 T* mean, T* rate) {                                                                     \
-        norm<T>(tasks, threads, rows, channels, eps, slope, x, next_x, scale, shift, next_c, z, mean, rate);            \
+        norm<T>(tasks, threads, NORM(T, channels), eps, {z, rows * channels}, {mean, channels}, {rate, channels});      \
     }                                                                                                                   \
     extern "C" void norm_backward_##NAME(int tasks, int threads, int64_t rows, int channels, double slope, const T* x,  \
                                          int64_t next_x, const T* mean, const T* rate, int64_t next_m, const T* scale,  \
                                          const T* shift, int64_t next_c, const T* dz, int64_t next_z, T* dx, T* dscale, \
                                          T* dshift) {                                                                   \
-        norm_backward<T>(tasks, threads,                                                                                \
-                         {rows, channels, (T)slope, x, next_x, mean, rate, next_m, scale, shift, next_c}, dz, next_z,   \
-                         dx, dscale, dshift);                                                                           \
+        norm_backward<T>(tasks, threads, NORM(T, next_m), {dz, next_z}, {dx, rows * channels}, {dscale, channels},      \
+                         {dshift, channels});                                                                           \
     }                                                                                                                   \
     extern "C" void norm_double_##NAME(int tasks, int threads, int64_t rows, int channels, double slope, const T* x,    \
                                        int64_t next_x, const T* mean, const T* rate, int64_t next_m, const T* scale,    \
                                        const T* shift, int64_t next_c, const T* dz, int64_t next_z, const T* a,         \
                                        int64_t next_a, const T* b, const T* c, int64_t next_b, T* ddx, T* ddscale,      \
                                        T* ddz) {                                                                        \
-        norm_double<T>(tasks, threads,                                                                                  \
-                       {rows, channels, (T)slope, x, next_x, mean, rate, next_m, scale, shift, next_c}, dz, next_z, a,  \
-                       next_a, b, c, next_b, ddx, ddscale, ddz);                                                        \
+        norm_double<T>(tasks, threads, NORM(T, next_m), {dz, next_z}, {a, next_a}, {b, next_b}, {c, next_b},            \
+                       {ddx, rows * channels}, {ddscale, channels}, {ddz, rows * channels});                            \
+    }                                                                                                                   \
+    extern "C" void block_##NAME(const Rulebook* book, int tasks, int threads, int inputs, int outputs, double eps,     \
+                                 double slope, const T* x, int64_t next_x, const T* w, int64_t next_w, const T* scale,  \
+                                 const T* shift, int64_t next_c, T* y, T* z, T* mean, T* rate) {                        \
+        int64_t next_y = (int64_t)book->outputs * outputs, next_m = outputs;                                            \
+        block<T>(tasks, threads, BLOCK_OF(T), eps, {y, next_y}, {z, next_y}, {mean, next_m}, {rate, next_m});           \
+    }                                                                                                                   \
+    extern "C" void block_backward_##NAME(const Rulebook* book, int tasks, int threads, int inputs, int outputs,        \
+                                          double slope, const T* x, int64_t next_x, const T* w, int64_t next_w,         \
+                                          const T* y, int64_t next_y, const T* mean, const T* rate, int64_t next_m,     \
+                                          const T* scale, const T* shift, int64_t next_c, const T* dz, int64_t next_z,  \
+                                          T* dy, T* dx, T* dw, T* dscale, T* dshift) {                                  \
+        auto in = BLOCK_OF(T);                                                                                          \
+        block_backward<T>(tasks, threads, in, {dz, next_z}, {dy, (int64_t)book->outputs * outputs},                     \
+                          {dx, in.rows_in() * inputs}, {dw, (int64_t)book->taps * inputs * outputs}, {dscale, outputs}, \
+                          {dshift, outputs});                                                                           \
+    }                                                                                                                   \
+    extern "C" void block_double_##NAME(const Rulebook* book, int tasks, int threads, int inputs, int outputs,          \
+                                        double slope, const T* x, int64_t next_x, const T* w, int64_t next_w,           \
+                                        const T* y, int64_t next_y, const T* mean, const T* rate, int64_t next_m,       \
+                                        const T* scale, const T* shift, int64_t next_c, const T* dz, int64_t next_z,    \
+                                        const T* dy, int64_t next_d, const T* a, int64_t next_a, const T* v,            \
+                                        int64_t next_v, const T* b, const T* c, int64_t next_b, T* ddx, T* ddw,         \
+                                        T* ddscale, T* ddz) {                                                           \
+        auto in = BLOCK_OF(T);                                                                                          \
+        block_double<T>(tasks, threads, in, {dz, next_z}, {dy, next_d}, {a, next_a}, {v, next_v}, {b, next_b},          \
+                        {c, next_b}, {ddx, in.rows_in() * inputs}, {ddw, (int64_t)book->taps * inputs * outputs},       \
+                        {ddscale, outputs}, {ddz, (int64_t)book->outputs * outputs});                                   \
     }                                                                                                                   \
     extern "C" void max_pool_##NAME(const Pool* pool, int tasks, int threads, int channels, const T* x, T* y,           \
                                     uint8_t* index) {                                                                   \
