@@ -46,6 +46,8 @@ def conv_norm(
 
 
 class _Block(TaskFunction):
+    """z and y = x * w, of which z is a function. Gradients of y meet at it, so that each product is computed once."""
+
     tensors = 4
 
     @staticmethod
@@ -56,22 +58,26 @@ class _Block(TaskFunction):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         x, w, scale, shift, ctx.geometry, _, ctx.slope = inputs
         _, y, mean, rate = output
-        ctx.mark_non_differentiable(y, mean, rate)
+        ctx.mark_non_differentiable(mean, rate)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, w, y, mean, rate, scale, shift)
 
     @staticmethod
-    def backward(ctx: Any, dz: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, w, _, _, _, scale, shift = ctx.saved_tensors
+    def backward(ctx: Any, dz: Tensor | None, more: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        x, w, y, _, _, scale, shift = ctx.saved_tensors
         needs_x = ctx.needs_input_grad[0]
-        _, dx, dw, dscale, dshift = _BlockBackward.apply(*ctx.saved_tensors, dz, ctx.geometry, ctx.slope, needs_x)
+        dz = torch.zeros_like(y) if dz is None else dz
+        more = _nothing(x) if more is None else more
+        given = (*ctx.saved_tensors, dz, more, ctx.geometry, ctx.slope, needs_x)
+        _, dx, dw, dscale, dshift = _BlockBackward.apply(*given)
         to_x = sum_to(dx, x) if needs_x else None
         return to_x, sum_to(dw, w), sum_to(dscale, scale), sum_to(dshift, shift), None, None, None
 
 
 class _BlockBackward(TaskFunction):
-    """Those of ``_Block`` as functions of x, w, scale and dz; y, mean and rate count as functions of x and w."""
+    """Those of ``_Block`` as functions of x, w, y, scale and dz; mean and rate count as functions of y."""
 
-    tensors = 8
+    tensors = 9
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -79,20 +85,24 @@ class _BlockBackward(TaskFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.geometry, ctx.slope, _ = inputs
+        *tensors, more, ctx.geometry, ctx.slope, _ = inputs
         dy = output[0]
+        ctx.once = not more.numel()
         ctx.mark_non_differentiable(dy)
         ctx.save_for_backward(*tensors, dy)
 
     @staticmethod
     def backward(ctx: Any, _: Any, a: Tensor, v: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor | None, ...]:
-        x, w, _, _, _, scale, _, dz, _ = ctx.saved_tensors
+        if not ctx.once:  # a cotangent of y comes from a second derivative
+            raise RuntimeError(NO_THIRD)
+        x, w, y, _, _, scale, _, dz, _ = ctx.saved_tensors
         needs_x = ctx.needs_input_grad[0]
         found = _BlockDouble.apply(*ctx.saved_tensors, a, v, b, c, ctx.geometry, ctx.slope, needs_x)
-        ddx, ddw, ddscale, ddz = found
+        ddx, ddw, ddy, ddscale, ddz = found
         to_x = sum_to(ddx, x) if needs_x else None
-        to_norm = (None, None, None, sum_to(ddscale, scale), None)
-        return to_x, sum_to(ddw, w), *to_norm, sum_to(ddz, dz), None, None, None
+        to_w = sum_to(ddw, w) if a.numel() else None
+        to_norm = (sum_to(ddy, y), None, None, sum_to(ddscale, scale), None)
+        return to_x, to_w, *to_norm, sum_to(ddz, dz), None, None, None, None
 
 
 class _BlockDouble(TaskFunction):
@@ -109,3 +119,8 @@ class _BlockDouble(TaskFunction):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
         raise RuntimeError(NO_THIRD)
+
+
+def _nothing(like: Tensor) -> Tensor:
+    """For a tensor that there is not."""
+    return like.new_empty((1, 0))

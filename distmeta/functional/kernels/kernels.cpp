@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -603,16 +604,22 @@ void block(int tasks, int threads, Block<T> in, T eps, Tasks<T> y, Tasks<T> z, T
     }
 }
 
-// dx is not computed where it has no place.
+template <class T> inline void add(int64_t count, const T* from, T* to) {
+    for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+// dy is written: what the norm gives, and `more` where there is such a cotangent of y itself. dx is not computed where it
+// has no place.
 template <class T>
-void block_backward(int tasks, int threads, Block<T> in, Tasks<const T> dz, Tasks<T> dy, Tasks<T> dx, Tasks<T> dw,
-                    Tasks<T> dscale, Tasks<T> dshift) {
+void block_backward(int tasks, int threads, Block<T> in, Tasks<const T> dz, Tasks<const T> more, Tasks<T> dy, Tasks<T> dx,
+                    Tasks<T> dw, Tasks<T> dscale, Tasks<T> dshift) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         Turned<T> turned;
 #pragma omp for
         for (int t = 0; t < tasks; ++t) {
             norm_backward_task(in.norm(t), dz[t], dy[t], dscale[t], dshift[t]);
+            if (more.first) add((int64_t)in.book.outputs * in.outputs, more[t], dy[t]);
             if (dx.first) {
                 const T* w = turned.of(in.book, in.w[t], in.inputs, in.outputs);
                 conv_input_task<T>(in.book, dy[t], in.outputs, w, in.inputs, dx[t]);
@@ -622,42 +629,31 @@ void block_backward(int tasks, int threads, Block<T> in, Tasks<const T> dz, Task
     }
 }
 
-template <class T> inline void add(int64_t count, const T* from, T* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] += from[i];
-}
-
-// Gradients of sum(a dx + v dw + b dscale + c dshift) with respect to x, w, scale and dz. Where a has no place, there was
-// no dx; ddx is computed where it has one.
+// Gradients of sum(a dx + v dw + b dscale + c dshift) with respect to x, w, y, scale and dz, where y is a variable of its
+// own: what leads from it to x and w is the first derivative's, which has other cotangents of y to add. Where a has no
+// place, there was no dx, and ddw is zero and not written; ddx is computed where it has one.
 template <class T>
 void block_double(int tasks, int threads, Block<T> in, Tasks<const T> dz, Tasks<const T> dy, Tasks<const T> a,
-                  Tasks<const T> v, Tasks<const T> b, Tasks<const T> c, Tasks<T> ddx, Tasks<T> ddw, Tasks<T> ddscale,
-                  Tasks<T> ddz) {
+                  Tasks<const T> v, Tasks<const T> b, Tasks<const T> c, Tasks<T> ddx, Tasks<T> ddw, Tasks<T> ddy,
+                  Tasks<T> ddscale, Tasks<T> ddz) {
     const Rulebook& book = in.book;
-    int64_t outputs = (int64_t)book.outputs * in.outputs, inputs = in.rows_in() * in.inputs;
-    int64_t filter = (int64_t)book.taps * in.inputs * in.outputs;
+    int64_t outputs = (int64_t)book.outputs * in.outputs;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        Turned<T> turned, turned_v;
-        std::vector<T> up(outputs), down(outputs), more(std::max({outputs, inputs, filter}));
+        Turned<T> turned;
+        std::unique_ptr<T[]> up(new T[outputs]), more(new T[a.first ? outputs : 0]);
 #pragma omp for
         for (int t = 0; t < tasks; ++t) {
-            conv_task(book, in.x[t], in.inputs, v[t], in.outputs, up.data());
+            conv_task(book, in.x[t], in.inputs, v[t], in.outputs, up.get());
             if (a.first) {
-                conv_task(book, a[t], in.inputs, in.w[t], in.outputs, more.data());
-                add(outputs, more.data(), up.data());
+                conv_task(book, a[t], in.inputs, in.w[t], in.outputs, more.get());
+                add(outputs, more.get(), up.get());
+                conv_weight_task<T>(book, a[t], in.inputs, dy[t], in.outputs, ddw[t]);
             }
-            norm_double_task<T>(in.norm(t), dz[t], up.data(), b[t], c[t], down.data(), ddscale[t], ddz[t]);
-            conv_weight_task<T>(book, in.x[t], in.inputs, down.data(), in.outputs, ddw[t]);
-            if (a.first) {
-                conv_weight_task<T>(book, a[t], in.inputs, dy[t], in.outputs, more.data());
-                add(filter, more.data(), ddw[t]);
-            }
+            norm_double_task<T>(in.norm(t), dz[t], up.get(), b[t], c[t], ddy[t], ddscale[t], ddz[t]);
             if (ddx.first) {
-                const T* w = turned.of(book, in.w[t], in.inputs, in.outputs);
-                conv_input_task<T>(book, down.data(), in.outputs, w, in.inputs, ddx[t]);
-                w = turned_v.of(book, v[t], in.inputs, in.outputs);
-                conv_input_task<T>(book, dy[t], in.outputs, w, in.inputs, more.data());
-                add(inputs, more.data(), ddx[t]);
+                const T* turned_v = turned.of(book, v[t], in.inputs, in.outputs);
+                conv_input_task<T>(book, dy[t], in.outputs, turned_v, in.inputs, ddx[t]);
             }
         }
     }
@@ -681,23 +677,35 @@ struct Pool {
                tall * stride[0] >= height && wide * stride[1] >= width;
     }
 
-    // Calls `body(output, taps, count)` with the row of every output, and those of its inputs in the order of the taps.
+    // Calls `body(output, first, taps, count)` with the row of every output, and those of its inputs in the order of the
+    // taps, counted from the row `first`. All windows that lie inside share their taps, and the usual ones of 2 x 2 have a
+    // count that the compiler knows.
     struct Tap { int64_t input; int number; };
     template <class Body> inline void windows(Body body) const {
-        Tap taps[UINT8_MAX + 1];
+        Tap all[UINT8_MAX + 1], some[UINT8_MAX + 1];
+        int whole = 0;
+        for (int64_t down = 0; down < kernel[0]; ++down)
+            for (int64_t right = 0; right < kernel[1]; ++right, ++whole)
+                all[whole] = {down * dilation[0] * width + right * dilation[1], whole};
         for (int64_t image = 0, output = 0; image < images; ++image)
             for (int64_t i = 0; i < tall; ++i)
                 for (int64_t j = 0; j < wide; ++j, ++output) {
-                    int count = 0;
-                    for (int64_t down = 0; down < kernel[0]; ++down) {
-                        int64_t y = i * stride[0] - padding[0] + down * dilation[0];
-                        for (int64_t right = 0; right < kernel[1] && y >= 0 && y < height; ++right) {
-                            int64_t x = j * stride[1] - padding[1] + right * dilation[1];
-                            if (x < 0 || x >= width) continue;
-                            taps[count++] = {(image * height + y) * width + x, (int)(down * kernel[1] + right)};
-                        }
+                    int64_t top = i * stride[0] - padding[0], left = j * stride[1] - padding[1];
+                    int64_t first = (image * height + top) * width + left;
+                    if (top >= 0 && left >= 0 && top + (kernel[0] - 1) * dilation[0] < height &&
+                        left + (kernel[1] - 1) * dilation[1] < width) {
+                        if (whole == 4)
+                            body(output, first, all, std::integral_constant<int, 4>());
+                        else
+                            body(output, first, all, whole);
+                        continue;
                     }
-                    body(output, taps, count);
+                    int count = 0;
+                    for (int tap = 0; tap < whole; ++tap) {
+                        int64_t y = top + tap / kernel[1] * dilation[0], x = left + tap % kernel[1] * dilation[1];
+                        if (y >= 0 && y < height && x >= 0 && x < width) some[count++] = all[tap];
+                    }
+                    body(output, first, some, count);
                 }
     }
 };
@@ -722,12 +730,12 @@ void max_pool(const Pool& pool, int tasks, int threads, int channels, const T* x
     for (int t = 0; t < tasks; ++t) {
         const T* from = x + t * pool.inputs() * channels;
         int64_t own = t * pool.outputs() * channels;
-        pool.windows([=](int64_t output, const Pool::Tap* taps, int count) {
+        pool.windows([=](int64_t output, int64_t first, const Pool::Tap* taps, auto count) {
             for (int c = 0; c < channels; c += LANES<T>) {
-                Vector<T> best = load(from + taps[0].input * channels + c);
+                Vector<T> best = load(from + (first + taps[0].input) * channels + c);
                 Whole<T> chosen = Whole<T>{} + taps[0].number;
                 for (int i = 1; i < count; ++i) {
-                    Vector<T> value = load(from + taps[i].input * channels + c);
+                    Vector<T> value = load(from + (first + taps[i].input) * channels + c);
                     auto better = (value > best) | (value != value);
                     best = better ? value : best;
                     chosen = better ? Whole<T>{} + taps[i].number : chosen;
@@ -748,12 +756,12 @@ void pool_scatter(const Pool& pool, int tasks, int threads, int channels, const 
     for (int t = 0; t < tasks; ++t) {
         T* to = dx + t * pool.inputs() * channels;
         if (!covering) std::memset(to, 0, pool.inputs() * channels * sizeof(T));
-        pool.windows([=](int64_t output, const Pool::Tap* taps, int count) {
+        pool.windows([=](int64_t output, int64_t first, const Pool::Tap* taps, auto count) {
             for (int c = 0; c < channels; c += LANES<T>) {
                 Vector<T> value = load(dy + t * next_y + output * channels + c);
                 Whole<T> chosen = load_taps<T>(index + t * next_i + output * channels + c);
                 for (int i = 0; i < count; ++i) {
-                    T* place = to + taps[i].input * channels + c;
+                    T* place = to + (first + taps[i].input) * channels + c;
                     Vector<T> part = chosen == taps[i].number ? value : Vector<T>{};
                     store<T>(place, disjoint ? part : load(place) + part);
                 }
@@ -768,13 +776,14 @@ void pool_gather(const Pool& pool, int tasks, int threads, int channels, const T
                  const uint8_t* index, int64_t next_i, T* y) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int t = 0; t < tasks; ++t) {
+        const T* from = x + t * next_x;
         T* to = y + t * pool.outputs() * channels;
-        pool.windows([=](int64_t output, const Pool::Tap* taps, int count) {
+        pool.windows([=](int64_t output, int64_t first, const Pool::Tap* taps, auto count) {
             for (int c = 0; c < channels; c += LANES<T>) {
                 Whole<T> chosen = load_taps<T>(index + t * next_i + output * channels + c);
                 Vector<T> value{};
                 for (int i = 0; i < count; ++i)
-                    value = chosen == taps[i].number ? load(x + t * next_x + taps[i].input * channels + c) : value;
+                    value = chosen == taps[i].number ? load(from + (first + taps[i].input) * channels + c) : value;
                 store<T>(to + output * channels + c, value);
             }
         });
@@ -831,11 +840,12 @@ void pool_gather(const Pool& pool, int tasks, int threads, int channels, const T
                                           double slope, const T* x, int64_t next_x, const T* w, int64_t next_w,         \
                                           const T* y, int64_t next_y, const T* mean, const T* rate, int64_t next_m,     \
                                           const T* scale, const T* shift, int64_t next_c, const T* dz, int64_t next_z,  \
-                                          T* dy, T* dx, T* dw, T* dscale, T* dshift) {                                  \
+                                          const T* more, int64_t next_more, T* dy, T* dx, T* dw, T* dscale,             \
+                                          T* dshift) {                                                                  \
         auto in = BLOCK_OF(T);                                                                                          \
-        block_backward<T>(tasks, threads, in, {dz, next_z}, {dy, (int64_t)book->outputs * outputs},                     \
-                          {dx, in.rows_in() * inputs}, {dw, (int64_t)book->taps * inputs * outputs}, {dscale, outputs}, \
-                          {dshift, outputs});                                                                           \
+        block_backward<T>(tasks, threads, in, {dz, next_z}, {more, next_more},                                          \
+                          {dy, (int64_t)book->outputs * outputs}, {dx, in.rows_in() * inputs},                          \
+                          {dw, (int64_t)book->taps * inputs * outputs}, {dscale, outputs}, {dshift, outputs});          \
     }                                                                                                                   \
     extern "C" void block_double_##NAME(const Rulebook* book, int tasks, int threads, int inputs, int outputs,          \
                                         double slope, const T* x, int64_t next_x, const T* w, int64_t next_w,           \
@@ -843,11 +853,12 @@ void pool_gather(const Pool& pool, int tasks, int threads, int channels, const T
                                         const T* scale, const T* shift, int64_t next_c, const T* dz, int64_t next_z,    \
                                         const T* dy, int64_t next_d, const T* a, int64_t next_a, const T* v,            \
                                         int64_t next_v, const T* b, const T* c, int64_t next_b, T* ddx, T* ddw,         \
-                                        T* ddscale, T* ddz) {                                                           \
+                                        T* ddy, T* ddscale, T* ddz) {                                                   \
         auto in = BLOCK_OF(T);                                                                                          \
+        int64_t own = (int64_t)book->outputs * outputs;                                                                 \
         block_double<T>(tasks, threads, in, {dz, next_z}, {dy, next_d}, {a, next_a}, {v, next_v}, {b, next_b},          \
                         {c, next_b}, {ddx, in.rows_in() * inputs}, {ddw, (int64_t)book->taps * inputs * outputs},       \
-                        {ddscale, outputs}, {ddz, (int64_t)book->outputs * outputs});                                   \
+                        {ddy, own}, {ddscale, outputs}, {ddz, own});                                                    \
     }                                                                                                                   \
     extern "C" void max_pool_##NAME(const Pool* pool, int tasks, int threads, int channels, const T* x, T* y,           \
                                     uint8_t* index) {                                                                   \
