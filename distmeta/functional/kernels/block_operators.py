@@ -169,8 +169,7 @@ register(
 )
 register(
     block_backward,
-    f"({_GIVEN}, Tensor more, int[] geometry, float slope, bool to_input) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"({_GIVEN}, Tensor more, int[] geometry, float slope, bool to_input) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _fake_block_backward,
 )
 register(

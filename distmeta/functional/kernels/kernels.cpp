@@ -87,17 +87,24 @@ struct Scattered {
 template <class T, int R, int N, bool ADD, class At>
 inline void tile(const T* const* in, At at, int depth, const T* w, int ldw, T* const* out) {
     Vector<T> sums[R][N];
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
         for (int n = 0; n < N; ++n) sums[r][n] = ADD ? load(out[r] + n * LANES<T>) : Vector<T>{};
     for (int k = 0; k < depth; ++k) {
         Vector<T> row[N];
+#pragma GCC unroll 4
         for (int n = 0; n < N; ++n) row[n] = load(w + (int64_t)k * ldw + n * LANES<T>);
+#pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             Vector<T> value = all(in[r][at(k)]);
+#pragma GCC unroll 4
             for (int n = 0; n < N; ++n) sums[r][n] += value * row[n];
         }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
         for (int n = 0; n < N; ++n) store<T>(out[r] + n * LANES<T>, sums[r][n]);
 }
 
@@ -178,18 +185,25 @@ template <class T> struct Firsts { // those of one image
 template <class T, int R, int N, class Rows>
 inline void outer_tile(Rows of, int first, int last, int column, int ldy, T* dw) {
     Vector<T> sums[R][N];
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
         for (int n = 0; n < N; ++n) sums[r][n] = load(dw + (int64_t)r * ldy + n * LANES<T>);
     for (int p = first; p < last; ++p) {
         const T *left = of.left(p), *right = of.right(p) + column;
         Vector<T> values[N];
+#pragma GCC unroll 4
         for (int n = 0; n < N; ++n) values[n] = load(right + n * LANES<T>);
+#pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             Vector<T> value = all(of.element(left, r));
+#pragma GCC unroll 4
             for (int n = 0; n < N; ++n) sums[r][n] += value * values[n];
         }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
         for (int n = 0; n < N; ++n) store<T>(dw + (int64_t)r * ldy + n * LANES<T>, sums[r][n]);
 }
 
@@ -402,18 +416,31 @@ template <class T, int N> inline void store_all(T* p, const Vectors<T, N>& value
     for (int n = 0; n < N; ++n) store<T>(p + n * LANES<T>, values.v[n]);
 }
 
+// Calls `body(n, first, last)` for the n-th vector of channels and some rows, of which all vectors are taken before the next
+// rows: they are still in the first-level cache, and what belongs to a vector stays in registers.
+template <int N, class Body> inline void over_rows(int64_t rows, Body body) {
+    for (int64_t first = 0; first < rows; first += PARTIAL)
+        for (int n = 0; n < N; ++n) body(n, first, first + PARTIAL < rows ? first + PARTIAL : rows);
+}
+
 // Sums over rows, S of them at once, of the terms that `term(row, n, values)` gives for the n-th vector of channels.
 template <class T, int N, int S, class Term> inline void sum_rows(int64_t rows, Term term, Vectors<T, N>* totals) {
     double wide[N][S][LANES<T>] = {};
     for (int64_t first = 0; first < rows; first += PARTIAL) {
         int64_t last = first + PARTIAL < rows ? first + PARTIAL : rows;
         Vector<T> part[N][S] = {};
-        for (int64_t row = first; row < last; ++row)
-            for (int n = 0; n < N; ++n) {
-                Vector<T> values[S];
-                term(row, n, values);
-                for (int s = 0; s < S; ++s) part[n][s] += values[s];
-            }
+        auto add = [&](int64_t row, int n) {
+            Vector<T> values[S];
+            term(row, n, values);
+            for (int s = 0; s < S; ++s) part[n][s] += values[s];
+        };
+        if constexpr (S > 2) {
+            for (int n = 0; n < N; ++n)
+                for (int64_t row = first; row < last; ++row) add(row, n);
+        } else {
+            for (int64_t row = first; row < last; ++row)
+                for (int n = 0; n < N; ++n) add(row, n);
+        }
         for (int n = 0; n < N; ++n)
             for (int s = 0; s < S; ++s)
                 for (int i = 0; i < LANES<T>; ++i) wide[n][s][i] += part[n][s][i];
@@ -535,12 +562,16 @@ void norm_double_task(NormTask<T> in, const T* dz, const T* a, const T* b, const
         }, sums);
         for (int n = 0; n < N; ++n) {
             for (auto& sum : sums) sum.v[n] /= (T)in.rows;
-            Vector<T> A = sums[0].v[n], B = sums[1].v[n], D = sums[2].v[n], E = sums[3].v[n];
-            Vector<T> factor = part.scale.v[n] * part.rate.v[n], W = sums[4].v[n] - A * D - B * E;
-            Vector<T> b0 = load(b + channel + n * LANES<T>), c0 = load(c + channel + n * LANES<T>);
+            Vector<T> W = sums[4].v[n] - sums[0].v[n] * sums[2].v[n] - sums[1].v[n] * sums[3].v[n];
             store<T>(ddscale + channel + n * LANES<T>, W * part.rate.v[n] * (T)in.rows);
+            sums[4].v[n] = W;
+        }
+        over_rows<N>(in.rows, [&](int n, int64_t first, int64_t last) {
+            Vector<T> A = sums[0].v[n], B = sums[1].v[n], D = sums[2].v[n], E = sums[3].v[n], W = sums[4].v[n];
+            Vector<T> factor = part.scale.v[n] * part.rate.v[n];
+            Vector<T> b0 = load(b + channel + n * LANES<T>), c0 = load(c + channel + n * LANES<T>);
             Vector<T> u0 = b0 * D - factor * (A * E + B * D), u1 = b0 * E - factor * ((T)2 * B * E - W);
-            for (int64_t row = 0; row < in.rows; ++row) {
+            for (int64_t row = first; row < last; ++row) {
                 Vector<T> normal = part.normal(row, n), value = part.at(up, row, n);
                 Vector<T> y = part.output(normal, n), dy = rectify<T>(y, part.at(down, row, n), in.slope);
                 Vector<T> to_z = factor * (value - A - normal * B) + b0 * normal + c0;
@@ -548,7 +579,7 @@ void norm_double_task(NormTask<T> in, const T* dz, const T* a, const T* b, const
                 Vector<T> u = b0 * dy - factor * (value * E + B * dy);
                 part.put(ddx + channel, row, n, part.rate.v[n] * (u - u0 - normal * u1));
             }
-        }
+        });
     });
 }
 
