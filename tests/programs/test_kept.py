@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -171,6 +171,36 @@ def test_what_is_loaded_has_the_same_bits(compile_: Any, folder: Path, monkeypat
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == default_cache_dir()
     with pytest.raises(AssertionError, match="made again"):
         gradient(plan, "algorithm.inner_lr=0.3")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(build.unavailable()), reason=str(build.unavailable()))
+@pytest.mark.parametrize("size", [0, 1000])
+def test_libraries_that_a_killed_compiler_left_are_made_again(size: int, folder: Path, tmp_path: Path) -> None:
+    """In processes of their own: one that has loaded a library does not read it again."""
+    code = f"""
+        import os, sys, torch
+        from distmeta.core.plan import Plan
+        from distmeta.loading import load_config
+        from distmeta.programs.supervised import SupervisedProgram
+        os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        program = SupervisedProgram(load_config({QUICK!r}), torch.device("cpu"))
+        program.follow(Plan(compile="inductor"))
+        torch.save(program.sample_gradient(2), sys.argv[1])
+    """
+
+    def compute(name: str) -> torch.Tensor:
+        command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / name)]
+        subprocess.run(command, check=True, timeout=300)
+        return cast(torch.Tensor, torch.load(tmp_path / name))
+
+    first = compute("first")
+    for library in compiled(folder):
+        os.truncate(library, size)
+    for file in folder.glob("inductor-*"):  # what was compiled is not kept whole either
+        file.unlink()
+    assert torch.equal(compute("second"), first)
+    assert any(library.stat().st_size > 1000 for library in compiled(folder))
 
 
 def test_another_process_loads_it(folder: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,6 +21,8 @@ from distmeta.functional.kernels.build import program, unavailable
 from distmeta.programs.engine.kept import host, is_kept, kept
 from distmeta.programs.engine.recording import Recording
 from distmeta.storage.cache import cache_for
+
+log = logging.getLogger(__name__)
 
 Function = Callable[..., Any]
 
@@ -110,7 +114,8 @@ def _compiled(recording: Recording, record: Callable[[], Recording], leaves: lis
     parts = [*settings, recording.code, constants, [_like(leaf) for leaf in leaves]]
 
     def compiled() -> Any:
-        return _inductor.standalone_compile(graph(), [*leaves], options={"config_patches": own}, aot=True)
+        options = {"config_patches": own}
+        return _mending(lambda: _inductor.standalone_compile(graph(), [*leaves], options=options, aot=True))
 
     def loaded(content: bytes) -> Any:
         # With the settings that it was compiled with: by them the compiler finds its machine code on this host.
@@ -118,3 +123,28 @@ def _compiled(recording: Recording, record: Callable[[], Recording], leaves: lis
             return AOTCompiledArtifact.deserialize(content)
 
     return cast(Function, kept(COMPILED, parts, compiled, lambda made: made.serialize(), loaded))
+
+
+def _mending(compile_: Callable[[], Any]) -> Any:
+    """What is compiled; libraries that cannot be loaded, half-written by a process that was killed, are made again."""
+    removed: set[Path] = set()
+    while True:
+        try:
+            return compile_()
+        except Exception as error:
+            damaged = _unloadable(error)
+            if damaged is None or damaged in removed:
+                raise
+            log.debug("made again: %s", error)
+            damaged.unlink(missing_ok=True)
+            removed.add(damaged)
+
+
+def _unloadable(error: BaseException | None) -> Path | None:
+    """The library in the compiler's folder whose loading failed."""
+    folder = Path(os.environ[_FOLDER_VARIABLE])
+    while error is not None:
+        if isinstance(error, ImportError) and error.path and folder in Path(error.path).parents:
+            return Path(error.path)
+        error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__
+    return None
