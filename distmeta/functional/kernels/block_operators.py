@@ -103,9 +103,9 @@ def block_double(
     if (to_input or a.numel()) and missing_channels(inputs, x.dtype):
         filled = whole(a) if a.numel() else a
         given = (whole(x), whole(w, -2), y, mean, rate, scale, shift, dz, dy, filled, whole(v, -2), b, c)
-        ddx, ddw, *rest = block_double(*given, geometry, slope, to_input)
+        ddx, ddw, ddy, ddscale, ddz = block_double(*given, geometry, slope, to_input)
         to_w = ddw[..., :inputs, :].contiguous() if a.numel() else ddw
-        return cut(ddx, inputs) if to_input else ddx, to_w, *rest
+        return cut(ddx, inputs) if to_input else ddx, to_w, ddy, ddscale, ddz
     x, w, y, dz, dy, a, v = (each.contiguous() for each in (x, w, y, dz, dy, a, v))
     (mean, rate), (scale, shift), (b, c) = alike(mean, rate), alike(scale, shift), alike(b, c)
     tensors = (x, w, y, mean, scale, dz, dy, a, v, b)
