@@ -28,6 +28,7 @@ from distmeta.core.records import TaskBatch
 from distmeta.core.requests import Request, Start
 from distmeta.loading import load_config
 from distmeta.programs import blueprint
+from distmeta.programs.samples import Samples
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.tasks.base import TaskFamily
 from distmeta.workers.worker import Worker
@@ -61,7 +62,7 @@ class Bare:
         self._program = cast(SupervisedProgram, worker.program)
         size = config.run.shard
         self._shards = [range(first, first + size) for first in range(0, config.run.meta_batch, size)]
-        samples = self._program._samples
+        samples = cast(Samples, self._program._samples)
         samples._family = cast(TaskFamily, Ready(samples._family, self._shards))
         meta = blueprint(config).initial_meta()
         self._state = Start.of(0, Layout.of(meta).flatten(meta))

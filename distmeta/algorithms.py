@@ -16,6 +16,7 @@ from distmeta.config.schema import Config
 from distmeta.config.sections import AlgorithmOptions, SizeRange
 from distmeta.estimators import ESTIMATORS
 from distmeta.objectives import Objective, objective_name, objective_of, open_objective
+from distmeta.tasks.options import EnvironmentOptions
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,25 @@ class Algorithm:
         estimator: entry of :data:`~distmeta.estimators.ESTIMATORS`.
         paper: where it comes from.
         defaults: settings of the pair that differ from the parts' own defaults.
+        outer: settings of the section ``outer`` likewise, with the name of the outer step that belongs to the method.
     """
 
     adaptation: str
     estimator: str
     paper: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    outer: Mapping[str, Any] = field(default_factory=dict)
 
+
+_TRUST_REGION = {
+    "name": "trust_region",
+    "radius": 0.01,
+    "damping": 1e-5,
+    "cg_tolerance": 0.0,
+    "candidates": 15,
+    "backtrack": 0.8,
+}
+"""As in the released codes of MAML-TRPO."""
 
 ALGORITHMS: dict[str, Algorithm] = {
     "maml": Algorithm("gradient_descent", "exact", "Finn, Abbeel, Levine, ICML 2017"),
@@ -58,7 +71,29 @@ ALGORITHMS: dict[str, Algorithm] = {
         {"learned_rates": "per_element", "inner_lr": (0.005, 0.1)},
     ),
     "protonet": Algorithm("prototypes", "exact", "Snell, Swersky, Zemel, NeurIPS 2017"),
+    "maml_trpo": Algorithm(
+        "gradient_descent",
+        "exact",
+        "Finn, Abbeel, Levine, ICML 2017, section 5.3; Schulman et al., ICML 2015",
+        {"inner_lr": 0.1},
+        _TRUST_REGION,
+    ),
+    "maml_vpg": Algorithm(
+        "gradient_descent", "exact", "Finn, Abbeel, Levine, ICML 2017, algorithm 3", {"inner_lr": 0.1}
+    ),
 }
+
+
+def outer_defaults(algorithm: Any, outer: Mapping[str, Any]) -> dict[str, Any]:
+    """A section ``outer``, with what belongs to the named algorithm where it does not name another outer step.
+
+    >>> outer_defaults("maml_trpo", {"radius": 0.02})["name"], outer_defaults("maml", {"lr": 0.1})
+    ('trust_region', {'lr': 0.1})
+    """
+    entry = ALGORITHMS.get(algorithm) if isinstance(algorithm, str) else None
+    if entry is None or outer.get("name", entry.outer.get("name")) != entry.outer.get("name"):
+        return dict(outer)
+    return {**entry.outer, **outer}
 
 
 def algorithm_options(values: Mapping[str, Any]) -> type[AlgorithmOptions]:
@@ -102,6 +137,7 @@ def check(config: Config) -> None:
     if reason:
         raise ValueError(reason)
     objective = objective_of(config.tasks)
+    _check_policies(config, objective)
     adaptation = ADAPTATIONS.options[config.algorithm.adaptation]
     if adaptation.needs_classes and not objective.classes:
         raise ValueError(
@@ -127,6 +163,39 @@ def check(config: Config) -> None:
             f"evaluation.ways = {config.evaluation.ways} differs from tasks.ways = {ways}, but the network's head has "
             "one output for each training way; set them equal, or use an algorithm without a head such as protonet"
         )
+
+
+def _check_policies(config: Config, objective: Objective) -> None:
+    """Refuse losses of actions for tasks without, and what reinforcement learning cannot use."""
+    options, name = config.algorithm, objective_name(config.tasks.objective)
+    acting = isinstance(config.tasks, EnvironmentOptions)
+    inner = getattr(options, "inner_objective", None)
+    judged = [("tasks.objective", name, objective)]
+    if inner is not None:
+        own = open_objective(inner, "algorithm.inner_objective")
+        judged.append(("algorithm.inner_objective", objective_name(inner), own))
+    for key, given, each in judged:
+        if getattr(each, "of_policies", False) != acting:
+            which = "of examples" if acting else "of actions"
+            fits = "likelihood_ratio, reinforce or dice" if acting else "for example cross_entropy or squared_error"
+            raise ValueError(
+                f"{key} = {given} is a loss {which}, and tasks.kind = {config.tasks.kind} "
+                f"{'has actions' if acting else 'has examples'}; use {fits}"
+            )
+    if not acting:
+        return
+    if not ADAPTATIONS.options[options.adaptation].iterative:
+        raise ValueError(
+            f"algorithm.adaptation = {options.adaptation} takes no inner steps, and a policy adapts by them; use "
+            "gradient_descent (algorithm.name=maml_trpo)"
+        )
+    if not ESTIMATORS.options[options.estimator].of_outputs:
+        raise ValueError(
+            f"algorithm.estimator = {options.estimator} knows no other loss than that of the inner steps, and episodes "
+            "after adaptation are what counts; use exact or first_order"
+        )
+    if getattr(options, "inner_batch", None) is not None:
+        raise ValueError("algorithm.inner_batch: an inner step uses all of its episodes; leave it out")
 
 
 def _check_inner(config: Config, objective: Objective) -> None:

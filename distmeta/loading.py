@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distmeta import trust
-from distmeta.algorithms import algorithm_options, check
+from distmeta.algorithms import algorithm_options, check, outer_defaults
 from distmeta.config.migrations import CONFIG_MIGRATIONS, NO_SETTING, SCHEMA, current
 from distmeta.config.modules import kinds
 from distmeta.config.problems import describe, listed, suggest
@@ -60,7 +60,10 @@ def load_config(
         check_origin(source, values, named_kinds(overrides), named_keys(overrides), trust_code)
     problems: list[str] = []
     resolved: dict[str, Any] = {}
-    for key, value in {"outer": {}, **values}.items():
+    values = {"outer": {}, **values}
+    if isinstance(values.get("algorithm"), Mapping) and isinstance(values["outer"], Mapping):
+        values["outer"] = outer_defaults(values["algorithm"].get("name"), values["outer"])
+    for key, value in values.items():
         if key not in Config.model_fields:
             problems.append(_unknown(key))
             continue

@@ -44,15 +44,20 @@ class Support(NamedTuple):
         ways: number of classes, in families that have them.
         batches: (K, b) int64, the examples that each step uses; ``None`` uses them all in every step.
         key: (2,) int64 random key of the task; ``None`` switches dropout off.
+        by_step: whether ``data`` has a leading dimension of steps (K, S, ...): what each of them consumes, such as
+            episodes that were rolled out with the parameters before it.
     """
 
     data: Data
     ways: int | None = None
     batches: Tensor | None = None
     key: Tensor | None = None
+    by_step: bool = False
 
     def step(self, step: int) -> Batch:
         """The data that inner step ``step`` consumes."""
+        if self.by_step:
+            return Batch({name: value[step] for name, value in self.data.items()}, self.key, step)
         if self.batches is None:
             return Batch(self.data, self.key, step)
         chosen = self.batches[step]

@@ -47,6 +47,9 @@ class Purpose(IntEnum):
     DROP_SUPPORT = 14
     DROP_QUERY = 15
     SIZES = 16
+    ACTIONS = 17
+    RESETS = 18
+    TRANSITIONS = 19
 
 
 def philox(counter: NDArray[np.unsignedinteger], key: NDArray[np.unsignedinteger]) -> Words:
@@ -82,7 +85,7 @@ def philox(counter: NDArray[np.unsignedinteger], key: NDArray[np.unsignedinteger
     return result.reshape(*shape, 4)
 
 
-def words(seed: int, split: Split, ids: Sequence[int], purpose: Purpose, count: int) -> Words:
+def words(seed: int, split: Split, ids: Sequence[int], purpose: Purpose, count: int, part: int = 0) -> Words:
     """Random 32-bit words of some tasks.
 
     Args:
@@ -91,9 +94,10 @@ def words(seed: int, split: Split, ids: Sequence[int], purpose: Purpose, count: 
         ids: T task ids, each 0 ... 2**64 - 1.
         purpose: what the words are for.
         count: words a task; the first words of a longer draw equal those of a shorter one.
+        part: 0 ... 2**16 - 1, which of several draws for this purpose.
 
     Returns:
-        (T, count) uint32: row t depends on (seed, split, ids[t], purpose) alone.
+        (T, count) uint32: row t depends on (seed, split, ids[t], purpose, part) alone.
 
     >>> both = words(7, "train", [3, 2**62], Purpose.CLASSES, 5)
     >>> bool((both[1:] == words(7, "train", [2**62], Purpose.CLASSES, 5)).all())
@@ -103,7 +107,7 @@ def words(seed: int, split: Split, ids: Sequence[int], purpose: Purpose, count: 
     blocks = -(-count // 4)
     counter = np.empty((len(names), blocks, 4), dtype=np.uint64)
     counter[..., 0] = np.arange(blocks)
-    counter[..., 1] = purpose << 8 | SPLITS.index(split)
+    counter[..., 1] = part << 16 | purpose << 8 | SPLITS.index(split)
     counter[..., 2] = (names & _LOW)[:, None]
     counter[..., 3] = (names >> _HALF)[:, None]
     key = np.array([seed & 0xFFFFFFFF, seed >> 32], dtype=np.uint64)
@@ -113,6 +117,18 @@ def words(seed: int, split: Split, ids: Sequence[int], purpose: Purpose, count: 
 def uniform(words: Words) -> NDArray[np.float64]:
     """Numbers in [0, 1), multiples of 2**-32, of the words' shape."""
     return words.astype(np.float64) * 2.0**-32
+
+
+def normal(words: Words) -> NDArray[np.float64]:
+    """Standard normal numbers, of the words' shape, whose last dimension is even (Box and Muller 1958).
+
+    >>> drawn = normal(words(0, "train", [0], Purpose.ACTIONS, 100_000))
+    >>> bool(abs(drawn.mean()) < 0.01 and abs(drawn.std() - 1) < 0.01)
+    True
+    """
+    first, second = np.split(words.astype(np.float64), 2, axis=-1)
+    radius, angle = np.sqrt(-2 * np.log((first + 1) * 2.0**-32)), 2 * np.pi * 2.0**-32 * second
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
 
 
 def integers(words: Words, n: int | Integers) -> Integers:

@@ -33,6 +33,11 @@ class MLP(Model):
             layers += [nn.Linear(before, after), nn.ReLU() if options.activation == "relu" else nn.Tanh()]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(widths[-1], outputs) if outputs is not None else None
+        if options.weights == "xavier":
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.xavier_uniform_(layer.weight)
+                    nn.init.zeros_(layer.bias)
 
     def features(self, inputs: Tensor) -> Tensor:
         """(N, *input_shape) to (N, features)."""

@@ -16,11 +16,16 @@ one example alone: ``group`` at groups of its channels, ``layer`` at all of them
 
 
 class MLPOptions(ModelOptions):
-    """``hidden`` lists the widths of the hidden layers; none at all is a linear model."""
+    """``hidden`` lists the widths of the hidden layers; none at all is a linear model.
+
+    ``weights`` says what layers begin with: ``torch``'s own, or ``xavier`` uniform weights (Glorot and Bengio, AISTATS
+    2010) and biases of 0, as usual for policies.
+    """
 
     kind: Literal["mlp"] = "mlp"
     hidden: tuple[PositiveInt, ...] = (40, 40)
     activation: Literal["relu", "tanh"] = "relu"
+    weights: Literal["torch", "xavier"] = "torch"
 
 
 class Conv4Options(ModelOptions):

@@ -19,9 +19,10 @@ from distmeta.objectives.cross_entropy import CrossEntropy
 from distmeta.objectives.gaussian import Gaussian
 from distmeta.objectives.huber import Huber
 from distmeta.objectives.metrics import KNOWN_METRICS, described
-from distmeta.objectives.options import CrossEntropyOptions, GaussianOptions, HuberOptions
+from distmeta.objectives.options import CrossEntropyOptions, GaussianOptions, HuberOptions, PolicyGradientOptions
 from distmeta.objectives.pairwise_logistic import PairwiseLogistic
 from distmeta.objectives.poisson import Poisson
+from distmeta.objectives.policy_gradient import Dice, LikelihoodRatio, PolicyGradient, Reinforce
 from distmeta.objectives.squared_error import SquaredError
 
 OBJECTIVES: Registry[Objective, ObjectiveOptions] = Registry(
@@ -34,6 +35,9 @@ OBJECTIVES: Registry[Objective, ObjectiveOptions] = Registry(
         "huber": (HuberOptions, "distmeta.objectives.huber:Huber"),
         "gaussian": (GaussianOptions, "distmeta.objectives.gaussian:Gaussian"),
         "poisson": (ObjectiveOptions, "distmeta.objectives.poisson:Poisson"),
+        "likelihood_ratio": (PolicyGradientOptions, "distmeta.objectives.policy_gradient:LikelihoodRatio"),
+        "reinforce": (PolicyGradientOptions, "distmeta.objectives.policy_gradient:Reinforce"),
+        "dice": (PolicyGradientOptions, "distmeta.objectives.policy_gradient:Dice"),
         "pairwise_logistic": (ObjectiveOptions, "distmeta.objectives.pairwise_logistic:PairwiseLogistic"),
     },
     ObjectiveOptions,
@@ -45,11 +49,15 @@ __all__ = [
     "BinaryCrossEntropy",
     "CrossEntropy",
     "Curved",
+    "Dice",
     "Gaussian",
     "Huber",
+    "LikelihoodRatio",
     "Objective",
     "PairwiseLogistic",
     "Poisson",
+    "PolicyGradient",
+    "Reinforce",
     "Scored",
     "SquaredError",
     "objective_name",

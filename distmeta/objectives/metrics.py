@@ -74,6 +74,8 @@ KNOWN_METRICS: dict[str, Metric] = {
         "",
         "the query set's targets, or all predictions, are the same",
     ),
+    "return": Metric("return", True, {}),
+    "return_before": Metric("return before adaptation", True, {}),
     "ndcg": Metric("NDCG", True, {"ranks": "ranks:ndcg"}, "", "no example of the query set is relevant"),
 }
 """By name, as ``tasks.metrics`` has them."""

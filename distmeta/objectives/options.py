@@ -30,3 +30,9 @@ class GaussianOptions(ObjectiveOptions):
     """Settings under ``tasks.objective`` for ``name: gaussian``: no predicted variance is below ``min_variance``."""
 
     min_variance: PositiveFloat = 1e-6
+
+
+class PolicyGradientOptions(ObjectiveOptions):
+    """Settings under ``tasks.objective`` of policy gradients: ``entropy`` is the weight of the policy's entropy."""
+
+    entropy: NonNegativeFloat = 0.0

@@ -15,7 +15,10 @@ from distmeta.tasks import TASKS
 PROGRAMS: Registry[Program, Section] = Registry(
     "TaskSpec.program",
     "a class with the methods of distmeta.programs.base.Program",
-    {"supervised": (None, "distmeta.programs.supervised:SupervisedProgram")},
+    {
+        "supervised": (None, "distmeta.programs.supervised:SupervisedProgram"),
+        "reinforcement": (None, "distmeta.programs.reinforcement:ReinforcementProgram"),
+    },
 )
 
 

@@ -233,8 +233,9 @@ def have(name: str, values: Mapping[str, Tensor]) -> Tensor:
     >>> have("auroc", {"loss": torch.tensor([0.1, 0.2]), "auroc": torch.tensor([math.nan, 1.0])}).tolist()
     [False, True]
     """
-    every = torch.ones_like(values["loss"], dtype=torch.bool)
-    return ~(values[name].isnan() & values["loss"].isfinite()) if may_be_undefined(name) else every
+    if not may_be_undefined(name):
+        return torch.ones_like(values[name], dtype=torch.bool)
+    return ~(values[name].isnan() & values["loss"].isfinite())
 
 
 def _lines_until(storage: Storage, step: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from distmeta.config.sections import SizeRange, limits
 from distmeta.core.records import Inputs, InputSpec, Split, TaskBatch
@@ -110,6 +110,7 @@ class TaskSpec:
         outputs: the training ways (the most of them, where they are drawn), or the dimension of ``y``. A network gives
             so many numbers for one example, where the objective asks for no other number.
         program: entry of :data:`distmeta.programs.PROGRAMS`.
+        actions: of reinforcement-learning tasks, whether ``outputs`` is the dimension of an action or their number.
         scale: (D,) what 1 of each dimension of ``y`` is in the user's unit, where targets are standardised; metrics are
             told in the user's unit. ``None`` where they are the same.
         unit: name of the user's unit of ``y``, as metrics tell it; empty where it has none.
@@ -122,6 +123,7 @@ class TaskSpec:
     inputs: InputSpec
     outputs: int
     program: str = "supervised"
+    actions: Literal["continuous", "discrete"] | None = None
     scale: tuple[float, ...] | None = None
     unit: str = ""
     weighted: bool = False

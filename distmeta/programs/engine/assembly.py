@@ -48,7 +48,7 @@ class Assembly:
         _check_names(self.spec, config.tasks.kind)
         needs_head = ADAPTATIONS.options[config.algorithm.adaptation].needs_head
         self.objective = objective_of(config.tasks, self.spec.scale)
-        outputs = outputs_of(self.objective, self.spec.outputs)
+        outputs = self._numbers(self.objective)
         self._outputs = outputs if needs_head else None
         with _BUILDING:
             module = self.build()
@@ -58,9 +58,9 @@ class Assembly:
         self.higher_is_better = self.objective.higher_is_better
         self.adaptation = ADAPTATIONS[config.algorithm.adaptation](config.algorithm, self.network, self.objective)
         inner = getattr(self.adaptation, "inner_objective", self.objective)
-        if outputs_of(inner, self.spec.outputs) != outputs:
+        if self._numbers(inner) != outputs:
             raise ConfigError(
-                f"algorithm.inner_objective takes {outputs_of(inner, self.spec.outputs)} outputs of the network, and "
+                f"algorithm.inner_objective takes {self._numbers(inner)} outputs of the network, and "
                 f"tasks.objective = {objective_name(config.tasks.objective)} takes {outputs}; use objectives of "
                 "the same outputs"
             )
@@ -70,6 +70,10 @@ class Assembly:
         if self.spec.weighted:
             self._check_weights(inner)
         self.estimator = ESTIMATORS[config.algorithm.estimator](config.algorithm, self.adaptation)
+
+    def _numbers(self, objective: Objective) -> int:
+        """How many numbers a network has to give for an example."""
+        return outputs_of(objective, self.spec.outputs)
 
     def _check_weights(self, inner: Objective) -> None:
         """Refuse what does not know padding from examples."""

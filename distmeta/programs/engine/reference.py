@@ -7,7 +7,7 @@ other, float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from distmeta.adaptations.base import Batch, Iterative, Support, Task
 from distmeta.adaptations.gradients import transforms
 from distmeta.core.layout import Layout, Meta
-from distmeta.core.records import Inputs
+from distmeta.core.records import Data, Inputs
 from distmeta.functional.dropout import KeyedDropout
 from distmeta.functional.forward import forward
 from distmeta.functional.hidden_state import kept
@@ -31,7 +31,10 @@ def one_task(tree: Mapping[str, Any], ways: int | None, steps: int | None) -> Ta
     key = tree.get("key")
     # The draw after those of the support set, whose masks the query set must not share.
     after = 1 if steps is None else steps
-    support = Support(tree["support"], ways, tree.get("batches"), key)
+    if "episodes" in tree:
+        support = Support(tree["episodes"], key=key, by_step=True)
+    else:
+        support = Support(tree["support"], ways, tree.get("batches"), key)
     return Task(support, Batch(tree["query"], key, after))
 
 
@@ -89,16 +92,24 @@ class Reference:
                 total += layout.flatten(found)
         return total
 
-    def losses(self, meta: Meta, tasks: Any, count: int, ways: int | None, steps: int | None) -> Tensor:
-        """(count,) query losses after adaptation; arguments as in :meth:`gradient`."""
-        given, adaptation = self._given(meta), self._parts.adaptation
+    def losses(
+        self,
+        meta: Meta,
+        tasks: Any,
+        count: int,
+        ways: int | None,
+        steps: int | None,
+        loss: Callable[[Tensor, Data], Tensor] | None = None,
+    ) -> Tensor:
+        """(count,) query losses after adaptation, the objective's or others; arguments as in :meth:`gradient`."""
+        given, adaptation, loss = self._given(meta), self._parts.adaptation, loss or self._parts.objective.loss
         losses = []
         with torch.no_grad(), transforms(False):
             for t in range(count):
                 task = self._task(tasks, t, ways, steps)
                 adapted = adaptation.adapt(given, task.support, steps)
                 outputs = adaptation.predict(given, adapted, task.query)
-                losses.append(self._parts.objective.loss(outputs, task.query.data).detach())
+                losses.append(loss(outputs, task.query.data).detach())
         return torch.stack(losses)
 
     def hides_curvature(self, meta: Meta, tasks: Any, ways: int | None, steps: int | None) -> str:

@@ -6,6 +6,7 @@ A file each, or one for families that belong together.
 from __future__ import annotations
 
 from distmeta.tasks.options.augmentation import AugmentationOptions
+from distmeta.tasks.options.environments import EnvironmentOptions, NavigationOptions
 from distmeta.tasks.options.images import (
     CifarFSOptions,
     CubOptions,
@@ -29,9 +30,11 @@ __all__ = [
     "Clinc150Options",
     "CubOptions",
     "EncodingOptions",
+    "EnvironmentOptions",
     "GlyphOptions",
     "ImageOptions",
     "MiniImageNetOptions",
+    "NavigationOptions",
     "OmniglotOptions",
     "OwnImageOptions",
     "PublishedImageOptions",

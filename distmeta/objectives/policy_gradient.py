@@ -1,0 +1,107 @@
+"""The losses of reinforcement learning: surrogates whose gradient is that of the expected return."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from distmeta.core.records import Data
+from distmeta.objectives.distributions import divergence, entropy, fisher, log_probability
+from distmeta.objectives.options import PolicyGradientOptions
+from distmeta.objectives.weights import mean, share, weight_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class PolicyGradient:
+    r"""What the surrogates share; all are means over the N transitions of a task's episodes.
+
+    The data are observations ``x`` (N, ...), actions ``y``, advantages and gains (E, H) by episode and time, N = E H,
+    the logarithms of the probabilities with which the actions were drawn, ``log_probs`` (N,), and ``weight`` (N,): 1
+    for transitions, 0 for what comes after an episode's end. ``entropy`` times the mean entropy of the policy is
+    subtracted from each loss.
+
+    Attributes:
+        of_policies: that the outputs are a policy's.
+    """
+
+    Options: ClassVar[type[PolicyGradientOptions]] = PolicyGradientOptions
+    classes: ClassVar[bool] = False
+    of_policies: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = True
+    metrics: tuple[str, ...] = ("return", "return_before")
+    higher_is_better: bool = True
+
+    def __init__(self, options: Any = None) -> None:
+        self.options: Any = options if options is not None else self.Options(name=type(self).__name__)
+
+    def surrogate(self, outputs: Tensor, data: Data) -> Tensor:
+        """Scalar loss without the entropy's part."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Tensor, data: Data) -> Tensor:
+        """Scalar loss."""
+        value = self.surrogate(outputs, data)
+        if not self.options.entropy:
+            return value
+        bonus: Tensor = self.options.entropy * mean(entropy(outputs, data["y"]), weight_of(data))
+        return value - bonus
+
+    def nll(self, outputs: Tensor, data: Data) -> Tensor:
+        """Mean negative log-likelihood of the actions."""
+        return -mean(log_probability(outputs, data["y"]), weight_of(data))
+
+    def measure(self, outputs: Tensor, data: Data) -> dict[str, Tensor]:
+        """Mean undiscounted returns of the episodes after adaptation and before it, which are the sample's own."""
+        return {name: data[name] for name in ("return", "return_before")}
+
+    def curvature(self, outputs: Tensor, data: Data, tangent: Tensor) -> Tensor:
+        """Fisher information of the policy, the mean over transitions."""
+        product, weight = fisher(outputs, data["y"], tangent), weight_of(data)
+        return product / len(outputs) if weight is None else product * share(weight, outputs).unsqueeze(-1)
+
+    def divergence(self, before: Tensor, after: Tensor, data: Data) -> Tensor:
+        """Mean Kullback-Leibler divergence of the policy after from that before."""
+        return mean(divergence(before, after, data["y"]), weight_of(data))
+
+
+class LikelihoodRatio(PolicyGradient):
+    r"""``-mean(pi(a|s) / pi_old(a|s) A)``, where pi_old is the policy that drew the actions.
+
+    Of all surrogates with the right second derivative of the expected return by the inner step it has the least
+    variance (Rothfuss, Lee, Clavera, Asfour, Abbeel, ICLR 2019, section 4.2), and it is that of trust regions
+    (Schulman et al., ICML 2015, equation 14).
+    """
+
+    def surrogate(self, outputs: Tensor, data: Data) -> Tensor:
+        """Scalar mean."""
+        ratio = (log_probability(outputs, data["y"]) - data["log_probs"]).exp()
+        return -mean(ratio * data["advantages"].flatten(), weight_of(data))
+
+
+class Reinforce(PolicyGradient):
+    r"""``-mean(log pi(a|s) A)``: the right gradient, and the wrong second derivative.
+
+    Williams 1992; the inner loss of Finn, Abbeel, Levine, ICML 2017 (equation 4).
+    """
+
+    def surrogate(self, outputs: Tensor, data: Data) -> Tensor:
+        """Scalar mean."""
+        return -mean(log_probability(outputs, data["y"]) * data["advantages"].flatten(), weight_of(data))
+
+
+class Dice(PolicyGradient):
+    r"""``-mean(magic(sum of log pi up to t) G_t)``, ``magic(x) = exp(x - stop(x))``: unbiased, and noisy.
+
+    G is the discounted reward less its mean at this time, see :func:`~distmeta.programs.advantages.gains`. Foerster et
+    al., ICML 2018 (equation 4); Rothfuss et al., ICLR 2019 (appendix B). Its value says nothing; it suits inner loops
+    and gradient steps.
+    """
+
+    def surrogate(self, outputs: Tensor, data: Data) -> Tensor:
+        """Scalar mean."""
+        gains, weight = data["gains"], data["weight"]
+        done = weight.to(outputs.dtype).view_as(gains)
+        so_far = (log_probability(outputs, data["y"]).view_as(gains) * done).cumsum(-1)
+        magic = (so_far - so_far.detach()).exp()
+        return -mean((magic * gains).flatten(), weight)

@@ -1,0 +1,95 @@
+"""What rewards say of actions: returns, a baseline fitted to each task's episodes, advantages.
+
+Shapes: T tasks, E episodes, H steps. All in float64. ``real`` (T, E, H) is 1 for transitions, and 0 for what comes
+after an episode's end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RIDGE = 1e-5
+"""Of the baseline's normal equations; ten times as much where they are not finite, up to ``TRIES`` times."""
+
+TRIES = 5
+
+CLIPPED = 10.0
+"""Observations beyond are cut off for the baseline."""
+
+
+def returns_to_go(rewards: Tensor, real: Tensor, discount: float) -> Tensor:
+    """(T, E, H) the discounted sum of the rewards from each step on.
+
+    >>> ones = torch.ones(1, 1, 3, dtype=torch.float64)
+    >>> returns_to_go(ones, ones, 0.5).flatten().tolist()
+    [1.75, 1.5, 1.0]
+    """
+    sums = torch.zeros_like(rewards)
+    following = torch.zeros_like(rewards[..., 0])
+    for step in reversed(range(rewards.shape[-1])):
+        following = real[..., step] * (rewards[..., step] + discount * following)
+        sums[..., step] = following
+    return sums
+
+
+def features(observations: Tensor) -> Tensor:
+    """(T, E, H, 2 O + 4) what the baseline is linear in: ``o, o^2, t/100, (t/100)^2, (t/100)^3, 1``.
+
+    Duan et al., ICML 2016 (rllab's linear feature baseline).
+
+    Args:
+        observations: (T, E, H, O).
+    """
+    seen = observations.double().clamp(-CLIPPED, CLIPPED)
+    time = torch.arange(seen.shape[-2], dtype=torch.float64, device=seen.device).div(100).unsqueeze(-1)
+    times = torch.cat([time, time**2, time**3, torch.ones_like(time)], -1)
+    return torch.cat([seen, seen.square(), times.expand(*seen.shape[:-1], 4)], -1)
+
+
+def baseline(observations: Tensor, real: Tensor, targets: Tensor) -> Tensor:
+    """(T, E, H) the linear fit of the targets in each task by :func:`features`, ridge regression.
+
+    ``w = (Phi^T Phi + 1e-5 I)^-1 Phi^T R`` over the task's transitions.
+    """
+    phi = features(observations)
+    rows = (phi * real.unsqueeze(-1)).flatten(1, 2)  # (T, N, F)
+    squares, products = rows.mT @ rows, rows.mT @ targets.flatten(1, 2).unsqueeze(-1)
+    unit = torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
+    weights, found = torch.zeros_like(products), torch.zeros(len(rows), 1, 1, dtype=torch.bool, device=rows.device)
+    for tried in range(TRIES):
+        solved, _ = torch.linalg.solve_ex(squares + RIDGE * 10**tried * unit, products)
+        finite = solved.isfinite().all(1, keepdim=True)
+        weights = torch.where(finite & ~found, solved, weights)
+        found |= finite
+    return (phi @ weights.unsqueeze(1)).squeeze(-1) * real
+
+
+def advantages(rewards: Tensor, values: Tensor, real: Tensor, discount: float, gae_lambda: float) -> Tensor:
+    """(T, E, H) generalised advantage estimates, before they are normalised.
+
+    ``A_t = sum_l (discount lambda)^l delta_{t + l}``, ``delta_t = r_t + discount V_{t+1} - V_t``, V = 0 where an
+    episode has ended, at the horizon too. Schulman, Moritz, Levine, Jordan, Abbeel, ICLR 2016, equations 11 to 16.
+
+    >>> ones = torch.ones(1, 1, 2, dtype=torch.float64)
+    >>> advantages(ones, 0.5 * ones, ones, 0.5, 1.0).flatten().tolist()  # 1 + .5 - .5, 1 - .5
+    [1.0, 0.5]
+    """
+    after = torch.cat([values[..., 1:] * real[..., 1:], torch.zeros_like(values[..., :1])], -1)
+    return returns_to_go(rewards + discount * after - values, real, discount * gae_lambda)
+
+
+def normalised(values: Tensor, real: Tensor) -> Tensor:
+    """The values (T, E, H) with mean 0 and variance 1 over each task's transitions."""
+    count = real.sum((1, 2), keepdim=True).clamp(min=1)
+    off = (values - (values * real).sum((1, 2), keepdim=True) / count) * real
+    deviation = (off.square().sum((1, 2), keepdim=True) / count).sqrt()
+    return off / (deviation + 1e-8)
+
+
+def gains(rewards: Tensor, real: Tensor, discount: float) -> Tensor:
+    """(T, E, H) each step's discounted reward less its mean over the task's episodes at that time; for DiCE."""
+    horizon = rewards.shape[-1]
+    factors = discount ** torch.arange(horizon, dtype=rewards.dtype, device=rewards.device)
+    discounted = rewards * factors * real
+    return (discounted - discounted.sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)) * real

@@ -1,0 +1,249 @@
+"""Episodes of tasks, rolled out with the policy that each task has adapted to so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from distmeta.adaptations.base import Batch, Iterative, inner_gradient
+from distmeta.adaptations.gradients import transforms
+from distmeta.config.schema import Config
+from distmeta.core.layout import Layout, Meta
+from distmeta.core.philox import Purpose, normal, uniform, words
+from distmeta.core.plan import Plan
+from distmeta.core.records import Data, Split
+from distmeta.core.requests import Start
+from distmeta.errors import DataError
+from distmeta.objectives.distributions import draw, log_probability
+from distmeta.programs.advantages import advantages, baseline, gains, normalised, returns_to_go
+from distmeta.programs.engine.assembly import Assembly
+from distmeta.programs.engine.compiling import specialise
+from distmeta.programs.samples import Use
+from distmeta.tasks.base import Episode
+from distmeta.tasks.environments.base import Environments
+from distmeta.tasks.options.environments import EnvironmentOptions
+
+
+class Rollouts:
+    """Episodes before each inner step, and after the last one: the sample of a meta-step.
+
+    It is a function of the seed, the split, the tasks' ids and the meta-parameters alone. All episodes of a shard are
+    simulated at once, in batches of fixed shape: what comes after an episode's end has no weight.
+
+    Args:
+        config: of the run.
+        parts: the configuration's parts; its network computes by the plan that it follows.
+        environments: of the tasks.
+        episodes: of every split.
+        layout: of the meta-parameters.
+        initial: (P,) meta-parameters, for tasks that are asked for without any.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        parts: Assembly,
+        environments: Environments,
+        episodes: Mapping[Split, Episode],
+        layout: Layout,
+        initial: Tensor,
+    ) -> None:
+        self.plan = Plan()
+        self._options = cast(EnvironmentOptions, config.tasks)
+        self._kind = config.tasks.kind
+        self._parts = parts
+        self._environments = environments
+        self._episodes = episodes
+        self._layout = layout
+        self._initial = initial
+        self._continuous = parts.spec.actions == "continuous"
+        self._beginning: tuple[str, int] = ("", 0)
+        self._kept: dict[tuple[Split, tuple[int, ...]], dict[str, Any]] = {}
+        self._functions: dict[Hashable, Callable[..., Any]] = {}
+
+    def follow(self, plan: Plan) -> None:
+        """Compute by this plan from now on."""
+        self.plan = plan
+        self._functions.clear()
+
+    def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
+        """Episodes depend on the policy: there is nothing to begin with."""
+
+    def ways(self, split: Split, ids: Sequence[int]) -> int | None:
+        """There are no classes."""
+        return None
+
+    def alike(self, ids: range) -> list[range]:
+        """All tasks are of one size."""
+        return [ids]
+
+    def sizes(self) -> tuple[int, float]:
+        """All tasks are of one size."""
+        return 1, 1.0
+
+    def close(self) -> None:
+        """End what the environments have started."""
+        self._environments.close()
+
+    def keep(self, start: Start, split: Split, ids: Sequence[int], use: Use) -> tuple[dict[str, Any], bool]:
+        """The tasks of a meta-step, and whether they were in memory, see ``Samples.keep``."""
+        beginning = (start.digest, start.step)
+        if beginning != self._beginning:
+            self._beginning = beginning
+            self._kept.clear()
+        key = (split, tuple(ids))
+        if key in self._kept:
+            return self._kept[key], True
+        assert use.steps is not None
+        tasks = self.roll_out(start.theta.to(self._initial.device), split, ids, use.steps)
+        if start.digest:
+            self._kept[key] = tasks
+        return tasks, False
+
+    def tasks(self, split: Split, ids: Sequence[int], use: Use) -> dict[str, Any]:
+        """The tasks with episodes of the initial policy."""
+        assert use.steps is not None
+        return self.roll_out(self._initial, split, ids, use.steps)
+
+    @torch.no_grad()
+    def roll_out(self, theta: Tensor, split: Split, ids: Sequence[int], steps: int) -> dict[str, Any]:
+        """Episodes, and what they say, as a tree of tensors.
+
+        Returns:
+            ``episodes``: (T, K, ...) before each inner step; ``query``: (T, ...) after the last one, with the mean
+            ``return`` of its episodes and ``return_before`` of the first ones; ``returns``: (T, K + 1) all of them.
+        """
+        count = len(ids)
+        tasks = self._environments.sample(split, ids).support
+        meta = self._layout.unflatten(theta)
+        # A policy of each task's own from the beginning, so that all batches are computed by the same operations.
+        own = {name: value.expand(count, *value.shape).contiguous() for name, value in meta.items()}
+        params, state = self._adaptation.init(own)
+        batches = []
+        for step in range(steps + 1):
+            batches.append(self._batch(own, params, tasks, split, ids, step))
+            if step < steps:
+                params, state = self._mapped(("update", step), self._updating(step), own, params, state, batches[-1])
+        returns = torch.stack([batch.pop("return") for batch in batches], 1)
+        query = {**batches.pop(), "return": returns[:, -1], "return_before": returns[:, 0]}
+        names = list(query)[:-2]
+        inner = {name: torch.stack([batch[name] for batch in batches], 1) for name in names} if batches else {}
+        return {"episodes": inner, "query": query, "returns": returns}
+
+    def _batch(
+        self, meta: Meta, params: Any, tasks: Data, split: Split, ids: Sequence[int], step: int
+    ) -> dict[str, Tensor]:
+        """A batch of episodes with these policies, as data of transitions."""
+        seen, done, probable, earned, real = self._simulate(meta, params, tasks, split, ids, step)
+        rewards, mask, own = earned.double(), real.double(), self._options
+        targets = returns_to_go(rewards, mask, own.discount)
+        values = baseline(seen, mask, targets)
+        judged = normalised(advantages(rewards, values, mask, own.discount, own.gae_lambda), mask)
+        data = {
+            "x": seen.flatten(1, 2),
+            "y": done.flatten(1, 2),
+            "weight": real.flatten(1, 2),
+            "log_probs": probable.flatten(1, 2),
+            "advantages": judged.float(),
+            "gains": gains(rewards, mask, own.discount).float(),
+            "return": ((rewards * mask).sum(-1).mean(-1)).float(),
+        }
+        self._check(data, ids, step)
+        return data
+
+    def _simulate(
+        self, meta: Meta, params: Any, tasks: Data, split: Split, ids: Sequence[int], step: int
+    ) -> tuple[Tensor, ...]:
+        """Observations, actions, log-probabilities, rewards, and what is real, each (T, E, H, ...)."""
+        noise, resets, steps = self._draws(split, ids, step)
+        state = self._environments.reset(tasks, resets)
+        alive = torch.ones(resets.shape[:2], dtype=torch.bool, device=resets.device)
+        history: list[tuple[Tensor, ...]] = []
+        for time in range(self._options.horizon):
+            observed = self._environments.observe(tasks, state)
+            actions, logs = self._mapped("act", self._act, meta, params, observed, noise[:, :, time].contiguous())
+            state, rewards, ended = self._environments.step(tasks, state, actions, steps[:, :, time])
+            history.append((observed, actions, logs, rewards * alive, alive.float()))
+            alive = alive & ~ended
+        observed, actions, logs, rewards, real = (torch.stack(each, 2) for each in zip(*history, strict=True))
+        return observed, actions, logs, rewards, real
+
+    def _act(self, meta: Meta, params: Any, observed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions (E, ...) of one task's policy and the logarithms of their probabilities."""
+        outputs = self._adaptation.predict(meta, params, Batch({"x": observed}))
+        actions = draw(outputs, noise, self._continuous)
+        return actions, log_probability(outputs, actions)
+
+    def _updating(self, step: int) -> Callable[..., Any]:
+        """One task's inner step."""
+
+        def update(meta: Meta, params: Any, state: Any, data: Data) -> Any:
+            given = {name: value for name, value in data.items() if name != "return"}
+            found = inner_gradient(self._adaptation, params, meta, Batch(given, None, step))
+            return self._adaptation.update(params, state, found, meta, step)
+
+        return update
+
+    def _mapped(self, name: Hashable, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function of one task for all of them, recorded where the plan records."""
+        if self.plan.running != "mapped":
+            return self._looped(function, *arguments)
+
+        def mapped(*given: Any) -> Any:
+            with transforms(True):
+                return torch.func.vmap(function)(*given)
+
+        if self.plan.compile == "none":
+            return mapped(*arguments)
+        key = (name, *(leaf.shape for leaf in tree_leaves(arguments)))
+        if key not in self._functions:
+            self._functions[key] = specialise(mapped, arguments, "graph")
+        return self._functions[key](*arguments)
+
+    def _looped(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        count = len(tree_leaves(arguments)[0])
+        with transforms(self.plan.running != "plain"):
+            results = [
+                tree_map(torch.detach, function(*tree_map(lambda value, t=t: value[t], arguments)))
+                for t in range(count)
+            ]
+        return tree_map(lambda *values: torch.stack(values), *results)
+
+    def _draws(self, split: Split, ids: Sequence[int], step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """All random numbers of a batch of episodes: of actions (T, E, H, A), of beginnings and of steps."""
+        own, seed, count = self._options, self._episodes[split].seed, len(ids)
+        width = self._parts.spec.outputs if self._continuous else 1
+        shape = (own.episodes, own.horizon, width)
+        numbers = 2 * -(-int(np.prod(shape)) // 2)
+        drawn = words(seed, split, ids, Purpose.ACTIONS, numbers, step)
+        noise = (normal(drawn) if self._continuous else uniform(drawn))[:, : int(np.prod(shape))]
+        first, each = self._environments.reset_draws, self._environments.step_draws
+        resets = uniform(words(seed, split, ids, Purpose.RESETS, own.episodes * first, step))
+        moves = uniform(words(seed, split, ids, Purpose.TRANSITIONS, own.episodes * own.horizon * each, step))
+        given = (
+            noise.reshape(count, *shape),
+            resets.reshape(count, own.episodes, first),
+            moves.reshape(count, own.episodes, own.horizon, each),
+        )
+        of_actions, of_resets, of_steps = (torch.from_numpy(part).float().to(self._initial.device) for part in given)
+        return of_actions, of_resets, of_steps
+
+    def _check(self, data: Data, ids: Sequence[int], step: int) -> None:
+        """Refuse environments that give what is no number."""
+        for name, what in (("x", "observations"), ("return", "rewards")):
+            finite = data[name].flatten(1).isfinite().all(1) if data[name].dim() > 1 else data[name].isfinite()
+            if not finite.all():
+                task = ids[int((~finite).nonzero()[0])]
+                raise DataError(
+                    f"tasks.kind = {self._kind}: {what} of task {task} before inner step {step} are not finite; "
+                    "correct the environment, or bound the actions"
+                )
+
+    @property
+    def _adaptation(self) -> Iterative:
+        return cast(Iterative, self._parts.adaptation)

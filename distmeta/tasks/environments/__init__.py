@@ -1,0 +1,1 @@
+"""Environments of reinforcement-learning tasks: one file each, in batches of all tasks and episodes of a shard."""

@@ -1,0 +1,48 @@
+"""Settings of reinforcement-learning tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from distmeta.config.sections import TaskOptions
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class EnvironmentOptions(TaskOptions):
+    """Settings that all reinforcement-learning tasks have.
+
+    ``episodes`` of at most ``horizon`` steps are rolled out before each inner step, and after the last one for the
+    outer loss. ``discount`` is that of future rewards, ``gae_lambda`` the lambda of generalised advantage estimation
+    (Schulman et al., ICLR 2016): 1 for discounted returns less the baseline.
+    """
+
+    objective: str = "likelihood_ratio"
+
+    episodes: PositiveInt = 20
+    horizon: PositiveInt = 100
+    discount: Fraction = 0.99
+    gae_lambda: Fraction = 1.0
+
+
+class NavigationOptions(EnvironmentOptions):
+    """Settings under ``tasks`` for ``kind: navigation``: a point that moves in the plane to a goal it does not see.
+
+    ``goals`` are drawn from the square [-0.5, 0.5]^2 (``square``; Finn, Abbeel, Levine, ICML 2017) or are four corners
+    (``corners``; Rothfuss et al., ICLR 2019). ``reward`` is minus the distance to the goal, or ``sparse``: the progress
+    towards the goal, only where the goal is the nearest corner and the start is left; by default what the paper has.
+    """
+
+    kind: Literal["navigation"] = "navigation"
+    goals: Literal["square", "corners"] = "square"
+    reward: Literal["distance", "sparse"] | None = None
+
+    @model_validator(mode="after")
+    def _default_reward(self) -> NavigationOptions:
+        if self.reward is None:
+            object.__setattr__(self, "reward", "distance" if self.goals == "square" else "sparse")
+        if self.reward == "sparse" and self.goals == "square":
+            raise ValueError("tasks.reward = sparse is told by the nearest of four corners; set tasks.goals=corners")
+        return self
