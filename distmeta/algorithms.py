@@ -29,6 +29,7 @@ class Algorithm:
         paper: where it comes from.
         defaults: settings of the pair that differ from the parts' own defaults.
         outer: settings of the section ``outer`` likewise, with the name of the outer step that belongs to the method.
+        of_policies: whether it is for reinforcement-learning tasks alone.
     """
 
     adaptation: str
@@ -36,6 +37,7 @@ class Algorithm:
     paper: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     outer: Mapping[str, Any] = field(default_factory=dict)
+    of_policies: bool = False
 
 
 _TRUST_REGION = {
@@ -77,9 +79,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         "Finn, Abbeel, Levine, ICML 2017, section 5.3; Schulman et al., ICML 2015",
         {"inner_lr": 0.1},
         _TRUST_REGION,
+        of_policies=True,
     ),
     "maml_vpg": Algorithm(
-        "gradient_descent", "exact", "Finn, Abbeel, Levine, ICML 2017, algorithm 3", {"inner_lr": 0.1}
+        "gradient_descent",
+        "exact",
+        "Finn, Abbeel, Levine, ICML 2017, algorithm 3",
+        {"inner_lr": 0.1},
+        of_policies=True,
     ),
 }
 
@@ -183,6 +190,11 @@ def _check_policies(config: Config, objective: Objective) -> None:
                 f"{'has actions' if acting else 'has examples'}; use {fits}"
             )
     if not acting:
+        if ALGORITHMS[options.name].of_policies:
+            raise ValueError(
+                f"algorithm.name = {options.name} is for tasks with actions, and tasks.kind = {config.tasks.kind} has "
+                "examples; use maml, with outer.name=trust_region for natural-gradient steps"
+            )
         return
     if not ADAPTATIONS.options[options.adaptation].iterative:
         raise ValueError(

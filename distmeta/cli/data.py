@@ -108,6 +108,13 @@ def show(
             check_local(out, "file of --out")
         import torch
 
+        from distmeta.tasks.options import EnvironmentOptions
+
+        if isinstance(loaded.tasks, EnvironmentOptions):
+            raise ConfigError(
+                f"tasks.kind = {loaded.tasks.kind} has environments and no examples to show; distmeta data show is for "
+                "tasks with support and query sets"
+            )
         from distmeta.cli.task_views import picture, views
         from distmeta.tasks import fit_family, open_family, prepare_family
 

@@ -105,11 +105,17 @@ def renamed(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
 def named_outer_step(values: Mapping[str, Any]) -> dict[str, Any]:
     """Version 2: outer steps have names; before, there was the gradient step alone.
 
-    >>> named_outer_step({"outer": {"lr": 0.1}})
-    {'outer': {'name': 'gradient', 'lr': 0.1}}
+    Where none of its settings stands, the name is left out: files that people write have no version, and a method's own
+    outer step is what they then get.
+
+    >>> named_outer_step({"outer": {"lr": 0.1}}), named_outer_step({"outer": {"on_nonfinite": "skip"}})
+    ({'outer': {'name': 'gradient', 'lr': 0.1}}, {'outer': {'on_nonfinite': 'skip'}})
     """
     outer = values.get("outer", {})
-    return {**values, "outer": {"name": "gradient", **outer}} if isinstance(outer, Mapping) else dict(values)
+    known = ("optimizer", "lr", "lr_meta", "momentum", "weight_decay", "schedule", "clip_norm", "clip_value")
+    if not (isinstance(outer, Mapping) and any(key in outer for key in known)):
+        return dict(values)
+    return {**values, "outer": {"name": "gradient", **outer}}
 
 
 def named_objective(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,12 @@ after an episode's end.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from distmeta.tasks.options.environments import EnvironmentOptions
 
 RIDGE = 1e-5
 """Of the baseline's normal equations; ten times as much where they are not finite, up to ``TRIES`` times."""
@@ -93,3 +97,40 @@ def gains(rewards: Tensor, real: Tensor, discount: float) -> Tensor:
     factors = discount ** torch.arange(horizon, dtype=rewards.dtype, device=rewards.device)
     discounted = rewards * factors * real
     return (discounted - discounted.sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)) * real
+
+
+class Transitions(NamedTuple):
+    """Episodes of T tasks, as they were rolled out.
+
+    Attributes:
+        observations: (T, E, H, O).
+        actions: (T, E, H, A) numbers, or (T, E, H) indices.
+        log_probs: (T, E, H) of the actions, when they were drawn.
+        rewards: (T, E, H).
+        real: (T, E, H) float32, 1 for transitions and 0 for what comes after an episode's end.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    rewards: Tensor
+    real: Tensor
+
+    def judged(self, options: EnvironmentOptions) -> dict[str, Tensor]:
+        """What surrogate losses take, see :class:`~distmeta.objectives.policy_gradient.PolicyGradient`, and ``return``.
+
+        The latter is (T,), the mean undiscounted return; the others have a leading dimension of tasks, too.
+        """
+        rewards, mask, discount = self.rewards.double(), self.real.double(), options.discount
+        targets = returns_to_go(rewards, mask, discount)
+        values = baseline(self.observations, mask, targets)
+        estimates = advantages(rewards, values, mask, discount, options.gae_lambda)
+        return {
+            "x": self.observations.flatten(1, 2),
+            "y": self.actions.flatten(1, 2),
+            "weight": self.real.flatten(1, 2),
+            "log_probs": self.log_probs.flatten(1, 2),
+            "advantages": normalised(estimates, mask).float(),
+            "gains": gains(rewards, mask, discount).float(),
+            "return": (rewards * mask).sum(-1).mean(-1).float(),
+        }

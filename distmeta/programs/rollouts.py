@@ -20,7 +20,7 @@ from distmeta.core.records import Data, Split
 from distmeta.core.requests import Start
 from distmeta.errors import DataError
 from distmeta.objectives.distributions import draw, log_probability
-from distmeta.programs.advantages import advantages, baseline, gains, normalised, returns_to_go
+from distmeta.programs.advantages import Transitions
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.compiling import specialise
 from distmeta.programs.samples import Use
@@ -139,27 +139,14 @@ class Rollouts:
         self, meta: Meta, params: Any, tasks: Data, split: Split, ids: Sequence[int], step: int
     ) -> dict[str, Tensor]:
         """A batch of episodes with these policies, as data of transitions."""
-        seen, done, probable, earned, real = self._simulate(meta, params, tasks, split, ids, step)
-        rewards, mask, own = earned.double(), real.double(), self._options
-        targets = returns_to_go(rewards, mask, own.discount)
-        values = baseline(seen, mask, targets)
-        judged = normalised(advantages(rewards, values, mask, own.discount, own.gae_lambda), mask)
-        data = {
-            "x": seen.flatten(1, 2),
-            "y": done.flatten(1, 2),
-            "weight": real.flatten(1, 2),
-            "log_probs": probable.flatten(1, 2),
-            "advantages": judged.float(),
-            "gains": gains(rewards, mask, own.discount).float(),
-            "return": ((rewards * mask).sum(-1).mean(-1)).float(),
-        }
+        data = self._simulate(meta, params, tasks, split, ids, step).judged(self._options)
         self._check(data, ids, step)
         return data
 
     def _simulate(
         self, meta: Meta, params: Any, tasks: Data, split: Split, ids: Sequence[int], step: int
-    ) -> tuple[Tensor, ...]:
-        """Observations, actions, log-probabilities, rewards, and what is real, each (T, E, H, ...)."""
+    ) -> Transitions:
+        """A batch of episodes."""
         noise, resets, steps = self._draws(split, ids, step)
         state = self._environments.reset(tasks, resets)
         alive = torch.ones(resets.shape[:2], dtype=torch.bool, device=resets.device)
@@ -170,8 +157,7 @@ class Rollouts:
             state, rewards, ended = self._environments.step(tasks, state, actions, steps[:, :, time])
             history.append((observed, actions, logs, rewards * alive, alive.float()))
             alive = alive & ~ended
-        observed, actions, logs, rewards, real = (torch.stack(each, 2) for each in zip(*history, strict=True))
-        return observed, actions, logs, rewards, real
+        return Transitions(*(torch.stack(each, 2) for each in zip(*history, strict=True)))
 
     def _act(self, meta: Meta, params: Any, observed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions (E, ...) of one task's policy and the logarithms of their probabilities."""

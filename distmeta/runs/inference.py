@@ -23,6 +23,7 @@ from distmeta.programs.task_inputs import TaskInputs
 from distmeta.runs.evaluate import load_snapshot
 from distmeta.runs.replicas import Replicas
 from distmeta.tasks import with_fitted
+from distmeta.tasks.options import EnvironmentOptions
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +90,16 @@ class MetaLearner:
     def __init__(self, config: Config, meta: Meta, device: str | torch.device = "cpu") -> None:
         self.config = config
         self._device = _device(device)
-        self.parts = Assembly(config)
+        self.parts = self._assembly(config)
         self.parts.network.to(self._device)
         self.meta = {name: value.to(self._device) for name, value in meta.items()}
         self._replicas = Replicas(self.parts)
         self._inputs = TaskInputs(config, self.parts, self._device)
+
+    @staticmethod
+    def _assembly(config: Config) -> Assembly:
+        """The configuration's parts."""
+        return Assembly(config)
 
     def adapt(self, x_support: Inputs, y_support: Tensor, steps: int | None = None) -> AdaptedModel:
         """Adapt to one task.
@@ -217,6 +223,12 @@ def load(
         learner = distmeta.load("runs/sinusoid_maml")
         model = learner.adapt(x_support, y_support)  # (5, 1), (5, 1)
         y = model.predict(x)  # (N, 1)
+
+    Of a run with reinforcement-learning tasks it is a :class:`~distmeta.runs.policies.PolicyLearner`.
     """
     snapshot, config = load_snapshot(location, overrides, trust_code=trust_code)
+    if isinstance(config.tasks, EnvironmentOptions):
+        from distmeta.runs.policies import PolicyLearner
+
+        return PolicyLearner(config, snapshot.meta, device)
     return MetaLearner(config, snapshot.meta, device)

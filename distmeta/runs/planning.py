@@ -17,7 +17,7 @@ from distmeta.errors import ConfigError
 from distmeta.estimators import ESTIMATORS
 from distmeta.programs.engine.comparison import disagreement
 from distmeta.programs.engine.settling import CHUNKS_COMPARED, PLAN_TOLERANCE, sample
-from distmeta.programs.supervised import SupervisedProgram
+from distmeta.programs.task_program import TaskProgram
 from distmeta.tasks import fit_family, prepare_family
 from distmeta.workers.worker import Worker
 
@@ -79,7 +79,7 @@ def measure_plans(
     worker = Worker(config)
     try:
         program = worker.program
-        assert isinstance(program, SupervisedProgram)
+        assert isinstance(program, TaskProgram)
         auto = program.probe()
         if auto.running != "mapped":
             raise ConfigError(f"tasks are computed one by one here, so there is no plan to choose: {auto.reason}")
@@ -112,7 +112,7 @@ def fastest(measured: list[MeasuredPlan], tasks: int) -> MeasuredPlan:
 class _Bench:
     """Measures plans on one program, all on the same tasks."""
 
-    def __init__(self, config: Config, program: SupervisedProgram, seconds: float) -> None:
+    def __init__(self, config: Config, program: TaskProgram, seconds: float) -> None:
         self._program = program
         self._seconds = seconds
         self._shard = config.run.shard

@@ -57,6 +57,14 @@ GLYPHS: dict[str, Any] = {
     "run": RUN,
     "evaluation": EVALUATION,
 }
+NAVIGATION: dict[str, Any] = {
+    "name": "navigation",
+    "tasks": {"kind": "navigation", "episodes": 4, "horizon": 9},
+    "model": {"kind": "mlp", "hidden": [8], "activation": "tanh", "weights": "xavier"},
+    "algorithm": {"name": "maml_trpo", "inner_lr": 0.3},
+    "run": RUN,
+    "evaluation": EVALUATION,
+}
 SINUSOID: dict[str, Any] = {
     "name": "sinusoid",
     "tasks": {"kind": "sinusoid"},

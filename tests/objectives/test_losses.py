@@ -21,7 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cross_entropy, smoothed": {"label_smoothing": 0.2},
     "cross_entropy, weighted": {"class_weights": WEIGHTS},
     "cross_entropy, both": {"class_weights": WEIGHTS, "label_smoothing": 0.2},
-    **{name: {} for name in OBJECTIVES if name != "cross_entropy"},
+    **{name: {} for name in OBJECTIVES if name != "cross_entropy" and issubclass(OBJECTIVES[name], Scored)},
     "huber, delta": {"delta": 0.3},
     "gaussian, floor": {"min_variance": 0.1},
 }

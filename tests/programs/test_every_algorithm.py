@@ -42,6 +42,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def variants() -> Iterator[tuple[str, str, str, str, str]]:
     """(row, differentiation, network, objective, layers) of everything that is valid and makes a difference."""
     for row, algorithm in ALGORITHMS.items():
+        if algorithm.of_policies:
+            continue
         adaptation = ADAPTATIONS[algorithm.adaptation]
         two_ways = algorithm.estimator == "exact" and adaptation.iterative
         for differentiation in ("reverse", "mixed") if two_ways else ("reverse",):

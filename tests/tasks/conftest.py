@@ -10,15 +10,17 @@ from task_helpers import NEEDED, episodes
 
 from distmeta.tasks import TASKS
 from distmeta.tasks.base import TaskFamily
+from distmeta.tasks.options import EnvironmentOptions
 
 Open = Callable[..., TaskFamily]
 
 
+ENVIRONMENTS = [kind for kind, options in TASKS.options.items() if issubclass(options, EnvironmentOptions)]
 WITH_NAMED_INPUTS = ("text", "clinc150")
 """They have tests of their own: test_texts.py."""
 
 
-@pytest.fixture(params=[kind for kind in TASKS if kind not in WITH_NAMED_INPUTS])
+@pytest.fixture(params=[kind for kind in TASKS if kind not in {*WITH_NAMED_INPUTS, *ENVIRONMENTS}])
 def open_any(request: pytest.FixtureRequest) -> Open:
     """Opens each family of one input in turn; keywords are those of :func:`episodes`."""
     return opener(request.param, request)

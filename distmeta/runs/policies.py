@@ -1,0 +1,159 @@
+"""A trained policy for use: adapt it to a task of your own by a few episodes, then act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from distmeta.adaptations.base import Batch, Iterative, inner_gradient
+from distmeta.config.schema import Config
+from distmeta.core.records import TensorSpec
+from distmeta.errors import ConfigError
+from distmeta.objectives.distributions import draw, log_probability
+from distmeta.programs.advantages import Transitions
+from distmeta.programs.engine.assembly import Assembly
+from distmeta.programs.reinforcement import PolicyAssembly
+from distmeta.runs.inference import MetaLearner
+from distmeta.tasks.options.environments import EnvironmentOptions
+
+Episode = Mapping[str, Any]
+"""``observations`` (H, O), ``actions`` (H, A) or (H,), and ``rewards`` (H,) of one episode, arrays or tensors."""
+
+Collect = Callable[["AdaptedPolicy"], Sequence[Episode]]
+"""Acts with a policy in the task's environment for some episodes, and tells what happened."""
+
+
+class AdaptedPolicy:
+    """The policy of one task.
+
+    Several threads may act with it at once.
+    """
+
+    def __init__(self, learner: PolicyLearner, params: Mapping[str, Tensor]) -> None:
+        self._learner = learner
+        self._params = params
+
+    def act(self, observation: Any, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Actions for observations.
+
+        Args:
+            observation: (O,) of one, or (N, O) of several.
+            mean: the most likely actions instead of drawn ones.
+            generator: to draw from; torch's own by default.
+
+        Returns:
+            (A,) or (N, A) numbers, to be clipped where the environment does so; or indices, () or (N,).
+
+        Raises:
+            ConfigError: observations of another shape than in training, or numbers that are not finite.
+        """
+        seen = self._learner.observations(observation, "observation")
+        several = seen.unsqueeze(0) if seen.dim() == 1 else seen
+        outputs = self.outputs(several)
+        continuous = self._learner.continuous
+        if mean:
+            actions = outputs.chunk(2, -1)[0] if continuous else outputs.argmax(-1)
+        else:
+            size = (len(several), outputs.shape[-1] // 2 if continuous else 1)
+            fill = torch.randn if continuous else torch.rand
+            actions = draw(outputs, fill(size, generator=generator).to(outputs.device), continuous)
+        return actions if seen.dim() > 1 else actions[0]
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """The network's outputs for observations (N, O): means and logarithms of deviations, or logits."""
+        with self._learner.computing() as parts:
+            return parts.adaptation.predict(self._learner.meta, self._params, Batch({"x": observations}))
+
+
+class PolicyLearner(MetaLearner):
+    """A :class:`~distmeta.runs.inference.MetaLearner` of reinforcement-learning tasks."""
+
+    def __init__(self, config: Config, meta: Mapping[str, Tensor], device: str | torch.device = "cpu") -> None:
+        super().__init__(config, meta, device)
+        self.continuous = self.parts.spec.actions == "continuous"
+
+    @staticmethod
+    def _assembly(config: Config) -> Assembly:
+        return PolicyAssembly(config)
+
+    def adapt(self, collect: Collect, steps: int | None = None) -> AdaptedPolicy:  # type: ignore[override]
+        """Adapt to one task.
+
+        Args:
+            collect: called before each inner step with the policy as it is by then; gives the episodes that the step
+                learns from, of any lengths.
+            steps: inner steps, 0 or more; as in the run's evaluation by default.
+
+        Raises:
+            ConfigError: episodes that do not fit the policy, or a wrong number of steps.
+
+        Example::
+
+            def collect(policy):
+                observation, _ = environment.reset()
+                ...
+                return [{"observations": observations, "actions": actions, "rewards": rewards}]
+
+            policy = distmeta.load("runs/navigation_maml_trpo").adapt(collect)
+            action = policy.act(observation)
+        """
+        count = self._steps(steps)
+        assert count is not None
+        with self.computing() as parts:
+            adaptation = cast(Iterative, parts.adaptation)
+            params, state = adaptation.init(self.meta)
+            for step in range(count):
+                policy = AdaptedPolicy(self, params)
+                data = self._data(policy, collect(policy))
+                found = inner_gradient(adaptation, params, self.meta, Batch(data, None, step))
+                params, state = adaptation.update(params, state, found, self.meta, step)
+        return AdaptedPolicy(self, params)
+
+    def observations(self, values: Any, name: str) -> Tensor:
+        """Observations (O,) or (N, O) as the policy takes them.
+
+        Raises:
+            ConfigError: another shape, or numbers that are not finite.
+        """
+        shape = cast(TensorSpec, self.parts.spec.inputs).shape
+        seen = torch.as_tensor(values, dtype=torch.float32, device=self._device)
+        if seen.shape not in (shape, (*seen.shape[:1], *shape)):
+            raise ConfigError(f"{name}: expected the shape {shape} or (N, {shape[0]}), got {tuple(seen.shape)}")
+        if not seen.isfinite().all():
+            raise ConfigError(f"{name}: expected finite numbers")
+        return seen
+
+    def _data(self, policy: AdaptedPolicy, episodes: Sequence[Episode]) -> dict[str, Tensor]:
+        """Episodes as data of transitions, filled up to the length of the longest."""
+        if not episodes:
+            raise ConfigError("collect gave no episodes; give one or more")
+        options = cast(EnvironmentOptions, self.config.tasks)
+        kind = torch.float32 if self.continuous else torch.int64
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for number, episode in enumerate(episodes):
+            seen = self.observations(episode["observations"], f"observations of episode {number}")
+            actions = torch.as_tensor(episode["actions"], dtype=kind, device=self._device)
+            rewards = torch.as_tensor(episode["rewards"], dtype=torch.float32, device=self._device)
+            wanted = (len(seen), self.parts.spec.outputs) if self.continuous else (len(seen),)
+            if seen.dim() != 2 or actions.shape != wanted or rewards.shape != (len(seen),) or len(seen) == 0:
+                raise ConfigError(
+                    f"episode {number}: expected observations, actions and rewards of as many steps, actions of the "
+                    f"shape {wanted}; got {tuple(seen.shape)}, {tuple(actions.shape)} and {tuple(rewards.shape)}"
+                )
+            parts.append((seen, actions, rewards))
+        longest = max(len(seen) for seen, _, _ in parts)
+        filled = [torch.stack([_filled(part[place], longest) for part in parts]) for place in range(3)]
+        lengths = torch.tensor([len(seen) for seen, _, _ in parts], device=self._device)
+        real = (torch.arange(longest, device=self._device) < lengths.unsqueeze(1)).float()
+        outputs = policy.outputs(filled[0].flatten(0, 1))
+        logs = log_probability(outputs, filled[1].flatten(0, 1)).view(len(parts), longest)
+        observed, actions, rewards = (each.unsqueeze(0) for each in filled)
+        data = Transitions(observed, actions, logs.unsqueeze(0), rewards, real.unsqueeze(0)).judged(options)
+        return {name: value[0] for name, value in data.items() if name != "return"}
+
+
+def _filled(values: Tensor, length: int) -> Tensor:
+    return torch.cat([values, values.new_zeros((length - len(values), *values.shape[1:]))])

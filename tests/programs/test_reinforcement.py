@@ -1,0 +1,255 @@
+"""The program of reinforcement-learning tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import distmeta
+from distmeta.config.schema import Config
+from distmeta.core.requests import Request, Start
+from distmeta.errors import ConfigError
+from distmeta.loading import load_config
+from distmeta.objectives.distributions import log_probability
+from distmeta.programs.reinforcement import PolicyAssembly, ReinforcementProgram
+from distmeta.runs.policies import AdaptedPolicy, PolicyLearner
+
+NAVIGATION: dict[str, Any] = {
+    "tasks": {"kind": "navigation", "episodes": 4, "horizon": 9},
+    "model": {"kind": "mlp", "hidden": [8], "activation": "tanh", "weights": "xavier"},
+    "algorithm": {"name": "maml_trpo", "inner_lr": 0.3, "inner_steps": 2},
+    "run": {"meta_batch": 4, "tasks_per_shard": 2, "steps": 2, "device": "cpu"},
+    "evaluation": {"tasks": 4, "validation_tasks": 2},
+}
+CPU = torch.device("cpu")
+
+
+def opened(*overrides: str) -> ReinforcementProgram:
+    return ReinforcementProgram(load_config(NAVIGATION, overrides), CPU)
+
+
+def start_of(program: ReinforcementProgram) -> Start:
+    return Start.of(0, program.initial_vector())
+
+
+@pytest.mark.parametrize("loss", ["likelihood_ratio", "reinforce", "dice"])
+@pytest.mark.parametrize("estimator", ["exact", "first_order"])
+def test_the_plan_holds_against_plain_autograd(loss: str, estimator: str) -> None:
+    program = opened(f"algorithm.inner_objective={loss}", f"algorithm.estimator={estimator}")
+    plan = program.probe()
+    assert plan.running == "mapped"
+    exact = program.reference_gradient(2)
+    program.follow(plan)
+    assert (program.sample_gradient(2) - exact).norm() <= 1e-4 * exact.norm()
+
+
+def test_the_meta_gradient_is_the_slope_of_the_loss_on_the_same_episodes() -> None:
+    """By central differences in float64, through both inner steps."""
+    program = opened()
+    tasks, _ = program._tasks("train", range(2), 2, dropout=True)
+    reference = program._reference(torch.float64)
+    theta = program.initial_vector().double()
+    gradient = reference.gradient(program.layout.unflatten(theta), tasks, 2, None, 2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        direction = torch.randn(len(theta), generator=generator, dtype=torch.float64)
+        direction /= direction.norm()
+        ends = [
+            reference.losses(program.layout.unflatten(theta + sign * 1e-5 * direction), tasks, 2, None, 2).sum()
+            for sign in (1, -1)
+        ]
+        assert float((ends[0] - ends[1]) / 2e-5) == pytest.approx(float(gradient @ direction), rel=1e-6, abs=1e-8)
+
+
+def test_episodes_depend_on_seed_split_task_and_policy_alone() -> None:
+    program = opened()
+    theta = program.initial_vector()
+    both = program._rollouts.roll_out(theta, "train", [5, 9], 2)
+    alone = program._rollouts.roll_out(theta, "train", [9], 2)
+    for name in ("x", "y", "advantages", "log_probs"):
+        torch.testing.assert_close(both["query"][name][1:], alone["query"][name], rtol=1e-5, atol=1e-6)
+    again = opened()._rollouts.roll_out(theta, "train", [5, 9], 2)
+    assert torch.equal(again["query"]["x"], both["query"]["x"])
+    assert torch.equal(again["episodes"]["y"], both["episodes"]["y"])
+    for other in (opened("seed=1")._rollouts.roll_out(theta, "train", [5, 9], 2),
+                  program._rollouts.roll_out(theta, "validation", [5, 9], 2)):  # fmt: skip
+        assert not torch.equal(other["episodes"]["y"], both["episodes"]["y"])
+    steps = both["episodes"]["y"]
+    assert not torch.equal(steps[:, 0], steps[:, 1])
+
+
+def test_episodes_are_those_of_the_policy_before_each_step() -> None:
+    """Stored probabilities are those of the parameters that plain gradient descent has by then."""
+    program = opened()
+    meta = program.layout.unflatten(program.initial_vector())
+    tasks, _ = program._tasks("train", range(1), 2, dropout=True)
+    adaptation = program._parts.adaptation
+    from distmeta.adaptations.base import trajectory
+    from distmeta.programs.engine.reference import one_task
+
+    task = one_task({name: _first(value) for name, value in tasks.items()}, None, 2)
+    batches = [task.support.step(0), task.support.step(1), task.query]
+    with torch.no_grad():
+        for params, batch in zip(trajectory(adaptation, meta, task.support, 2), batches, strict=True):
+            logs = log_probability(adaptation.predict(meta, params, batch), batch.data["y"])
+            real = batch.data["weight"].bool()
+            torch.testing.assert_close(logs[real], batch.data["log_probs"][real], rtol=1e-4, atol=1e-4)
+
+
+def _first(value: Any) -> Any:
+    return {name: each[0] for name, each in value.items()} if isinstance(value, dict) else value[0]
+
+
+def test_recorded_rollouts_have_the_same_bits() -> None:
+    from distmeta.core.plan import Plan
+
+    program = opened()
+    theta, found = program.initial_vector(), []
+    for how in ("none", "graph"):
+        program.follow(Plan(compile=how))  # type: ignore[arg-type]
+        found.append(program._rollouts.roll_out(theta, "train", range(3), 2))
+    assert torch.equal(found[0]["query"]["x"], found[1]["query"]["x"])
+    assert torch.equal(found[0]["returns"], found[1]["returns"])
+
+
+def test_evaluation_measures_returns_after_every_step() -> None:
+    program = opened()
+    rows = program.evaluate(start_of(program), "test", range(3), details=True)
+    assert rows.by_step is not None
+    assert rows.by_step.shape == (3, 3)
+    assert torch.equal(rows.values["return"], rows.by_step[:, -1])
+    assert torch.equal(rows.values["return_before"], rows.by_step[:, 0])
+    answer = program.answer(Request("gradient", start_of(program)), "train", range(2))
+    assert set(answer.sums) == {"loss", "return", "return_before"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tasks.objective=cross_entropy", "loss of examples"),
+        ("algorithm.inner_objective=squared_error", "loss of examples"),
+        ("algorithm.name=protonet", "takes no inner steps"),
+        ("algorithm.estimator=displacement", "episodes after adaptation"),
+        ("algorithm.inner_batch=3", "all of its episodes"),
+        ("tasks={kind: sinusoid}", "maml_trpo is for tasks with actions"),
+        ("tasks={kind: sinusoid, objective: dice}", "loss of actions"),
+        ("tasks.reward=sparse", "four corners"),
+        ("tasks.horizon=0", "tasks.horizon"),
+        ("evaluation.shots=3", "no meaning"),
+    ],
+)
+def test_refused_settings(override: str, message: str) -> None:
+    plain = {**NAVIGATION, "algorithm": {"name": "maml_trpo"}}
+    with pytest.raises(ConfigError, match=message):
+        load_config(plain, [override])
+
+
+def test_refused_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "normed.py").write_text(
+        "from torch import nn\n"
+        "def make(input_shape, outputs):\n"
+        "    return nn.Sequential(nn.Linear(*input_shape, 4), nn.BatchNorm1d(4), nn.Linear(4, outputs))\n"
+        "def dropping(input_shape, outputs):\n"
+        "    return nn.Sequential(nn.Linear(*input_shape, 4), nn.Dropout(0.5), nn.Linear(4, outputs))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for factory, message in (("make", "one observation at a time"), ("dropping", "has dropout")):
+        config = load_config(NAVIGATION, [f"model={{kind: module:normed.{factory}}}"])
+        with pytest.raises(ConfigError, match=message):
+            PolicyAssembly(config)
+
+
+def test_the_outer_step_of_the_method_is_its_default() -> None:
+    assert load_config(NAVIGATION).outer.name == "trust_region"
+    assert load_config(NAVIGATION, ["outer.radius=0.02"]).outer.radius == 0.02  # type: ignore[attr-defined]
+    assert load_config(NAVIGATION, ["outer.name=gradient"]).outer.name == "gradient"
+    assert load_config(NAVIGATION, ["algorithm.name=maml_vpg"]).outer.name == "gradient"
+
+
+def learner() -> PolicyLearner:
+    config: Config = load_config(NAVIGATION)
+    return PolicyLearner(config, PolicyAssembly(config).initial_meta())
+
+
+def episode(policy: AdaptedPolicy, length: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Towards (0.3, 0.2)."""
+    goal, position = torch.tensor([0.3, 0.2]), torch.zeros(2)
+    seen, actions, rewards = [], [], []
+    for _ in range(length):
+        action = policy.act(position, generator=generator)
+        seen.append(position)
+        actions.append(action)
+        position = position + action.clamp(-0.1, 0.1)
+        rewards.append(-(position - goal).norm())
+    return {"observations": torch.stack(seen), "actions": torch.stack(actions), "rewards": torch.stack(rewards)}
+
+
+def test_a_learner_adapts_to_episodes_of_the_users_own() -> None:
+    generator, policies = torch.Generator().manual_seed(0), []
+
+    def collect(policy: AdaptedPolicy) -> list[dict[str, Tensor]]:
+        policies.append(policy)
+        return [episode(policy, length, generator) for length in (9, 5, 9)]
+
+    adapted = learner().adapt(collect)
+    assert len(policies) == 2
+    where = torch.zeros(3, 2)
+    outputs = [policy.outputs(where) for policy in (*policies, adapted)]
+    assert not torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[1], outputs[2])
+    assert adapted.act(where).shape == (3, 2)
+    assert adapted.act([0.0, 0.1]).shape == (2,)
+    assert torch.equal(adapted.act(where, mean=True), outputs[2][:, :2])
+
+
+def test_the_users_own_episodes_are_used_as_rollouts_are() -> None:
+    """The inner step from the program's own episodes is the learner's from the same."""
+    program, own = opened("algorithm.inner_steps=1"), learner()
+    sample = program._rollouts.roll_out(program.initial_vector(), "train", [3], 1)["episodes"]
+    count, horizon = 4, 9
+    real = sample["weight"][0, 0].view(count, horizon).bool()
+    assert real.all()
+    episodes = [
+        {
+            "observations": sample["x"][0, 0].view(count, horizon, 2)[each],
+            "actions": sample["y"][0, 0].view(count, horizon, 2)[each],
+            "rewards": torch.zeros(horizon),
+        }
+        for each in range(count)
+    ]
+    data = own._data(AdaptedPolicy(own, own.parts.adaptation.init(own.meta)[0]), episodes)
+    for name in ("x", "y", "weight", "log_probs"):
+        torch.testing.assert_close(data[name], sample[name][0, 0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "message"),
+    [
+        ([], "no episodes"),
+        ([{"observations": torch.zeros(3, 2), "actions": torch.zeros(2, 2), "rewards": torch.zeros(3)}], "episode 0"),
+        ([{"observations": torch.zeros(3, 5), "actions": torch.zeros(3, 2), "rewards": torch.zeros(3)}], "shape"),
+        ([{"observations": torch.full((3, 2), float("nan")), "actions": torch.zeros(3, 2), "rewards": torch.zeros(3)}],
+         "finite"),
+    ],
+    ids=["none", "lengths", "shape", "nan"],
+)  # fmt: skip
+def test_episodes_that_do_not_fit(episodes: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        learner().adapt(lambda policy: episodes)
+
+
+def test_a_run_from_its_configuration_to_a_policy(tmp_path: Path) -> None:
+    config = load_config(NAVIGATION, ["cluster.workers=0"])
+    for _ in distmeta.train(config, tmp_path / "run"):
+        pass
+    measured = distmeta.evaluate(tmp_path / "run", ["evaluation.inner_steps=3"])
+    assert [each["step"] for each in measured["by_step"]] == [0, 1, 2, 3]
+    assert measured["return"]["higher_is_better"]
+    policy = distmeta.load(tmp_path / "run")
+    assert isinstance(policy, PolicyLearner)
+    state = torch.load(tmp_path / "run" / "checkpoints" / "step-00000002" / "state.pt", weights_only=True)
+    assert state is not None
