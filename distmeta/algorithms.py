@@ -81,6 +81,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         _TRUST_REGION,
         of_policies=True,
     ),
+    "promp": Algorithm(
+        "gradient_descent",
+        "exact",
+        "Rothfuss, Lee, Clavera, Asfour, Abbeel, ICLR 2019",
+        {"inner_lr": 0.1},
+        {"name": "clipped"},
+        of_policies=True,
+    ),
     "maml_vpg": Algorithm(
         "gradient_descent",
         "exact",
@@ -226,6 +234,18 @@ def _check_inner(config: Config, objective: Objective) -> None:
 
 def _check_outer(config: Config, objective: Objective) -> None:
     """Refuse an outer step that asks for what estimator or objective have not."""
+    if "clipped" in config.outer.requests:
+        if not getattr(objective, "of_policies", False):
+            raise ValueError(
+                f"outer.name = {config.outer.name} is a step on policies, and tasks.kind = {config.tasks.kind} has no "
+                "actions; use outer.name=gradient"
+            )
+        if not ESTIMATORS.options[config.algorithm.estimator].through_steps:
+            raise ValueError(
+                f"outer.name = {config.outer.name} differentiates inner steps, and algorithm.estimator = "
+                f"{config.algorithm.estimator}; use exact"
+            )
+        return
     if "curvature" not in config.outer.requests:
         return
     if not ESTIMATORS.options[config.algorithm.estimator].of_outputs:

@@ -222,9 +222,11 @@ class OuterOptions(Section):
 
     Attributes:
         requests: what it asks of workers.
+        repeats: whether it asks one thing several times a meta-step.
     """
 
     requests: ClassVar[tuple[str, ...]] = ()
+    repeats: ClassVar[bool] = False
 
     name: str
     on_nonfinite: Literal["stop", "skip"] = "stop"

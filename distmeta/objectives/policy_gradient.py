@@ -17,9 +17,9 @@ class PolicyGradient:
     r"""What the surrogates share; all are means over the N transitions of a task's episodes.
 
     The data are observations ``x`` (N, ...), actions ``y``, advantages and gains (E, H) by episode and time, N = E H,
-    the logarithms of the probabilities with which the actions were drawn, ``log_probs`` (N,), and ``weight`` (N,): 1
-    for transitions, 0 for what comes after an episode's end. ``entropy`` times the mean entropy of the policy is
-    subtracted from each loss.
+    the network's ``outputs`` (N, ...) when the actions were drawn and the logarithms of their probabilities by then,
+    ``log_probs`` (N,), and ``weight`` (N,): 1 for transitions, 0 for what comes after an episode's end. ``entropy``
+    times the mean entropy of the policy is subtracted from each loss.
 
     Attributes:
         of_policies: that the outputs are a policy's.
@@ -41,7 +41,19 @@ class PolicyGradient:
 
     def loss(self, outputs: Tensor, data: Data) -> Tensor:
         """Scalar loss."""
-        value = self.surrogate(outputs, data)
+        return self._less_entropy(self.surrogate(outputs, data), outputs, data)
+
+    def clipped(self, outputs: Tensor, data: Data, clip: float) -> Tensor:
+        """``-mean(min(rho A, clip(rho, 1 - clip, 1 + clip) A))``, rho the probability over that of the draw.
+
+        Schulman et al. 2017, arXiv 1707.06347, equation 7.
+        """
+        ratio = (log_probability(outputs, data["y"]) - data["log_probs"]).exp()
+        judged = data["advantages"].flatten()
+        least = (ratio * judged).minimum(ratio.clamp(1 - clip, 1 + clip) * judged)
+        return self._less_entropy(-mean(least, weight_of(data)), outputs, data)
+
+    def _less_entropy(self, value: Tensor, outputs: Tensor, data: Data) -> Tensor:
         if not self.options.entropy:
             return value
         bonus: Tensor = self.options.entropy * mean(entropy(outputs, data["y"]), weight_of(data))

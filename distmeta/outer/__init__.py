@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distmeta.config.problems import choose
 from distmeta.config.registry import Registry
 from distmeta.config.sections import OuterOptions
-from distmeta.outer.options import GradientOptions, TrustRegionOptions
+from distmeta.outer.options import ClippedOptions, GradientOptions, TrustRegionOptions
 
 if TYPE_CHECKING:
     from distmeta.outer.base import OuterStep
@@ -21,6 +21,7 @@ OUTER: Registry[OuterStep, OuterOptions] = Registry(
     "a class with the methods of distmeta.outer.base.OuterStep",
     {
         "gradient": (GradientOptions, "distmeta.outer.gradient:GradientStep"),
+        "clipped": (ClippedOptions, "distmeta.outer.clipped:ClippedStep"),
         "trust_region": (TrustRegionOptions, "distmeta.outer.trust_region:TrustRegion"),
     },
     OuterOptions,

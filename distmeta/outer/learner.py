@@ -36,7 +36,7 @@ class Learner:
         self.step = 0
         # A copy: the outer step writes into it.
         self.vector = self.layout.flatten(meta).detach().to("cpu", torch.float32).clone()
-        self._several = len(options.requests) > 1
+        self._several = len(options.requests) > 1 or options.repeats
         self._outer = OUTER[options.name](options, steps, self.layout, self.vector)
 
     def start(self) -> Start:

@@ -106,6 +106,7 @@ class Transitions(NamedTuple):
         observations: (T, E, H, O).
         actions: (T, E, H, A) numbers, or (T, E, H) indices.
         log_probs: (T, E, H) of the actions, when they were drawn.
+        outputs: (T, E, H, ...) of the network, with which they were drawn.
         rewards: (T, E, H).
         real: (T, E, H) float32, 1 for transitions and 0 for what comes after an episode's end.
     """
@@ -113,6 +114,7 @@ class Transitions(NamedTuple):
     observations: Tensor
     actions: Tensor
     log_probs: Tensor
+    outputs: Tensor
     rewards: Tensor
     real: Tensor
 
@@ -130,6 +132,7 @@ class Transitions(NamedTuple):
             "y": self.actions.flatten(1, 2),
             "weight": self.real.flatten(1, 2),
             "log_probs": self.log_probs.flatten(1, 2),
+            "outputs": self.outputs.flatten(1, 2),
             "advantages": normalised(estimates, mask).float(),
             "gains": gains(rewards, mask, discount).float(),
             "return": (rewards * mask).sum(-1).mean(-1).float(),

@@ -8,7 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from distmeta.adaptations.base import Iterative, Task
+from distmeta.adaptations.gradients import gradient
 from distmeta.config.schema import Config
+from distmeta.core.layout import Meta
 from distmeta.core.plan import Plan
 from distmeta.core.records import Split, TaskMetrics
 from distmeta.core.requests import Start
@@ -16,11 +19,14 @@ from distmeta.errors import ConfigError
 from distmeta.functional.building import build
 from distmeta.models.policy import GaussianPolicy
 from distmeta.objectives import Objective, PolicyGradient
+from distmeta.outer.clipped import DIVERGENCE
+from distmeta.outer.options import ClippedOptions
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.mapping import run_tasks
 from distmeta.programs.engine.reference import one_task
+from distmeta.programs.measuring import summed_names, sums
 from distmeta.programs.rollouts import Rollouts
-from distmeta.programs.task_program import Sampling, TaskProgram
+from distmeta.programs.task_program import Sampling, TaskProgram, with_bad
 from distmeta.tasks import open_family
 from distmeta.tasks.base import episodes
 from distmeta.tasks.environments.base import Environments
@@ -81,6 +87,48 @@ class ReinforcementProgram(TaskProgram):
     def _examples(self, tasks: Mapping[str, Any]) -> tuple[int, int]:
         transitions = tasks["query"]["x"].shape[1]
         return transitions, transitions
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        super().__init__(config, device)
+        apart = tuple(f"{DIVERGENCE}{step}" for step in range(self._steps or 0))
+        self._answers["clipped"] = (("gradient",), (*summed_names(self._metrics), *apart))
+
+    def _example(self, name: str, theta: Tensor) -> dict[str, Tensor]:
+        if name == "clipped":
+            return {"candidate": theta, "penalties": torch.ones(1)}
+        return super()._example(name, theta)
+
+    def _clipped_sums(self, ways: int | None, vectors: tuple[Tensor, ...], tasks: Any) -> tuple[Tensor, Tensor]:
+        """Sums over a chunk of the gradients by a candidate of ProMP's loss, and of its measurements."""
+        _, candidate, penalties = vectors
+        steps = self._steps or 0
+        weights = penalties.expand(steps)
+
+        def one(meta: Meta, tree: Mapping[str, Any]) -> tuple[Meta, Mapping[str, Tensor]]:
+            found, (_, measured) = gradient(self._clipped, meta, one_task(tree, ways, steps), weights)
+            return found, measured
+
+        gradients, measured = self._per_task(one, candidate, tasks)
+        total = self.layout.flatten({name: value.sum(0) for name, value in gradients.items()})
+        finite = torch.isfinite(total).all() & torch.isfinite(measured["loss"]).all()
+        apart = [measured[f"{DIVERGENCE}{step}"].double().sum() for step in range(steps)]
+        return total, with_bad([*sums(self._metrics, measured), *apart], finite)
+
+    def _clipped(self, meta: Meta, task: Task, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """ProMP's loss of one task, and measurements."""
+        adaptation, policy = cast(Iterative, self._parts.adaptation), cast(PolicyGradient, self._parts.objective)
+        params, state = adaptation.init(meta)
+        apart = []
+        for step in range(len(weights)):
+            batch = task.support.step(step)
+            found, (_, outputs) = gradient(adaptation.loss, params, meta, batch)
+            apart.append(policy.divergence(batch.data["outputs"], outputs, batch.data))
+            params, state = adaptation.update(params, state, found, meta, step)
+        outputs, data = adaptation.predict(meta, params, task.query), task.query.data
+        surrogate = policy.clipped(outputs, data, cast(ClippedOptions, self._config.outer).clip)
+        loss = surrogate + (torch.stack(apart) * weights).sum()
+        told = {f"{DIVERGENCE}{step}": value for step, value in enumerate(apart)}
+        return loss, {"loss": loss, **policy.measure(outputs, data), **told}
 
     def follow(self, plan: Plan) -> None:
         """Compute by this plan from now on."""

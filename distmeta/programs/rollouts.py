@@ -153,17 +153,19 @@ class Rollouts:
         history: list[tuple[Tensor, ...]] = []
         for time in range(self._options.horizon):
             observed = self._environments.observe(tasks, state)
-            actions, logs = self._mapped("act", self._act, meta, params, observed, noise[:, :, time].contiguous())
+            actions, logs, outputs = self._mapped(
+                "act", self._act, meta, params, observed, noise[:, :, time].contiguous()
+            )
             state, rewards, ended = self._environments.step(tasks, state, actions, steps[:, :, time])
-            history.append((observed, actions, logs, rewards * alive, alive.float()))
+            history.append((observed, actions, logs, outputs, rewards * alive, alive.float()))
             alive = alive & ~ended
         return Transitions(*(torch.stack(each, 2) for each in zip(*history, strict=True)))
 
-    def _act(self, meta: Meta, params: Any, observed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions (E, ...) of one task's policy and the logarithms of their probabilities."""
+    def _act(self, meta: Meta, params: Any, observed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions (E, ...) of one task's policy, the logarithms of their probabilities, and the outputs."""
         outputs = self._adaptation.predict(meta, params, Batch({"x": observed}))
         actions = draw(outputs, noise, self._continuous)
-        return actions, log_probability(outputs, actions)
+        return actions, log_probability(outputs, actions), outputs
 
     def _updating(self, step: int) -> Callable[..., Any]:
         """One task's inner step."""

@@ -169,8 +169,7 @@ class TaskProgram:
         """Answer everything that a run may ask for, once."""
         initial = self._initial()
         for name in self._config.outer.requests:
-            own = {"curvature": "direction", "compare": "candidate"}.get(name)
-            self.answer(Request(name, initial, {own: initial.theta} if own else {}), "train", range(1))
+            self.answer(Request(name, initial, self._example(name, initial.theta)), "train", range(1))
         self.evaluate(self._initial(), "validation", range(1), details=False)
 
     def reference_gradient(self, count: int, first: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -220,6 +219,11 @@ class TaskProgram:
     def _through_steps(self) -> bool:
         """Whether the meta-gradient goes through inner steps."""
         return self._parts.estimator.Options.through_steps and self._parts.adaptation.iterative
+
+    def _example(self, name: str, theta: Tensor) -> dict[str, Tensor]:
+        """Vectors of a request's own, to try it with."""
+        own = {"curvature": "direction", "compare": "candidate"}.get(name)
+        return {own: theta} if own else {}
 
     @property
     def _curved(self) -> OfOutputs:
@@ -325,7 +329,7 @@ class TaskProgram:
         gradients, measured = self._per_task(lambda m, t: self._gradient(m, t, ways), vectors[0], tasks)
         total = self.layout.flatten({name: value.sum(0) for name, value in gradients.items()})
         finite = torch.isfinite(total).all() & torch.isfinite(measured["loss"]).all()
-        return total, _with_bad(sums(self._metrics, measured), finite)
+        return total, with_bad(sums(self._metrics, measured), finite)
 
     def _curvature_sums(self, ways: int | None, vectors: Vectors, tasks: Any) -> tuple[Tensor, Tensor]:
         """Sum of a chunk's products (P,) of the outputs' curvature with a direction."""
@@ -340,7 +344,7 @@ class TaskProgram:
         with self._parts.network.as_written():
             products = self._per_task(product, theta, tasks)
         total = self.layout.flatten({name: value.sum(0) for name, value in products.items()})
-        return total, _with_bad([], torch.isfinite(total).all())
+        return total, with_bad([], torch.isfinite(total).all())
 
     def _compare_sums(self, ways: int | None, vectors: Vectors, tasks: Any) -> tuple[Tensor]:
         """A candidate's loss on a chunk's query sets, and how far its outputs are from those at the start."""
@@ -357,7 +361,7 @@ class TaskProgram:
             return objective.loss(after, query.data), divergence
 
         found = self._per_task(compare, theta, tasks)
-        return (_with_bad([each.double().sum() for each in found], torch.isfinite(torch.stack(found)).all()),)
+        return (with_bad([each.double().sum() for each in found], torch.isfinite(torch.stack(found)).all()),)
 
     def _curvature(self, task: Task, outputs: Tensor, tangent: Tensor) -> Tensor:
         return cast(Curved, self._parts.objective).curvature(outputs, task.query.data, tangent)
@@ -397,7 +401,7 @@ class TaskProgram:
         return self._parts.estimator.gradient(meta, one_task(tree, ways, self._steps), self._steps)
 
 
-def _with_bad(summed: Sequence[Tensor], finite: Tensor) -> Tensor:
+def with_bad(summed: Sequence[Tensor], finite: Tensor) -> Tensor:
     """Float64 sums, and at their end 1 where something was not finite."""
     return torch.stack([*summed, 1.0 - finite.double()])
 

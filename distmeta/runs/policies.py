@@ -151,7 +151,8 @@ class PolicyLearner(MetaLearner):
         outputs = policy.outputs(filled[0].flatten(0, 1))
         logs = log_probability(outputs, filled[1].flatten(0, 1)).view(len(parts), longest)
         observed, actions, rewards = (each.unsqueeze(0) for each in filled)
-        data = Transitions(observed, actions, logs.unsqueeze(0), rewards, real.unsqueeze(0)).judged(options)
+        acted = outputs.view(1, len(parts), longest, -1)
+        data = Transitions(observed, actions, logs.unsqueeze(0), acted, rewards, real.unsqueeze(0)).judged(options)
         return {name: value[0] for name, value in data.items() if name != "return"}
 
 

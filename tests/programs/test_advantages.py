@@ -96,9 +96,9 @@ def test_what_follows_the_end_has_no_part() -> None:
     seen, rewards, real = drawn()
     options = NavigationOptions()
     actions, logs = torch.zeros(*seen.shape), torch.zeros(seen.shape[:-1])
-    first = Transitions(seen, actions, logs, rewards, real.float()).judged(options)
+    first = Transitions(seen, actions, logs, actions, rewards, real.float()).judged(options)
     beyond = torch.where(real.bool(), 0.0, 5.0)
-    changed = Transitions(seen + beyond.unsqueeze(-1).float(), actions, logs, rewards + beyond, real.float())
+    changed = Transitions(seen + beyond.unsqueeze(-1).float(), actions, logs, actions, rewards + beyond, real.float())
     second = changed.judged(options)
     for name in ("advantages", "gains", "return", "weight"):
         torch.testing.assert_close(first[name], second[name])

@@ -6,7 +6,12 @@ A file each, or one for families that belong together.
 from __future__ import annotations
 
 from distmeta.tasks.options.augmentation import AugmentationOptions
-from distmeta.tasks.options.environments import EnvironmentOptions, NavigationOptions
+from distmeta.tasks.options.environments import (
+    EnvironmentOptions,
+    HalfCheetahDirOptions,
+    HalfCheetahVelOptions,
+    NavigationOptions,
+)
 from distmeta.tasks.options.images import (
     CifarFSOptions,
     CubOptions,
@@ -32,6 +37,8 @@ __all__ = [
     "EncodingOptions",
     "EnvironmentOptions",
     "GlyphOptions",
+    "HalfCheetahDirOptions",
+    "HalfCheetahVelOptions",
     "ImageOptions",
     "MiniImageNetOptions",
     "NavigationOptions",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from distmeta.config.sections import TaskOptions
+from distmeta.config.sections import PositiveFloat, TaskOptions
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -46,3 +46,29 @@ class NavigationOptions(EnvironmentOptions):
         if self.reward == "sparse" and self.goals == "square":
             raise ValueError("tasks.reward = sparse is told by the nearest of four corners; set tasks.goals=corners")
         return self
+
+
+class LocomotionOptions(EnvironmentOptions):
+    """Settings of tasks that MuJoCo simulates.
+
+    The policy acts in [-``action_scale``, ``action_scale``], which is mapped to the actuators' bounds; what is beyond
+    is cut off. With the initial standard deviation of 1 this decides whether a policy learns: 10 in released codes.
+    """
+
+    action_scale: PositiveFloat = 10.0
+
+
+class HalfCheetahDirOptions(LocomotionOptions):
+    """Settings under ``tasks`` for ``kind: half_cheetah_dir``: run forwards, or backwards.
+
+    There are two tasks in all, and so are those of evaluation.
+    """
+
+    kind: Literal["half_cheetah_dir"] = "half_cheetah_dir"
+
+
+class HalfCheetahVelOptions(LocomotionOptions):
+    """Settings under ``tasks`` for ``kind: half_cheetah_vel``: run at a velocity from 0 to ``fastest``."""
+
+    kind: Literal["half_cheetah_vel"] = "half_cheetah_vel"
+    fastest: PositiveFloat = 2.0

@@ -1,0 +1,126 @@
+"""The clipped step: several steps of Adam on one sample, as far as the policies that drew it allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distmeta.core.layout import Layout
+from distmeta.core.requests import Answer, Request, Start
+from distmeta.errors import StorageError
+from distmeta.outer.base import Ask, Outcome
+from distmeta.outer.optimizers import OuterOptimizer
+from distmeta.outer.options import ClippedOptions
+from distmeta.outer.sums import euclidean_norm
+
+DIVERGENCE = "divergence_"
+"""Begins the names of the sums that tell how far policies before an inner step are from those that acted."""
+
+_STATE = "penalties"
+
+
+class ClippedStep:
+    r"""Steps on the loss of ProMP, for tasks whose adapted networks are policies.
+
+    With :math:`\rho` the ratio of the adapted policy's probability to that with which an action was drawn, the loss is
+
+    .. math::
+
+        -\mathrm{mean}\, \min(\rho A, \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A)
+        + \sum_k \eta_k \, \mathrm{KL}(\pi_k^{old} \| \pi_k),
+
+    where :math:`\pi_k` is the policy before inner step k. A step whose loss or gradient is not finite ends the
+    meta-step with what the steps before it have reached.
+
+    Source: Rothfuss, Lee, Clavera, Asfour, Abbeel, ICLR 2019, algorithm 1; Schulman et al. 2017, arXiv 1707.06347.
+    """
+
+    def __init__(self, options: ClippedOptions, steps: int, layout: Layout, theta: Tensor) -> None:
+        self._options = options
+        self._candidate = torch.zeros_like(theta)
+        self._groups = layout.groups()
+        vectors = {name: self._candidate[span] for name, span in self._groups.items()}
+        self._optimizer = OuterOptimizer("adam", vectors, options.lr, 0.0, dict.fromkeys(vectors, 0.0))
+        self._penalties: list[float] = []
+
+    def step(self, start: Start, ask: Ask) -> Outcome:
+        """All of a meta-step's steps, from its beginning; the first one's answer is what is told of it."""
+        self._candidate.copy_(start.theta)
+        reached, first, norm = start.theta.clone(), None, math.nan
+        done = 0
+        for _ in range(self._options.epochs):
+            answer = ask(Request("clipped", start, {"candidate": self._candidate.clone(), "penalties": self._given()}))
+            gradient = answer.vectors["gradient"] / answer.tasks
+            length = euclidean_norm(gradient)
+            if first is None:
+                first, norm = answer, length
+            if answer.nonfinite or not math.isfinite(length):
+                break
+            self._reach(gradient, length)
+            reached.copy_(self._candidate)
+            done += 1
+            last = answer
+        assert first is not None
+        if not done:
+            return Outcome(first, norm, self._options.lr, False, first.nonfinite)
+        start.theta.copy_(reached)
+        return Outcome(first, norm, self._options.lr, True, metrics=self._told(last, done))
+
+    def _given(self) -> Tensor:
+        """(K,) the penalties; one number for all inner steps before their number is known."""
+        return torch.tensor(self._penalties or [self._options.penalty], dtype=torch.float32)
+
+    def _reach(self, gradient: Tensor, length: float) -> None:
+        """One step of Adam."""
+        bound = self._options.clip_norm
+        if bound is not None and length > bound:
+            gradient.mul_(bound / length)
+        self._optimizer.step({name: gradient[span] for name, span in self._groups.items()})
+
+    def _told(self, answer: Answer, done: int) -> dict[str, float]:
+        """What there is to tell; penalties follow the divergences, where there is one to aim at."""
+        apart = [answer.mean(name) for name in sorted(answer.sums) if name.startswith(DIVERGENCE)]
+        metrics = {"epochs": float(done), **{f"{DIVERGENCE}{step}": each for step, each in enumerate(apart)}}
+        aim = self._options.divergence
+        if aim is not None:
+            before = self._penalties or [self._options.penalty] * len(apart)
+            self._penalties = [_followed(each, far, aim) for each, far in zip(before, apart, strict=True)]
+            metrics |= {f"penalty_{step}": each for step, each in enumerate(self._penalties)}
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """Adam's moments, and the penalties."""
+        return {**self._optimizer.state_dict(), _STATE: list(self._penalties)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue with these."""
+        penalties, moments = state.get(_STATE), state.get("state")
+        numbers = isinstance(penalties, list) and all(isinstance(each, float) for each in penalties)
+        spans = list(self._groups.values())
+        fits = isinstance(moments, Mapping) and all(
+            isinstance(key, int)
+            and key < len(spans)
+            and isinstance(each, Mapping)
+            and all(isinstance(each.get(name), Tensor) for name in ("step", "exp_avg", "exp_avg_sq"))
+            and each["exp_avg"].shape == each["exp_avg_sq"].shape == (spans[key].stop - spans[key].start,)
+            for key, each in moments.items()
+        )
+        if not (numbers and fits):
+            raise StorageError(
+                "the checkpoint's state is not that of outer.name = clipped with these meta-parameters; use another "
+                "checkpoint, or the outer step that it was made with"
+            )
+        assert isinstance(moments, Mapping)
+        assert isinstance(penalties, list)
+        self._optimizer.load_moments(moments)
+        self._penalties = list(penalties)
+
+
+def _followed(penalty: float, divergence: float, aim: float) -> float:
+    if divergence > 1.5 * aim:
+        return 2 * penalty
+    return penalty / 2 if divergence < aim / 1.5 else penalty
