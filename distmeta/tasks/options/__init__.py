@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from distmeta.tasks.options.augmentation import AugmentationOptions
 from distmeta.tasks.options.environments import (
+    BanditOptions,
+    CartPoleOptions,
     EnvironmentOptions,
     HalfCheetahDirOptions,
     HalfCheetahVelOptions,
+    MdpOptions,
     NavigationOptions,
+    PendulumOptions,
 )
 from distmeta.tasks.options.images import (
     CifarFSOptions,
@@ -31,6 +35,8 @@ from distmeta.tasks.options.unlabelled import UnlabelledOptions
 
 __all__ = [
     "AugmentationOptions",
+    "BanditOptions",
+    "CartPoleOptions",
     "CifarFSOptions",
     "Clinc150Options",
     "CubOptions",
@@ -40,10 +46,12 @@ __all__ = [
     "HalfCheetahDirOptions",
     "HalfCheetahVelOptions",
     "ImageOptions",
+    "MdpOptions",
     "MiniImageNetOptions",
     "NavigationOptions",
     "OmniglotOptions",
     "OwnImageOptions",
+    "PendulumOptions",
     "PublishedImageOptions",
     "SinusoidOptions",
     "StoredImageOptions",

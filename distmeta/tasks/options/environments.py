@@ -48,6 +48,71 @@ class NavigationOptions(EnvironmentOptions):
         return self
 
 
+Range = tuple[PositiveFloat, PositiveFloat]
+"""The least and the most of a hidden parameter, which is drawn uniformly between them."""
+
+
+class HiddenOptions(EnvironmentOptions):
+    """Settings of tasks with hidden physical parameters, each drawn from a range ``[least, most]``."""
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> HiddenOptions:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"tasks.{name} = {list(value)}: expected [least, most]")
+        return self
+
+
+class PendulumOptions(HiddenOptions):
+    """Settings under ``tasks`` for ``kind: pendulum``: a pendulum to be swung up by a bounded torque.
+
+    ``mass`` in kg, ``length`` in m and ``gravity`` in m/s^2 are hidden and differ from task to task.
+    """
+
+    kind: Literal["pendulum"] = "pendulum"
+    mass: Range = (0.5, 1.5)
+    length: Range = (0.7, 1.3)
+    gravity: Range = (10.0, 10.0)
+
+
+class CartPoleOptions(HiddenOptions):
+    """Settings under ``tasks`` for ``kind: cartpole``: a pole on a cart that is pushed to the left or right.
+
+    ``pole_mass`` and ``cart_mass`` in kg, half the pole's ``length`` in m and the ``force`` in N are hidden and differ
+    from task to task.
+    """
+
+    kind: Literal["cartpole"] = "cartpole"
+    pole_mass: Range = (0.05, 0.5)
+    cart_mass: Range = (0.5, 2.0)
+    length: Range = (0.25, 1.0)
+    force: Range = (5.0, 15.0)
+
+
+class BanditOptions(EnvironmentOptions):
+    """Settings under ``tasks`` for ``kind: bandits``: ``arms`` that pay 1 with a hidden probability, uniform in [0, 1].
+
+    Each step pulls one; the policy sees nothing, which is a 1.
+    """
+
+    kind: Literal["bandits"] = "bandits"
+    arms: Annotated[int, Field(ge=2)] = 10
+
+
+class MdpOptions(EnvironmentOptions):
+    """Settings under ``tasks`` for ``kind: mdps``: tabular decision processes of ``states`` and ``choices``.
+
+    Where a choice leads to is drawn from a flat Dirichlet distribution, its reward from a normal distribution of
+    deviation 1, whose mean is itself normal around 1. The policy sees the state, one-hot; episodes begin in state 0.
+    """
+
+    kind: Literal["mdps"] = "mdps"
+    states: Annotated[int, Field(ge=2)] = 10
+    choices: Annotated[int, Field(ge=2)] = 5
+    horizon: PositiveInt = 10
+
+
 class LocomotionOptions(EnvironmentOptions):
     """Settings of tasks that MuJoCo simulates.
 
