@@ -26,6 +26,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "text": {"root": "texts.csv"},
     "images": {"root": "/data/some", "size": 32},
     "table": {"path": table_file(), "task": "task", "target": "y"},
+    "gymnasium": {"environment": "module:users_environments.Line"},
     "unlabelled": {"source": {"kind": "glyphs"}, "augment": {"rotation": 20, "shift": 3}},
 }
 """Settings that a family cannot do without, by its kind."""

@@ -19,7 +19,10 @@ from distmeta.tasks.environments.classic import CartPole, Pendulum
 from distmeta.tasks.environments.tabular import Bandits, Mdps
 from distmeta.tasks.options import EnvironmentOptions
 
-KINDS = [kind for kind, options in TASKS.options.items() if issubclass(options, EnvironmentOptions)]
+KINDS = [
+    kind for kind, options in TASKS.options.items() if issubclass(options, EnvironmentOptions) and kind != "gymnasium"
+]
+"""Those of the user's own have tests of their own: test_users_environments.py."""
 EPISODES = {
     "train": Episode(shots=0, queries=0, seed=3),
     "validation": Episode(shots=0, queries=0, seed=4),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -137,3 +138,18 @@ class HalfCheetahVelOptions(LocomotionOptions):
 
     kind: Literal["half_cheetah_vel"] = "half_cheetah_vel"
     fastest: PositiveFloat = 2.0
+
+
+class GymnasiumOptions(EnvironmentOptions):
+    """Settings under ``tasks`` for ``kind: gymnasium``: environments of one's own with gymnasium's interface.
+
+    ``environment`` is ``module:PACKAGE.FACTORY``, which makes one environment of ``arguments``; it has
+    ``sample_task(generator)``, which gives a task, and ``set_task(task)``, after which ``reset`` begins an episode of
+    it. With an ``action_scale`` s the policy acts in [-s, s], which is mapped to the bounds of a ``Box``; without one
+    actions are cut off at them.
+    """
+
+    kind: Literal["gymnasium"] = "gymnasium"
+    environment: Annotated[str, Field(pattern="^module:")]
+    arguments: Mapping[str, Any] = Field(default_factory=dict)
+    action_scale: PositiveFloat | None = None

@@ -1,0 +1,314 @@
+"""Environments of the user's own with gymnasium's interface, one object an episode."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distmeta.config.importing import own_entry, raised
+from distmeta.core.records import SPLITS, Data, Split, TaskBatch, TensorSpec
+from distmeta.errors import ConfigError, DataError, DistmetaError
+from distmeta.tasks.base import Episode, TaskSpec
+from distmeta.tasks.environments.base import Environments
+from distmeta.tasks.making import generator_of
+from distmeta.tasks.options.environments import GymnasiumOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import Tensor
+
+    from distmeta.config.sections import TaskOptions
+
+KEY = "tasks.environment"
+TRIED = 10
+"""Steps of the episodes by which a fresh environment and a used one are compared."""
+
+_FRACTIONS = 2.0**-24
+"""Reset draws are float32: multiples of this are distinct whole numbers."""
+
+
+class Spaces(NamedTuple):
+    """What an environment's spaces are.
+
+    Attributes:
+        observation: shape.
+        actions: the dimension of actions, or their number.
+        low: of continuous actions (A,), -inf where there is no bound; ``None`` for discrete ones.
+        high: likewise.
+    """
+
+    observation: tuple[int, ...]
+    actions: int
+    low: NDArray[np.float64] | None = None
+    high: NDArray[np.float64] | None = None
+
+
+class Running(NamedTuple):
+    """Episodes under way.
+
+    Attributes:
+        environments: (T, E) objects.
+        observed: (T, E, O) float32, what each sees; of ended ones, what it saw last.
+        ended: (T, E) which have ended.
+        names: task, seed of each episode, for messages.
+        step: steps done.
+    """
+
+    environments: NDArray[np.object_]
+    observed: NDArray[np.float32]
+    ended: NDArray[np.bool_]
+    names: list[list[str]]
+    step: int
+
+
+class GymnasiumTasks(Environments):
+    """The user's environments. Those of a shard are kept, and set to new tasks; each steps by itself.
+
+    An episode begins by ``set_task(task)`` and ``reset(seed=...)``; when ``step`` says that it is terminated or
+    truncated it is stepped no more. ``sample_task`` gets NumPy's Philox generator keyed by (seed, split, task).
+    """
+
+    Options: type[TaskOptions] = GymnasiumOptions
+    reset_draws: int = 1
+
+    def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
+        super().__init__(options, episodes, device)
+        self._make = factory(self._own)
+        self._spaces = spaces_of(self._own)
+        self._pool: list[Any] = []
+
+    @classmethod
+    def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
+        """Make an environment, and see that a used one does as a fresh one."""
+        own = cast(GymnasiumOptions, options)
+        spaces, make = spaces_of(own), factory(own)
+        fresh, used = make(), make()
+        generators = [generator_of(episodes["train"].seed, "train", task) for task in (1, 0)]
+        _tried(own, used, generators[0], spaces)
+        first = _tried(own, fresh, generator_of(episodes["train"].seed, "train", 0), spaces)
+        second = _tried(own, used, generators[1], spaces)
+        for environment in (fresh, used):
+            _closed(environment)
+        for step, (one, other) in enumerate(zip(first, second, strict=False)):
+            if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True)):
+                raise ConfigError(
+                    f"{KEY} = {own.environment}: after another task an environment is not what a new one is: with the "
+                    f"same task, seed and actions they differ after {step} steps; let set_task and reset put back "
+                    "everything that an episode changes, and draw random numbers from self.np_random alone"
+                )
+
+    @classmethod
+    def spec(cls, options: TaskOptions) -> TaskSpec:
+        """By the environment's spaces."""
+        spaces = spaces_of(cast(GymnasiumOptions, options))
+        return TaskSpec(
+            TensorSpec(spaces.observation),
+            outputs=spaces.actions,
+            program="reinforcement",
+            actions="discrete" if spaces.low is None else "continuous",
+        )
+
+    @classmethod
+    def fingerprint(cls, options: TaskOptions) -> Mapping[str, str]:
+        """The versions of NumPy and gymnasium, whose streams may change between versions."""
+        return {"numpy": np.__version__, "gymnasium": _gymnasium().__version__}
+
+    def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
+        """The tasks' names: what a task is, the environment says when it is set."""
+        import torch
+
+        numbers = torch.tensor(list(ids), dtype=torch.int64)
+        return TaskBatch(numbers, {"id": numbers, "split": torch.full_like(numbers, SPLITS.index(split))}, {})
+
+    def reset(self, tasks: Data, draws: Tensor) -> Running:
+        """Set each environment to its task, and begin."""
+        shape = cast("tuple[int, int]", tuple(draws.shape[:2]))
+        while len(self._pool) < shape[0] * shape[1]:
+            self._pool.append(self._make())
+        environments = np.array([*self._pool[: shape[0] * shape[1]], None], dtype=object)[:-1].reshape(shape)
+        seeds = (draws[..., 0].double().cpu().numpy() / _FRACTIONS).astype(np.int64)
+        observed = np.zeros((*shape, *self._spaces.observation), dtype=np.float32)
+        names: list[list[str]] = []
+        for t, (task, number) in enumerate(zip(tasks["id"].tolist(), tasks["split"].tolist(), strict=True)):
+            split = SPLITS[number]
+            names.append([f"{split} task {task}, seed {seed}" for seed in seeds[t].tolist()])
+            for e in range(shape[1]):
+                with _named(self._own, f"{names[t][e]}, reset"):
+                    given = environments[t, e].sample_task(generator_of(self._episodes[split].seed, split, task))
+                    environments[t, e].set_task(given)
+                    seen, _ = environments[t, e].reset(seed=int(seeds[t, e]))
+                    observed[t, e] = self._observation(seen)
+        return Running(environments, observed, np.zeros(shape, dtype=bool), names, 0)
+
+    def observe(self, tasks: Data, state: Running) -> Tensor:
+        """What each sees."""
+        import torch
+
+        return torch.from_numpy(state.observed).to(self._device)
+
+    def step(self, tasks: Data, state: Running, actions: Tensor, draws: Tensor) -> tuple[Running, Tensor, Tensor]:
+        """Step each that has not ended."""
+        import torch
+
+        given, shape = self._controls(actions), state.ended.shape
+        observed, rewards, ended = state.observed.copy(), np.zeros(shape, dtype=np.float32), state.ended.copy()
+        for t, e in np.argwhere(~state.ended).tolist():
+            with _named(self._own, f"{state.names[t][e]}, step {state.step}"):
+                seen, reward, terminated, truncated, _ = state.environments[t, e].step(given[t, e])
+                observed[t, e], rewards[t, e] = self._observation(seen), _finite(reward, "reward")
+                ended[t, e] = bool(terminated) or bool(truncated)
+        after = Running(state.environments, observed, ended, state.names, state.step + 1)
+        return after, torch.from_numpy(rewards).to(self._device), torch.from_numpy(ended).to(self._device)
+
+    def close(self) -> None:
+        """Close all environments."""
+        for environment in self._pool:
+            _closed(environment)
+        self._pool.clear()
+
+    def _controls(self, actions: Tensor) -> Any:
+        """Actions as the environments take them."""
+        return controls(self._own, self._spaces, actions.cpu().numpy())
+
+    def _observation(self, seen: Any) -> NDArray[np.float32]:
+        return observation(seen, self._spaces)
+
+    @property
+    def _own(self) -> GymnasiumOptions:
+        return cast(GymnasiumOptions, self._options)
+
+
+def controls(own: GymnasiumOptions, spaces: Spaces, actions: NDArray[Any]) -> NDArray[Any]:
+    """A policy's actions (..., A) or (...,) as the environment takes them."""
+    if spaces.low is None or spaces.high is None:
+        return actions
+    wanted = actions.astype(np.float64)
+    if own.action_scale is not None:
+        wanted = spaces.low + (wanted / own.action_scale + 1) / 2 * (spaces.high - spaces.low)
+    return np.clip(wanted, spaces.low, spaces.high).astype(np.float32)
+
+
+def observation(seen: Any, spaces: Spaces) -> NDArray[np.float32]:
+    """An observation as an array of float32, or a ``ValueError``."""
+    found = np.asarray(seen, dtype=np.float32)
+    if found.shape != spaces.observation:
+        raise ValueError(f"observations had the shape {spaces.observation}, and now there is one of {found.shape}")
+    return cast("NDArray[np.float32]", _finite(found, "observation"))
+
+
+def factory(own: GymnasiumOptions) -> Callable[[], Any]:
+    """What makes one environment.
+
+    Raises:
+        ConfigError: there is no such factory.
+    """
+    _gymnasium()
+    make = own_entry(own.environment, KEY, "a factory of environments", functions=True)
+
+    def made() -> Any:
+        try:
+            environment = make(**own.arguments)
+        except Exception as error:  # whatever the user's code raises
+            raise ConfigError(f"{KEY} = {own.environment} cannot be made: {raised(error)}") from error
+        missing = [
+            name
+            for name in ("reset", "step", "sample_task", "set_task", "observation_space", "action_space")
+            if not hasattr(environment, name)
+        ]
+        if missing:
+            raise ConfigError(
+                f"{KEY} = {own.environment}: the environment has no {', '.join(missing)}; it needs gymnasium's "
+                "interface, sample_task(generator) and set_task(task), and no wrapper that hides them"
+            )
+        return environment
+
+    return made
+
+
+def spaces_of(own: GymnasiumOptions) -> Spaces:
+    """The spaces of an environment, which is made for it once a process."""
+    return _spaces(own.environment, json.dumps(own.arguments, sort_keys=True, default=str), own.action_scale)
+
+
+@functools.lru_cache(maxsize=64)
+def _spaces(kind: str, arguments: str, scale: float | None) -> Spaces:
+    own = GymnasiumOptions(environment=kind, arguments=json.loads(arguments), action_scale=scale)
+    environment = factory(own)()
+    try:
+        return _read(environment, own)
+    finally:
+        _closed(environment)
+
+
+def _read(environment: Any, own: GymnasiumOptions) -> Spaces:
+    from gymnasium.spaces import Box, Discrete
+
+    seen, acts, what = environment.observation_space, environment.action_space, f"{KEY} = {own.environment}"
+    if not isinstance(seen, Box) or len(seen.shape) != 1:
+        raise ConfigError(f"{what}: observations should be a Box of one dimension, and are {seen}; flatten them")
+    if isinstance(acts, Discrete):
+        if acts.start:
+            raise ConfigError(f"{what}: actions should be counted from 0, and are {acts}")
+        return Spaces(seen.shape, int(acts.n))
+    if not isinstance(acts, Box) or len(acts.shape) != 1:
+        raise ConfigError(f"{what}: actions should be Discrete, or a Box of one dimension, and are {acts}")
+    if own.action_scale is not None and not acts.is_bounded():
+        raise ConfigError(f"{what}: tasks.action_scale needs bounds of all actions, and there are not; leave it out")
+    return Spaces(seen.shape, acts.shape[0], acts.low.astype(np.float64), acts.high.astype(np.float64))
+
+
+def _tried(own: GymnasiumOptions, environment: Any, generator: Any, spaces: Spaces) -> list[tuple[Any, Any]]:
+    """Observations and rewards of a few steps with the same actions each time."""
+    with _named(own, "tried before the run"):
+        environment.set_task(environment.sample_task(generator))
+        seen, _ = environment.reset(seed=5)
+        found: list[tuple[Any, Any]] = [(observation(seen, spaces), 0.0)]
+        drawn = np.random.default_rng(0)
+        for _ in range(TRIED):
+            width = (spaces.actions,) if spaces.low is not None else ()
+            action = drawn.normal(size=width) if width else drawn.integers(spaces.actions)
+            given = controls(own, spaces, np.asarray(action))
+            seen, reward, terminated, truncated, _ = environment.step(given)
+            found.append((observation(seen, spaces), _finite(reward, "reward")))
+            if terminated or truncated:
+                break
+    return found
+
+
+def _finite(value: Any, what: str) -> Any:
+    found = np.asarray(value, dtype=np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError(f"the {what} is not finite: {value}")
+    return found
+
+
+@contextmanager
+def _named(own: GymnasiumOptions, where: str) -> Iterator[None]:
+    """Whatever the user's code raises, with the place at which it did."""
+    try:
+        yield
+    except DistmetaError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise DataError(f"{KEY} = {own.environment} ({where}): {raised(error)}") from error
+
+
+def _closed(environment: Any) -> None:
+    with suppress(Exception):  # of the user's code, when all is done
+        environment.close()
+
+
+def _gymnasium() -> Any:
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise ConfigError(f"tasks.kind = gymnasium needs gymnasium ({error}); pip install distmeta[rl]") from None
+    return gymnasium
