@@ -153,12 +153,6 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
             for key, each in records.items()
             if name in key
         ]
-        rows += [
-            (f"`{command}`", meta_test_words(found["meta_test"]), _count(found), "", f"RUN is that of {key}")
-            for key, each in records.items()
-            if name and name in key
-            for command, found in each.get("evaluate", {}).items()
-        ]
         return _table(("command", "meta-test", "tasks", "published", "training"), rows)
     if what == "conditions":
         fields = ("commit", "date", "machine", "torch")
@@ -172,11 +166,7 @@ def _result(record: Record) -> tuple[str, ...]:
 
 
 def _tasks(record: Record) -> str:
-    return _count(record["result"])
-
-
-def _count(result: Mapping[str, Any]) -> str:
-    measured = result["meta_test"]
+    measured = record["result"]["meta_test"]
     return f"{measured[metric(measured)]['tasks']:,}"
 
 
