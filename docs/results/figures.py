@@ -126,8 +126,8 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
     """What stands between a pair of markers on lines of their own.
 
     Args:
-        what: ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME``, ``peers NAME`` or
-            ``baselines NAME``.
+        what: ``records``, ``conditions``, ``algorithm NAME``, ``runs PART`` of the records with this in their names,
+            ``printed RECORD``, ``sweep NAME``, ``peers NAME`` or ``baselines NAME``.
         records: all of runs, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
         others: records of sweeps and benchmarks, by name.
@@ -146,11 +146,12 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
         if not rows:
             return "There is no figure of ours yet."
         return "Ours ([results](../results.md) has the conditions):\n\n" + _table(("command", "meta-test"), rows)
-    if what == "records":
+    if what == "records" or kind == "runs":
         papers = {key: f"{each['figure']} ({each['source']})" for key, each in published.items()}
         rows = [
             (*_result(each), _tasks(each), papers.get(key, "none"), training_words(each))
             for key, each in records.items()
+            if name in key
         ]
         return _table(("command", "meta-test", "tasks", "published", "training"), rows)
     if what == "conditions":

@@ -27,6 +27,7 @@ DATA = {
     "tasks.root=PATH_TO_OMNIGLOT": "omniglot",
     "tasks.source.root=PATH_TO_OMNIGLOT": "omniglot",
     "tasks.root=PATH_TO_CLINC150": "clinc",
+    "tasks.root=PATH_TO_CIFAR_FS": "cifar_fs",
 }
 """Fixtures that give the folder of a command's data."""
 
@@ -50,8 +51,14 @@ def reaches(measured: Measured, published: float) -> bool:
 
 
 CLAIMS = {
+    "cifar_fs_5w1s_protonet": Claim(
+        "55.5 % with running statistics; 51 %, transductive", lambda found: found["accuracy"]["mean"] >= 0.51
+    ),
     "omniglot_5w1s_maml": Claim(
         "98.7 % after 60,000 meta-steps; after a sixtieth of them 94 %", lambda found: found["accuracy"]["mean"] >= 0.94
+    ),
+    "omniglot_5w1s_umtra": Claim(
+        "83.8 %, without labels; 86 % with other copies", lambda found: found["accuracy"]["mean"] >= 0.86
     ),
     "omniglot_5w1s_protonet": Claim(
         "98.8 %; after a fifth of the episodes 97 %", lambda found: found["accuracy"]["mean"] >= 0.97
