@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from distmeta.errors import DistmetaError
     from distmeta.loading import load_config
     from distmeta.runs.evaluate import evaluate
-    from distmeta.runs.inference import AdaptedModel, MetaLearner, load
+    from distmeta.runs.inference import AdaptedModel, MetaLearner
+    from distmeta.runs.learners import load
     from distmeta.runs.train import train
     from distmeta.sweeps.tune import tune
     from distmeta.version import __version__
@@ -25,7 +26,7 @@ else:
             "MetaLearner": "runs.inference:MetaLearner",
             "__version__": "version:__version__",
             "evaluate": "runs.evaluate:evaluate",
-            "load": "runs.inference:load",
+            "load": "runs.learners:load",
             "load_config": "loading:load_config",
             "train": "runs.train:train",
             "tune": "sweeps.tune:tune",

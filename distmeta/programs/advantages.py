@@ -14,9 +14,9 @@ from torch import Tensor
 from distmeta.tasks.options.environments import EnvironmentOptions
 
 RIDGE = 1e-5
-"""Of the baseline's normal equations; ten times as much where they are not finite, up to ``TRIES`` times."""
+"""Of the baseline's normal equations; ten times as much where they are not finite, up to ``RIDGES_TRIED`` times."""
 
-TRIES = 5
+RIDGES_TRIED = 5
 
 CLIPPED = 10.0
 """Observations beyond are cut off for the baseline."""
@@ -61,7 +61,7 @@ def baseline(observations: Tensor, real: Tensor, targets: Tensor) -> Tensor:
     squares, products = rows.mT @ rows, rows.mT @ targets.flatten(1, 2).unsqueeze(-1)
     unit = torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
     weights, found = torch.zeros_like(products), torch.zeros(len(rows), 1, 1, dtype=torch.bool, device=rows.device)
-    for tried in range(TRIES):
+    for tried in range(RIDGES_TRIED):
         solved, _ = torch.linalg.solve_ex(squares + RIDGE * 10**tried * unit, products)
         finite = solved.isfinite().all(1, keepdim=True)
         weights = torch.where(finite & ~found, solved, weights)

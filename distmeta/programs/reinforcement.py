@@ -26,7 +26,8 @@ from distmeta.programs.engine.mapping import run_tasks
 from distmeta.programs.engine.reference import one_task
 from distmeta.programs.measuring import summed_names, sums
 from distmeta.programs.rollouts import Rollouts
-from distmeta.programs.task_program import Sampling, TaskProgram, with_bad
+from distmeta.programs.samples import Sampling
+from distmeta.programs.task_program import TaskProgram, with_bad
 from distmeta.tasks import open_family
 from distmeta.tasks.base import episodes
 from distmeta.tasks.environments.base import Environments

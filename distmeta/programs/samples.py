@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -57,6 +57,38 @@ def lots(shards: Sequence[tuple[int, ...]], least: int | None) -> Iterator[Seque
             lot = []
     if lot:
         yield lot
+
+
+class Sampling(Protocol):
+    """Where a program's tasks come from, as trees of tensors with a leading task dimension."""
+
+    def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
+        """Begin to sample the tasks of these shards in the background."""
+        ...
+
+    def keep(self, start: Start, split: Split, ids: Sequence[int], use: Use) -> tuple[dict[str, Any], bool]:
+        """The tasks of a meta-step, and whether they were in memory."""
+        ...
+
+    def tasks(self, split: Split, ids: Sequence[int], use: Use) -> dict[str, Any]:
+        """The tasks, at the initial meta-parameters where they depend on these."""
+        ...
+
+    def ways(self, split: Split, ids: Sequence[int]) -> int | None:
+        """Classes of each of these tasks; ``None`` in families without."""
+        ...
+
+    def alike(self, ids: range) -> list[range]:
+        """Consecutive training tasks in parts that can be computed together, being of one size."""
+        ...
+
+    def sizes(self) -> tuple[int, float]:
+        """How many sizes training tasks may have, and how many times as large as the first the largest are."""
+        ...
+
+    def close(self) -> None:
+        """End what samples."""
+        ...
 
 
 class Samples:

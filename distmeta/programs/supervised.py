@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distmeta.programs.samples import Samples
+import torch
+
+from distmeta.core.records import Split, TaskMetrics
+from distmeta.core.requests import Start
+from distmeta.programs.samples import Samples, Sampling
 from distmeta.programs.targets import check_targets, check_weights
-from distmeta.programs.task_program import Sampling, TaskProgram
+from distmeta.programs.task_program import TaskProgram
 from distmeta.tasks import open_family
 from distmeta.tasks.base import episodes
 
@@ -27,3 +31,15 @@ class SupervisedProgram(TaskProgram):
     def _examples(self, tasks: Mapping[str, Any]) -> tuple[int, int]:
         support, query = (next(iter(tasks[part].values())).shape[1] for part in ("support", "query"))
         return support, query
+
+    def evaluate(self, start: Start, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
+        """Loss and metrics of each task, see :func:`~distmeta.programs.measuring.measure`."""
+        tasks, ways = self._tasks(split, ids, self._evaluation_steps, dropout=False)
+        vectors = (start.theta.to(self._device),)
+        parts = [
+            self._call("details" if details else "measure", ways, False, vectors, part)
+            for part in self._chunks(tasks, len(ids))
+        ]
+        values = {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
+        by_step = values.pop("by_step", None)
+        return TaskMetrics(torch.tensor(ids, dtype=torch.int64), values, by_step)

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,45 +34,13 @@ from distmeta.programs.engine.mapping import OneTask, chunks, run_tasks
 from distmeta.programs.engine.reference import Reference, one_task
 from distmeta.programs.engine.settling import choose, require
 from distmeta.programs.measuring import measure, summed_names, sums
-from distmeta.programs.samples import Use
+from distmeta.programs.samples import Sampling, Use
 
 RECORD_AFTER = 3
 """Chunks of one shape after which measurements are recorded; fewer do not repay it."""
 
 Vectors = tuple[Tensor, ...]
 """The meta-parameters, and the vectors of a request."""
-
-
-class Sampling(Protocol):
-    """Where a program's tasks come from, as trees of tensors with a leading task dimension."""
-
-    def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
-        """Begin to sample the tasks of these shards in the background."""
-        ...
-
-    def keep(self, start: Start, split: Split, ids: Sequence[int], use: Use) -> tuple[dict[str, Any], bool]:
-        """The tasks of a meta-step, and whether they were in memory."""
-        ...
-
-    def tasks(self, split: Split, ids: Sequence[int], use: Use) -> dict[str, Any]:
-        """The tasks, at the initial meta-parameters where they depend on these."""
-        ...
-
-    def ways(self, split: Split, ids: Sequence[int]) -> int | None:
-        """Classes of each of these tasks; ``None`` in families without."""
-        ...
-
-    def alike(self, ids: range) -> list[range]:
-        """Consecutive training tasks in parts that can be computed together, being of one size."""
-        ...
-
-    def sizes(self) -> tuple[int, float]:
-        """How many sizes training tasks may have, and how many times as large as the first the largest are."""
-        ...
-
-    def close(self) -> None:
-        """End what samples."""
-        ...
 
 
 class TaskProgram:

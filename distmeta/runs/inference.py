@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -20,10 +19,8 @@ from distmeta.errors import ConfigError
 from distmeta.loading import load_config
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.task_inputs import TaskInputs
-from distmeta.runs.evaluate import load_snapshot
 from distmeta.runs.replicas import Replicas
 from distmeta.tasks import with_fitted
-from distmeta.tasks.options import EnvironmentOptions
 
 log = logging.getLogger(__name__)
 
@@ -195,40 +192,3 @@ def _device(name: str | torch.device) -> torch.device:
             f"device = {name!r}: cannot compute there ({reason}); use cpu, or cuda where there is one"
         ) from None
     return device
-
-
-def load(
-    location: str | Path,
-    overrides: Iterable[str] = (),
-    *,
-    device: str | torch.device = "cpu",
-    trust_code: bool = False,
-) -> MetaLearner:
-    """A trained meta-learner from a run directory (its best-validation checkpoint, else its last) or a checkpoint.
-
-    Args:
-        location: a path or a URI.
-        overrides: ``key=value`` changes to the run's configuration.
-        device: where to adapt and predict.
-        trust_code: run the code that the run's configuration names (``module:``). Without it that is refused, unless an
-            override names the same code, or it lies in the working directory as the run recorded it.
-
-    Raises:
-        StorageError: there is no usable checkpoint.
-        ConfigError: an override is wrong, or changes what is meta-learned.
-        TrustError: the run names code that nobody has allowed; none of it was run.
-
-    Example::
-
-        learner = distmeta.load("runs/sinusoid_maml")
-        model = learner.adapt(x_support, y_support)  # (5, 1), (5, 1)
-        y = model.predict(x)  # (N, 1)
-
-    Of a run with reinforcement-learning tasks it is a :class:`~distmeta.runs.policies.PolicyLearner`.
-    """
-    snapshot, config = load_snapshot(location, overrides, trust_code=trust_code)
-    if isinstance(config.tasks, EnvironmentOptions):
-        from distmeta.runs.policies import PolicyLearner
-
-        return PolicyLearner(config, snapshot.meta, device)
-    return MetaLearner(config, snapshot.meta, device)

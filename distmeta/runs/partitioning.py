@@ -23,7 +23,8 @@ from distmeta.data.clustering import check_clusters, partitions_of, standardised
 from distmeta.data.partitions import write_partitions
 from distmeta.errors import ConfigError
 from distmeta.runs.embedding import Embedding, embed
-from distmeta.runs.inference import MetaLearner, load
+from distmeta.runs.inference import MetaLearner
+from distmeta.runs.learners import load
 from distmeta.tasks import TASKS
 from distmeta.tasks.images import ImageFamily
 from distmeta.tasks.options import ImageOptions, UnlabelledOptions

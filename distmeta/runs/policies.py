@@ -19,10 +19,10 @@ from distmeta.programs.reinforcement import PolicyAssembly
 from distmeta.runs.inference import MetaLearner
 from distmeta.tasks.options.environments import EnvironmentOptions
 
-Episode = Mapping[str, Any]
+OwnEpisode = Mapping[str, Any]
 """``observations`` (H, O), ``actions`` (H, A) or (H,), and ``rewards`` (H,) of one episode, arrays or tensors."""
 
-Collect = Callable[["AdaptedPolicy"], Sequence[Episode]]
+Collect = Callable[["AdaptedPolicy"], Sequence[OwnEpisode]]
 """Acts with a policy in the task's environment for some episodes, and tells what happened."""
 
 
@@ -126,7 +126,7 @@ class PolicyLearner(MetaLearner):
             raise ConfigError(f"{name}: expected finite numbers")
         return seen
 
-    def _data(self, policy: AdaptedPolicy, episodes: Sequence[Episode]) -> dict[str, Tensor]:
+    def _data(self, policy: AdaptedPolicy, episodes: Sequence[OwnEpisode]) -> dict[str, Tensor]:
         """Episodes as data of transitions, filled up to the length of the longest."""
         if not episodes:
             raise ConfigError("collect gave no episodes; give one or more")

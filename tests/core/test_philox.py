@@ -48,7 +48,7 @@ def test_words_are_the_documented_counters():
 def test_purposes_keep_their_values():
     names = (
         "CLASSES EXAMPLES PARAMETERS INPUTS MINIBATCH DROPOUT INIT PERTURBATION PARTITION STROKES JITTER RATES "
-        "AUGMENT_SUPPORT AUGMENT_QUERY DROP_SUPPORT DROP_QUERY SIZES"
+        "AUGMENT_SUPPORT AUGMENT_QUERY DROP_SUPPORT DROP_QUERY SIZES ACTIONS RESETS TRANSITIONS"
     )
     assert {purpose.name: purpose.value for purpose in Purpose} == {n: i for i, n in enumerate(names.split())}
 

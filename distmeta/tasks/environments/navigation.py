@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from distmeta.config.sections import TaskOptions
 
-SIDE = 0.5
-"""Goals of the square lie between -SIDE and SIDE along each axis."""
+GOALS_WITHIN = 0.5
+"""Goals of the square lie between -GOALS_WITHIN and GOALS_WITHIN along each axis."""
 
 REACHED = 0.01
 """An episode of the square ends where the point is so near to the goal along each axis."""
@@ -52,7 +52,7 @@ class Navigation(Environments):
         drawn = words(episode.seed, split, ids, Purpose.PARAMETERS, 2)
         if self._own.goals == "corners":
             return {"goal": np.array(CORNERS)[integers(drawn[:, 0], len(CORNERS))]}
-        return {"goal": SIDE * (2 * uniform(drawn) - 1)}
+        return {"goal": GOALS_WITHIN * (2 * uniform(drawn) - 1)}
 
     def reset(self, tasks: Data, draws: Tensor) -> Tensor:
         """(T, E, 2) positions."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from distmeta.config.sections import TaskOptions
 
 KEY = "tasks.environment"
-TRIED = 10
+TRIED_STEPS = 10
 """Steps of the episodes by which a fresh environment and a used one are compared."""
 
 _FRACTIONS = 2.0**-24
@@ -51,7 +51,7 @@ class Spaces(NamedTuple):
     high: NDArray[np.float64] | None = None
 
 
-class Running(NamedTuple):
+class UserEpisodes(NamedTuple):
     """Episodes under way.
 
     Attributes:
@@ -128,7 +128,7 @@ class GymnasiumTasks(Environments):
         numbers = torch.tensor(list(ids), dtype=torch.int64)
         return TaskBatch(numbers, {"id": numbers, "split": torch.full_like(numbers, SPLITS.index(split))}, {})
 
-    def reset(self, tasks: Data, draws: Tensor) -> Running:
+    def reset(self, tasks: Data, draws: Tensor) -> UserEpisodes:
         """Set each environment to its task, and begin."""
         shape = cast("tuple[int, int]", tuple(draws.shape[:2]))
         while len(self._pool) < shape[0] * shape[1]:
@@ -146,15 +146,17 @@ class GymnasiumTasks(Environments):
                     environments[t, e].set_task(given)
                     seen, _ = environments[t, e].reset(seed=int(seeds[t, e]))
                     observed[t, e] = self._observation(seen)
-        return Running(environments, observed, np.zeros(shape, dtype=bool), names, 0)
+        return UserEpisodes(environments, observed, np.zeros(shape, dtype=bool), names, 0)
 
-    def observe(self, tasks: Data, state: Running) -> Tensor:
+    def observe(self, tasks: Data, state: UserEpisodes) -> Tensor:
         """What each sees."""
         import torch
 
         return torch.from_numpy(state.observed).to(self._device)
 
-    def step(self, tasks: Data, state: Running, actions: Tensor, draws: Tensor) -> tuple[Running, Tensor, Tensor]:
+    def step(
+        self, tasks: Data, state: UserEpisodes, actions: Tensor, draws: Tensor
+    ) -> tuple[UserEpisodes, Tensor, Tensor]:
         """Step each that has not ended."""
         import torch
 
@@ -165,7 +167,7 @@ class GymnasiumTasks(Environments):
                 seen, reward, terminated, truncated, _ = state.environments[t, e].step(given[t, e])
                 observed[t, e], rewards[t, e] = self._observation(seen), _finite(reward, "reward")
                 ended[t, e] = bool(terminated) or bool(truncated)
-        after = Running(state.environments, observed, ended, state.names, state.step + 1)
+        after = UserEpisodes(state.environments, observed, ended, state.names, state.step + 1)
         return after, torch.from_numpy(rewards).to(self._device), torch.from_numpy(ended).to(self._device)
 
     def close(self) -> None:
@@ -272,7 +274,7 @@ def _tried(own: GymnasiumOptions, environment: Any, generator: Any, spaces: Spac
         seen, _ = environment.reset(seed=5)
         found: list[tuple[Any, Any]] = [(observation(seen, spaces), 0.0)]
         drawn = np.random.default_rng(0)
-        for _ in range(TRIED):
+        for _ in range(TRIED_STEPS):
             width = (spaces.actions,) if spaces.low is not None else ()
             action = drawn.normal(size=width) if width else drawn.integers(spaces.actions)
             given = controls(own, spaces, np.asarray(action))
