@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class HalfCheetah(Environments):
     differs from gymnasium's by 1e-10 to 1e-7.
     """
 
-    Options: ClassVar[type[TaskOptions]] = LocomotionOptions  # type: ignore[misc]
+    Options: type[TaskOptions] = LocomotionOptions
     reset_draws: int = 27
 
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
@@ -120,7 +120,7 @@ class HalfCheetah(Environments):
 class HalfCheetahDir(HalfCheetah):
     """Run in a direction, forwards or backwards: the velocity in it. Finn, Abbeel, Levine, ICML 2017, section 5.3.2."""
 
-    Options = HalfCheetahDirOptions  # type: ignore[assignment]
+    Options: type[TaskOptions] = HalfCheetahDirOptions
 
     def parameters(self, episode: Episode, split: Split, ids: Sequence[int]) -> Mapping[str, Any]:
         """Directions (T,), 1 or -1: drawn in training, in turn in evaluation, where both are to be there."""
@@ -137,7 +137,7 @@ class HalfCheetahDir(HalfCheetah):
 class HalfCheetahVel(HalfCheetah):
     """Run at a velocity: minus the distance to it. Finn, Abbeel, Levine, ICML 2017, section 5.3.2."""
 
-    Options = HalfCheetahVelOptions  # type: ignore[assignment]
+    Options: type[TaskOptions] = HalfCheetahVelOptions
 
     def parameters(self, episode: Episode, split: Split, ids: Sequence[int]) -> Mapping[str, Any]:
         """Velocities (T,), uniform."""

@@ -56,7 +56,8 @@ class Navigation(Environments):
 
     def reset(self, tasks: Data, draws: Tensor) -> Tensor:
         """(T, E, 2) positions."""
-        return 0.0 * draws if self._own.goals == "square" else 0.2 * (2 * draws - 1)
+        start: Tensor = 2 * draws - 1
+        return (0.0 if self._own.goals == "square" else 0.2) * start
 
     def observe(self, tasks: Data, state: Tensor) -> Tensor:
         """The positions."""
@@ -75,7 +76,7 @@ class Navigation(Environments):
 
     def _progress(self, tasks: Data, before: Tensor, after: Tensor, distance: Tensor) -> Tensor:
         """The sparse reward (T, E)."""
-        progress = (before - tasks["goal"].unsqueeze(1)).norm(dim=-1) - distance
+        progress: Tensor = (before - tasks["goal"].unsqueeze(1)).norm(dim=-1) - distance
         nearest = (after.unsqueeze(-2) - after.new_tensor(CORNERS)).norm(dim=-1).amin(-1)
         told = (distance <= nearest) & (after.abs().sum(-1) >= LEFT)
         return progress.where(told, progress.new_zeros(()))
