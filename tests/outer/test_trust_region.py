@@ -218,5 +218,5 @@ def test_settings_that_are_refused(overrides: list[str], message: str) -> None:
 
 
 def test_an_unknown_outer_step() -> None:
-    with pytest.raises(ConfigError, match=r"outer.name: expected one of gradient, trust_region, got 'trust'"):
+    with pytest.raises(ConfigError, match=r"outer.name: expected one of gradient, clipped, trust_region, got 'trust'"):
         load_config(SINUSOID, ["outer.name=trust"])

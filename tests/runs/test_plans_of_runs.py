@@ -14,7 +14,7 @@ from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
 from distmeta.functional.module import FunctionalModule
 from distmeta.loading import load_config
-from distmeta.programs import supervised
+from distmeta.programs import task_program
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.runs.planning import measure_plans
 
@@ -69,7 +69,7 @@ def test_a_wrong_conversion_is_found_before_the_first_step(tmp_path: Path, monke
     """The reference shares nothing with the converted module: what it computes wrongly is seen."""
     config = load_config(SMALL, [f"run.dir={tmp_path}"])
     monkeypatch.setattr(FunctionalModule, "__call__", _wrong)
-    monkeypatch.setattr(supervised, "origin", _unknown)
+    monkeypatch.setattr(task_program, "origin", _unknown)
     for probe in (
         lambda: next(distmeta.train(config, tmp_path / "run")),
         lambda: measure_plans(config, 0.01),
@@ -84,7 +84,7 @@ def test_a_wrong_conversion_of_one_layers_form_is_left_out(monkeypatch: pytest.M
         return (1.0 if self._form is None else 1.1) * _right(self, *args, **kwargs)
 
     monkeypatch.setattr(FunctionalModule, "__call__", wrong)
-    monkeypatch.setattr(supervised, "origin", _unknown)
+    monkeypatch.setattr(task_program, "origin", _unknown)
     program = SupervisedProgram(load_config(SMALL), torch.device("cpu"))
     plan = program.probe()
     assert plan.layers == "general"

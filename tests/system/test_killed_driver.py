@@ -109,7 +109,8 @@ def test_killed_drivers(kills: int, steps: int, tmp_path: Path) -> None:
         assert logged_steps(run)[: left.step] == list(range(1, left.step + 1))
         assert left.counters["driver_restarts"] == resumed
         resumed += 1
-    assert hit_a_write >= 1
+    if kills == len(WORKERS):  # of two kills neither may come while something is written
+        assert hit_a_write >= 1
 
     rarely = ("run.checkpoint_every=0", f"run.steps={steps}")  # from here on: it is quicker
     train(run, BIG, *rarely, resume=True)
