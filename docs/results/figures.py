@@ -49,8 +49,12 @@ def figure(record: Record, field: str, overrides: str | None = None) -> str:
 
 
 def meta_test_words(measured: Mapping[str, Any]) -> str:
-    """A meta-test in a cell of a table: an accuracy in its two ways, an error after some inner steps."""
+    """A meta-test in a cell of a table: an accuracy in its two ways, an error or a return after some inner steps."""
     name = metric(measured)
+    if name == "return":
+        before, *_, after = measured["by_step"]
+        steps = f"{after['step']} inner step" + "s" * (after["step"] != 1)
+        return f"return {spread(before, False)} before adaptation, {spread(after, False)} after {steps}"
     if not name.startswith("accuracy"):
         steps = [row for row in measured.get("by_step", []) if row["step"] in SHOWN_STEPS]
         words = [f"{spread(row, False)} after {row['step']}" for row in steps] or [spread(measured[name], False)]

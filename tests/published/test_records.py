@@ -57,6 +57,9 @@ CLAIMS = {
     "omniglot_5w1s_maml": Claim(
         "98.7 % after 60,000 meta-steps; after a sixtieth of them 94 %", lambda found: found["accuracy"]["mean"] >= 0.94
     ),
+    "navigation_maml_trpo": Claim(
+        "a return of -15 or better after one inner step", lambda found: after(found, 1)["mean"] >= -15
+    ),
     "omniglot_5w1s_umtra": Claim(
         "83.8 %, without labels; 86 % with other copies", lambda found: found["accuracy"]["mean"] >= 0.86
     ),
