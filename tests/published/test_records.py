@@ -121,4 +121,4 @@ def test_it_stands_up_to_the_paper(name: str, trained: Callable[[str], Measured]
 
 
 def test_every_paper_is_compared() -> None:
-    assert set(CLAIMS) == set(records.read_published())
+    assert set(records.read_published()) <= set(CLAIMS) <= set(RECORDS)
