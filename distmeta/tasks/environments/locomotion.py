@@ -45,8 +45,8 @@ class HalfCheetah(Environments):
 
     Observations (17) are positions but that along the track, and velocities. Episodes begin at the initial position
     with noise uniform in [-0.1, 0.1] of positions and normal of deviation 0.1 of velocities, and never end. ``Rollout``
-    of MuJoCo simulates all episodes of all tasks at once; it begins its solver anew with each step, so that an episode
-    differs from gymnasium's by 1e-10 to 1e-7.
+    of MuJoCo simulates all episodes of all tasks at once; it begins its solver anew with each step, so that episodes
+    drift away from gymnasium's.
     """
 
     Options: type[TaskOptions] = LocomotionOptions
