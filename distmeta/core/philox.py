@@ -119,6 +119,15 @@ def uniform(words: Words) -> NDArray[np.float64]:
     return words.astype(np.float64) * 2.0**-32
 
 
+def fractions(words: Words) -> NDArray[np.float32]:
+    """Numbers in [0, 1), multiples of 2**-24, of the words' shape: in float32 those of :func:`uniform` may be 1.
+
+    >>> fractions(np.array([0, 2**31, 2**32 - 1], np.uint32)).tolist()
+    [0.0, 0.5, 0.9999999403953552]
+    """
+    return (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+
 def normal(words: Words) -> NDArray[np.float64]:
     """Standard normal numbers, of the words' shape, whose last dimension is even (Box and Muller 1958).
 

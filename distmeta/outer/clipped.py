@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -45,10 +46,13 @@ class ClippedStep:
         self._groups = layout.groups()
         vectors = {name: self._candidate[span] for name, span in self._groups.items()}
         self._optimizer = OuterOptimizer("adam", vectors, options.lr, 0.0, dict.fromkeys(vectors, 0.0))
+        self._settled = self._optimizer.state_dict()  # of the last meta-step that was done
         self._penalties: list[float] = []
 
     def step(self, start: Start, ask: Ask) -> Outcome:
         """All of a meta-step's steps, from its beginning; the first one's answer is what is told of it."""
+        # An earlier one may have been interrupted between its requests.
+        self._optimizer.load_moments(self._settled["state"])
         self._candidate.copy_(start.theta)
         reached, first, norm = start.theta.clone(), None, math.nan
         done = 0
@@ -68,6 +72,7 @@ class ClippedStep:
         if not done:
             return Outcome(first, norm, self._options.lr, False, first.nonfinite)
         start.theta.copy_(reached)
+        self._settled = copy.deepcopy(self._optimizer.state_dict())
         return Outcome(first, norm, self._options.lr, True, metrics=self._told(last, done))
 
     def _given(self) -> Tensor:
@@ -94,7 +99,7 @@ class ClippedStep:
 
     def state(self) -> dict[str, Any]:
         """Adam's moments, and the penalties."""
-        return {**self._optimizer.state_dict(), _STATE: list(self._penalties)}
+        return {**self._settled, _STATE: list(self._penalties)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue with these."""
@@ -117,6 +122,7 @@ class ClippedStep:
         assert isinstance(moments, Mapping)
         assert isinstance(penalties, list)
         self._optimizer.load_moments(moments)
+        self._settled = copy.deepcopy(self._optimizer.state_dict())
         self._penalties = list(penalties)
 
 

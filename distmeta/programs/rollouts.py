@@ -14,7 +14,7 @@ from distmeta.adaptations.base import Batch, Iterative, inner_gradient
 from distmeta.adaptations.gradients import transforms
 from distmeta.config.schema import Config
 from distmeta.core.layout import Layout, Meta
-from distmeta.core.philox import Purpose, normal, uniform, words
+from distmeta.core.philox import Purpose, fractions, normal, words
 from distmeta.core.plan import Plan
 from distmeta.core.records import Data, Split
 from distmeta.core.requests import Start
@@ -23,7 +23,7 @@ from distmeta.objectives.distributions import draw, log_probability
 from distmeta.programs.advantages import Transitions
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.compiling import specialise
-from distmeta.programs.samples import Use
+from distmeta.programs.samples import Memory, Use
 from distmeta.tasks.base import Episode
 from distmeta.tasks.environments.base import Environments
 from distmeta.tasks.options.environments import EnvironmentOptions
@@ -62,8 +62,7 @@ class Rollouts:
         self._layout = layout
         self._initial = initial
         self._continuous = parts.spec.actions == "continuous"
-        self._beginning: tuple[str, int] = ("", 0)
-        self._kept: dict[tuple[Split, tuple[int, ...]], dict[str, Any]] = {}
+        self._memory = Memory()
         self._functions: dict[Hashable, Callable[..., Any]] = {}
 
     def follow(self, plan: Plan) -> None:
@@ -91,19 +90,10 @@ class Rollouts:
         self._environments.close()
 
     def keep(self, start: Start, split: Split, ids: Sequence[int], use: Use) -> tuple[dict[str, Any], bool]:
-        """The tasks of a meta-step, and whether they were in memory, see ``Samples.keep``."""
-        beginning = (start.digest, start.step)
-        if beginning != self._beginning:
-            self._beginning = beginning
-            self._kept.clear()
-        key = (split, tuple(ids))
-        if key in self._kept:
-            return self._kept[key], True
-        assert use.steps is not None
-        tasks = self.roll_out(start.theta.to(self._initial.device), split, ids, use.steps)
-        if start.digest:
-            self._kept[key] = tasks
-        return tasks, False
+        """The tasks of a meta-step, and whether they were in memory."""
+        steps, theta = use.steps, start.theta.to(self._initial.device)
+        assert steps is not None
+        return self._memory.keep(start, split, ids, lambda: self.roll_out(theta, split, ids, steps))
 
     def tasks(self, split: Split, ids: Sequence[int], use: Use) -> dict[str, Any]:
         """The tasks with episodes of the initial policy."""
@@ -209,10 +199,10 @@ class Rollouts:
         shape = (own.episodes, own.horizon, width)
         numbers = 2 * -(-int(np.prod(shape)) // 2)
         drawn = words(seed, split, ids, Purpose.ACTIONS, numbers, step)
-        noise = (normal(drawn) if self._continuous else uniform(drawn))[:, : int(np.prod(shape))]
+        noise = (normal(drawn) if self._continuous else fractions(drawn))[:, : int(np.prod(shape))]
         first, each = self._environments.reset_draws, self._environments.step_draws
-        resets = uniform(words(seed, split, ids, Purpose.RESETS, own.episodes * first, step))
-        moves = uniform(words(seed, split, ids, Purpose.TRANSITIONS, own.episodes * own.horizon * each, step))
+        resets = fractions(words(seed, split, ids, Purpose.RESETS, own.episodes * first, step))
+        moves = fractions(words(seed, split, ids, Purpose.TRANSITIONS, own.episodes * own.horizon * each, step))
         given = (
             noise.reshape(count, *shape),
             resets.reshape(count, own.episodes, first),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -91,6 +91,36 @@ class Sampling(Protocol):
         ...
 
 
+class Memory:
+    """What was sampled for a meta-step; it goes with the first request of another."""
+
+    def __init__(self) -> None:
+        self._beginning: tuple[str, int] = ("", 0)
+        self._kept: dict[tuple[Split, tuple[int, ...]], dict[str, Any]] = {}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._kept
+
+    def keep(
+        self, start: Start, split: Split, ids: Sequence[int], sample: Callable[[], dict[str, Any]]
+    ) -> tuple[dict[str, Any], bool]:
+        """The tasks, sampled where they are not here, and whether they were.
+
+        Where the start has a digest, more requests may follow, and they are kept for these.
+        """
+        beginning = (start.digest, start.step)
+        if beginning != self._beginning:
+            self._beginning = beginning
+            self._kept.clear()
+        key = (split, tuple(ids))
+        if key in self._kept:
+            return self._kept[key], True
+        tasks = sample()
+        if start.digest:
+            self._kept[key] = tasks
+        return tasks, False
+
+
 class Samples:
     """The tasks of a family as trees of tensors.
 
@@ -104,8 +134,7 @@ class Samples:
         self._sampler = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sample")
         self._ahead: dict[tuple[Split, tuple[int, ...]], tuple[Future[TaskBatch], int]] = {}
         self._sampling = threading.Lock()  # of what is ahead: another thread than that which computes may ask for it
-        self._beginning: tuple[str, int] = ("", 0)
-        self._kept: dict[tuple[Split, tuple[int, ...]], dict[str, Any]] = {}
+        self._memory = Memory()
 
     def prefetch(self, split: Split, shards: Sequence[Sequence[int]]) -> None:
         """Sample the tasks of these shards in the background.
@@ -115,7 +144,7 @@ class Samples:
         """
         with self._sampling:
             keys = ((split, tuple(ids)) for ids in shards[:AHEAD])
-            wanted = [ids for _, ids in (key for key in keys if key not in self._ahead and key not in self._kept)]
+            wanted = [ids for _, ids in (key for key in keys if key not in self._ahead and key not in self._memory)]
             alike: dict[Episode, list[tuple[int, ...]]] = {}
             for ids in wanted:
                 alike.setdefault(self._episodes[split].at(ids), []).append(ids)
@@ -128,21 +157,8 @@ class Samples:
                 self._ahead.pop(next(iter(self._ahead)))
 
     def keep(self, start: Start, split: Split, ids: Sequence[int], use: Use) -> tuple[dict[str, Any], bool]:
-        """The tasks of a meta-step, and whether they were in memory.
-
-        Where the start has a digest, more requests may follow, and they are kept for these.
-        """
-        beginning = (start.digest, start.step)
-        if beginning != self._beginning:
-            self._beginning = beginning
-            self._kept.clear()
-        key = (split, tuple(ids))
-        if key in self._kept:
-            return self._kept[key], True
-        tasks = self.tasks(split, ids, use)
-        if start.digest:
-            self._kept[key] = tasks
-        return tasks, False
+        """The tasks of a meta-step, and whether they were in memory."""
+        return self._memory.keep(start, split, ids, lambda: self.tasks(split, ids, use))
 
     def tasks(self, split: Split, ids: Sequence[int], use: Use) -> dict[str, Any]:
         """The tasks as a tree of tensors with a leading task dimension."""

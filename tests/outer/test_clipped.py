@@ -60,6 +60,30 @@ def test_the_start_is_left_alone_until_all_is_asked() -> None:
     assert len({tuple(candidate.tolist()) for _, candidate in seen}) == 3
 
 
+def test_what_is_interrupted_between_its_requests_is_done_again_as_if_it_had_not_been() -> None:
+    def twice(interrupted: bool) -> Tensor:
+        theta = torch.zeros(3)
+        step = ClippedStep(ClippedOptions(lr=0.1, epochs=3), 10, LAYOUT, theta)
+        step.step(Start.of(0, theta), quadratic)
+        if interrupted:
+            asked, before = 0, str(step.state())
+
+            def ask(request: Request) -> Answer:
+                nonlocal asked
+                asked += 1
+                if asked == 3:
+                    raise KeyboardInterrupt
+                return quadratic(request)
+
+            with pytest.raises(KeyboardInterrupt):
+                step.step(Start.of(1, theta), ask)
+            assert str(step.state()) == before
+        step.step(Start.of(1, theta), quadratic)
+        return theta
+
+    assert torch.equal(twice(True), twice(False))
+
+
 @pytest.mark.parametrize("good", [0, 2])
 def test_what_is_not_finite_ends_it(good: int) -> None:
     theta, answered = torch.zeros(3), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distmeta.config.sections import TaskOptions
+
+
+def normal_of(radii: Tensor, angles: Tensor) -> Tensor:
+    """Standard normal numbers of uniform ones in [0, 1), two for each (Box and Muller 1958)."""
+    return (-2 * (-radii).log1p()).sqrt() * (2 * math.pi * angles).cos()
 
 
 class Environments(TaskFamily):

@@ -13,7 +13,7 @@ from distmeta.core.philox import Purpose, uniform, words
 from distmeta.core.records import Data, Split, TensorSpec
 from distmeta.errors import ConfigError
 from distmeta.tasks.base import Episode, TaskSpec
-from distmeta.tasks.environments.base import Environments
+from distmeta.tasks.environments.base import Environments, normal_of
 from distmeta.tasks.options.environments import HalfCheetahDirOptions, HalfCheetahVelOptions, LocomotionOptions
 
 if TYPE_CHECKING:
@@ -82,12 +82,10 @@ class HalfCheetah(Environments):
 
     def reset(self, tasks: Data, draws: Tensor) -> NDArray[np.float64]:
         """(T, E, 19) time, positions, velocities."""
-        given = draws.double().cpu().numpy()
-        model, state = self._model, np.zeros((*given.shape[:2], 1 + self._model.nq + self._model.nv))
-        positions, radii, angles = np.split(given, 3, axis=-1)
-        normal = np.sqrt(-2 * np.log1p(-radii)) * np.cos(2 * np.pi * angles)
-        state[..., 1 : 1 + model.nq] = model.qpos0 + 0.2 * positions - 0.1
-        state[..., 1 + model.nq :] = 0.1 * normal
+        model, (positions, radii, angles) = self._model, draws.double().cpu().chunk(3, -1)
+        state = np.zeros((*positions.shape[:2], 1 + model.nq + model.nv))
+        state[..., 1 : 1 + model.nq] = model.qpos0 + 0.2 * positions.numpy() - 0.1
+        state[..., 1 + model.nq :] = 0.1 * normal_of(radii, angles).numpy()
         return state
 
     def observe(self, tasks: Data, state: NDArray[np.float64]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from distmeta.core.philox import Purpose, normal, uniform, words
 from distmeta.core.records import Data, Split, TensorSpec
 from distmeta.tasks.base import Episode, TaskSpec
-from distmeta.tasks.environments.base import Environments
+from distmeta.tasks.environments.base import Environments, normal_of
 from distmeta.tasks.options.environments import BanditOptions, MdpOptions
 
 if TYPE_CHECKING:
@@ -92,13 +92,10 @@ class Mdps(Environments):
 
     def step(self, tasks: Data, state: Tensor, actions: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Choose."""
-        import math
-
         import torch
 
         task = torch.arange(len(state), device=state.device).unsqueeze(1)
         chances = tasks["moves"][task, state, actions]
         after = (chances <= draws[..., :1]).sum(-1).clamp(max=chances.shape[-1] - 1)
-        noise = (-2 * torch.log1p(-draws[..., 1])).sqrt() * (2 * math.pi * draws[..., 2]).cos()
-        rewards = tasks["rewards"][task, state, actions] + noise
+        rewards = tasks["rewards"][task, state, actions] + normal_of(draws[..., 1], draws[..., 2])
         return after, rewards, torch.zeros_like(rewards, dtype=torch.bool)
