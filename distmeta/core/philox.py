@@ -125,7 +125,8 @@ def fractions(words: Words) -> NDArray[np.float32]:
     >>> fractions(np.array([0, 2**31, 2**32 - 1], np.uint32)).tolist()
     [0.0, 0.5, 0.9999999403953552]
     """
-    return (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+    drawn: NDArray[np.float32] = (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+    return drawn
 
 
 def normal(words: Words) -> NDArray[np.float64]:

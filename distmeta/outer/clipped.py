@@ -14,7 +14,7 @@ from distmeta.core.layout import Layout
 from distmeta.core.requests import Answer, Request, Start
 from distmeta.errors import StorageError
 from distmeta.outer.base import Ask, Outcome
-from distmeta.outer.optimizers import OuterOptimizer
+from distmeta.outer.optimizers import OuterOptimizer, checked_moments
 from distmeta.outer.options import ClippedOptions
 from distmeta.outer.sums import euclidean_norm
 
@@ -103,24 +103,10 @@ class ClippedStep:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue with these."""
-        penalties, moments = state.get(_STATE), state.get("state")
-        numbers = isinstance(penalties, list) and all(isinstance(each, float) for each in penalties)
-        spans = list(self._groups.values())
-        fits = isinstance(moments, Mapping) and all(
-            isinstance(key, int)
-            and key < len(spans)
-            and isinstance(each, Mapping)
-            and all(isinstance(each.get(name), Tensor) for name in ("step", "exp_avg", "exp_avg_sq"))
-            and each["exp_avg"].shape == each["exp_avg_sq"].shape == (spans[key].stop - spans[key].start,)
-            for key, each in moments.items()
-        )
-        if not (numbers and fits):
-            raise StorageError(
-                "the checkpoint's state is not that of outer.name = clipped with these meta-parameters; use another "
-                "checkpoint, or the outer step that it was made with"
-            )
-        assert isinstance(moments, Mapping)
-        assert isinstance(penalties, list)
+        whose = "outer.name = clipped with these meta-parameters; use another checkpoint"
+        moments, penalties = checked_moments(state, list(self._groups.values()), "adam", whose), state.get(_STATE)
+        if not (isinstance(penalties, list) and all(isinstance(each, float) for each in penalties)):
+            raise StorageError(f"the checkpoint's optimizer state is not that of {whose}")
         self._optimizer.load_moments(moments)
         self._settled = copy.deepcopy(self._optimizer.state_dict())
         self._penalties = list(penalties)

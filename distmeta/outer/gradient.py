@@ -11,9 +11,8 @@ from torch import Tensor
 
 from distmeta.core.layout import MODEL, Layout
 from distmeta.core.requests import Request, Start
-from distmeta.errors import StorageError
 from distmeta.outer.base import Ask, Outcome
-from distmeta.outer.optimizers import MOMENTS, OuterOptimizer
+from distmeta.outer.optimizers import OuterOptimizer, checked_moments
 from distmeta.outer.options import GradientOptions, StepSchedule
 from distmeta.outer.sums import euclidean_norm
 
@@ -76,28 +75,14 @@ class GradientStep:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue with an optimizer's state."""
-        self._optimizer.load_moments(self._checked(state))
-
-    def _checked(self, optimizer: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-        """An optimizer's state by group, of the names and shapes that this optimizer has."""
-        names = MOMENTS[self._options.optimizer]
-        optional = self._options.optimizer == "sgd"  # without momentum torch keeps None
-        spans = list(self._groups.values())
-        state = optimizer.get("state")
-        fits = isinstance(state, dict) and all(
-            key in range(len(spans))
-            and isinstance(moments, dict)
-            and moments.keys() == names.keys()
-            and all(_is_moment(moments[name], spans[key], names[name], optional) for name in names)
-            for key, moments in state.items()
-        )
-        if not fits:
-            raise StorageError(
-                f"the checkpoint's optimizer state is not that of outer.optimizer = {self._options.optimizer} with "
-                "these meta-parameters; use another checkpoint"
+        self._optimizer.load_moments(
+            checked_moments(
+                state,
+                list(self._groups.values()),
+                self._options.optimizer,
+                f"outer.optimizer = {self._options.optimizer} with these meta-parameters; use another checkpoint",
             )
-        assert isinstance(state, dict)
-        return dict(state)
+        )
 
     def _rate(self, group: str) -> float:
         meta = self._options.lr_meta
@@ -113,10 +98,3 @@ class GradientStep:
             norm = norm if bound is None else euclidean_norm(self._mean)
             if norm > self._options.clip_norm:
                 self._mean.mul_(self._options.clip_norm / norm)
-
-
-def _is_moment(value: Any, span: slice, each: bool, optional: bool) -> bool:
-    shape = (span.stop - span.start,) if each else ()
-    if value is None:
-        return optional
-    return isinstance(value, Tensor) and value.shape == shape and value.dtype == torch.float32

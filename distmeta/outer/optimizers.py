@@ -6,13 +6,15 @@ torch itself. The updates are public functions of ``torch.optim`` too, and the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
+
+from distmeta.errors import StorageError
 
 _BETAS = 0.9, 0.999
 _EPS = 1e-8
@@ -136,3 +138,39 @@ class OuterOptimizer:
             return {**common, "momentum": self._momentum, "dampening": 0.0, "nesterov": False}
         own = {"betas": _BETAS, "eps": _EPS, "amsgrad": False, "capturable": False}
         return {**common, **own, "decoupled_weight_decay": self._kind == "adamw"}
+
+
+def checked_moments(
+    state: Mapping[str, Any], spans: Sequence[slice], kind: str, whose: str
+) -> dict[int, dict[str, Any]]:
+    """The moments of an optimizer's state by vector, of the names and shapes that this kind of optimizer has.
+
+    Args:
+        state: as :meth:`OuterOptimizer.state_dict` gives it.
+        spans: of the vectors.
+        kind: of optimizer.
+        whose: what the state should be of, and what to do, for people.
+
+    Raises:
+        StorageError: the state is another one.
+    """
+    names, optional = MOMENTS[kind], kind == "sgd"  # without momentum torch keeps None
+    found = state.get("state")
+    fits = isinstance(found, dict) and all(
+        key in range(len(spans))
+        and isinstance(moments, dict)
+        and moments.keys() == names.keys()
+        and all(_is_moment(moments[name], spans[key], names[name], optional) for name in names)
+        for key, moments in found.items()
+    )
+    if not fits:
+        raise StorageError(f"the checkpoint's optimizer state is not that of {whose}")
+    assert isinstance(found, dict)
+    return dict(found)
+
+
+def _is_moment(value: Any, span: slice, each: bool, optional: bool) -> bool:
+    shape = (span.stop - span.start,) if each else ()
+    if value is None:
+        return optional
+    return isinstance(value, Tensor) and value.shape == shape and value.dtype == torch.float32

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distmeta.functional.kernels import block_operators
 from distmeta.functional.kernels.calling import missing_channels
-from distmeta.functional.kernels.functions import NO_THIRD, TaskFunction, sum_to
+from distmeta.functional.kernels.functions import NO_THIRD, LastDerivative, TaskFunction, sum_to
 from distmeta.functional.kernels.geometry import Geometry
 
 
@@ -105,20 +105,12 @@ class _BlockBackward(TaskFunction):
         return to_x, to_w, *to_norm, sum_to(ddz, dz), None, None, None, None
 
 
-class _BlockDouble(TaskFunction):
+class _BlockDouble(LastDerivative):
     tensors = 13
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         return cast("tuple[Tensor, ...]", block_operators.OPERATORS.block_double(*arguments))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
-        raise RuntimeError(NO_THIRD)
 
 
 def _nothing(like: Tensor) -> Tensor:

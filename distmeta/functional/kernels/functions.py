@@ -243,21 +243,26 @@ class _NormBackward(TaskFunction):
         return sum_to(ddx, x), None, None, sum_to(ddscale, scale), None, sum_to(ddz, dz), None, None
 
 
-class _NormDouble(TaskFunction):
+class LastDerivative(TaskFunction):
+    """A second derivative, which has none itself."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is needed again."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
+        """Refuse it, saying what to do."""
+        raise RuntimeError(NO_THIRD)
+
+
+class _NormDouble(LastDerivative):
     tensors = 9
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         *rest, form = arguments
         return cast("tuple[Tensor, Tensor, Tensor]", _operations(form).norm_double(*rest))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
-        raise RuntimeError(NO_THIRD)
 
 
 class _MaxPool(TaskFunction):
