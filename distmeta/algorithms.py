@@ -13,7 +13,7 @@ from pydantic import create_model
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.config.problems import choose
 from distmeta.config.schema import Config
-from distmeta.config.sections import AlgorithmOptions, SizeRange
+from distmeta.config.sections import AlgorithmOptions, SizeRange, TaskOptions
 from distmeta.estimators import ESTIMATORS
 from distmeta.objectives import Objective, objective_name, objective_of, open_objective
 from distmeta.tasks.options import EnvironmentOptions
@@ -29,6 +29,7 @@ class Algorithm:
         paper: where it comes from.
         defaults: settings of the pair that differ from the parts' own defaults.
         outer: settings of the section ``outer`` likewise, with the name of the outer step that belongs to the method.
+        tasks: settings of the section ``tasks`` likewise, of methods for reinforcement-learning tasks.
         of_policies: whether it is for reinforcement-learning tasks alone.
     """
 
@@ -37,6 +38,7 @@ class Algorithm:
     paper: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     outer: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, Any] = field(default_factory=dict)
     of_policies: bool = False
 
 
@@ -96,6 +98,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         {"inner_lr": 0.1},
         of_policies=True,
     ),
+    "rl2": Algorithm(
+        "recurrent",
+        "exact",
+        "Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel 2016, arXiv 1611.02779",
+        outer={"name": "clipped", "clip": 0.2, "penalty": 0.0},
+        tasks={"baseline": "network"},
+        of_policies=True,
+    ),
 }
 
 
@@ -109,6 +119,12 @@ def outer_defaults(algorithm: Any, outer: Mapping[str, Any]) -> dict[str, Any]:
     if entry is None or outer.get("name", entry.outer.get("name")) != entry.outer.get("name"):
         return dict(outer)
     return {**entry.outer, **outer}
+
+
+def task_defaults(algorithm: Any, options: type[TaskOptions], tasks: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A section ``tasks`` of this class, with what belongs to the named algorithm."""
+    entry = ALGORITHMS.get(algorithm) if isinstance(algorithm, str) else None
+    return {**entry.tasks, **tasks} if entry is not None and issubclass(options, EnvironmentOptions) else tasks
 
 
 def algorithm_options(values: Mapping[str, Any]) -> type[AlgorithmOptions]:
@@ -203,11 +219,18 @@ def _check_policies(config: Config, objective: Objective) -> None:
                 f"algorithm.name = {options.name} is for tasks with actions, and tasks.kind = {config.tasks.kind} has "
                 "examples; use maml, with outer.name=trust_region for natural-gradient steps"
             )
+        if options.adaptation == "recurrent":
+            raise ValueError(
+                f"algorithm.adaptation = recurrent is for tasks with actions, and tasks.kind = {config.tasks.kind} has "
+                "examples; use gradient_descent"
+            )
         return
-    if not ADAPTATIONS.options[options.adaptation].iterative:
+    if options.adaptation == "recurrent":
+        _check_recurrent(config)
+    elif not ADAPTATIONS.options[options.adaptation].iterative:
         raise ValueError(
-            f"algorithm.adaptation = {options.adaptation} takes no inner steps, and a policy adapts by them; use "
-            "gradient_descent (algorithm.name=maml_trpo)"
+            f"algorithm.adaptation = {options.adaptation} takes no inner steps, and a policy adapts by them, or by its "
+            "memory; use gradient_descent (algorithm.name=maml_trpo) or recurrent (algorithm.name=rl2)"
         )
     if not ESTIMATORS.options[options.estimator].of_outputs:
         raise ValueError(
@@ -216,6 +239,27 @@ def _check_policies(config: Config, objective: Objective) -> None:
         )
     if getattr(options, "inner_batch", None) is not None:
         raise ValueError("algorithm.inner_batch: an inner step uses all of its episodes; leave it out")
+
+
+def _check_recurrent(config: Config) -> None:
+    """Refuse what is not for policies with a memory, whose sequences are computed in one way."""
+    if "curvature" in config.outer.requests:
+        raise ValueError(
+            f"outer.name = {config.outer.name} asks for the curvature of outputs after inner steps, and "
+            "algorithm.adaptation = recurrent takes none; use outer.name=clipped or gradient"
+        )
+    if config.algorithm.estimator != "exact":
+        raise ValueError(
+            f"algorithm.estimator = {config.algorithm.estimator} has no use for algorithm.adaptation = recurrent, "
+            "which is differentiated as it is; use exact"
+        )
+    ways = {"compile": "none", "precision": "float32", "differentiation": "reverse", "layers": "general"}
+    for name, only in ways.items():
+        asked = getattr(config.engine, name)
+        if asked not in ("auto", only):
+            raise ValueError(
+                f"engine.{name} = {asked}: recurrent policies are computed with {name} = {only} alone; leave it out"
+            )
 
 
 def _check_inner(config: Config, objective: Objective) -> None:
@@ -248,6 +292,11 @@ def _check_outer(config: Config, objective: Objective) -> None:
         return
     if "curvature" not in config.outer.requests:
         return
+    if getattr(config.tasks, "baseline", "linear") == "network":
+        raise ValueError(
+            f"outer.name = {config.outer.name} knows how actions change with the meta-parameters, not how values do "
+            "that tasks.baseline = network learns; use tasks.baseline=linear, or outer.name=clipped or gradient"
+        )
     if not ESTIMATORS.options[config.algorithm.estimator].of_outputs:
         raise ValueError(
             f"outer.name = {config.outer.name} asks how outputs change with the meta-parameters, and "

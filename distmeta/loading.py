@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distmeta import trust
-from distmeta.algorithms import algorithm_options, check, outer_defaults
+from distmeta.algorithms import algorithm_options, check, outer_defaults, task_defaults
 from distmeta.config.migrations import CONFIG_MIGRATIONS, NO_SETTING, SCHEMA, current
 from distmeta.config.modules import kinds
 from distmeta.config.problems import describe, listed, suggest
@@ -69,6 +69,8 @@ def load_config(
             continue
         try:
             section = _section(key, value)
+            if section and key == "tasks" and isinstance(values.get("algorithm"), Mapping):
+                value = task_defaults(values["algorithm"].get("name"), section, value)
             if section and key in OBJECTIVE_KEYS:
                 value, wrong = _with_objective(value, key)
                 problems += wrong

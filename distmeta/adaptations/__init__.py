@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distmeta.adaptations.options import GradientDescentOptions, PrototypesOptions
+from distmeta.adaptations.options import GradientDescentOptions, PrototypesOptions, RecurrentOptions
 from distmeta.config.registry import Registry
 from distmeta.config.sections import AdaptationOptions
 from distmeta.core.lazy import lazily
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from distmeta.adaptations.base import Adaptation, Batch, Iterative, Support, Task
     from distmeta.adaptations.gradient_descent import GradientDescent
     from distmeta.adaptations.prototypes import Prototypes
+    from distmeta.adaptations.recurrent import Recurrent
 else:
     __getattr__ = lazily(
         __name__,
@@ -25,6 +26,7 @@ else:
             "GradientDescent": "gradient_descent:GradientDescent",
             "Iterative": "base:Iterative",
             "Prototypes": "prototypes:Prototypes",
+            "Recurrent": "recurrent:Recurrent",
             "Support": "base:Support",
             "Task": "base:Task",
         },
@@ -36,6 +38,7 @@ ADAPTATIONS: Registry[Adaptation, AdaptationOptions] = Registry(
     {
         "gradient_descent": (GradientDescentOptions, "distmeta.adaptations.gradient_descent:GradientDescent"),
         "prototypes": (PrototypesOptions, "distmeta.adaptations.prototypes:Prototypes"),
+        "recurrent": (RecurrentOptions, "distmeta.adaptations.recurrent:Recurrent"),
     },
     AdaptationOptions,
 )
@@ -47,6 +50,7 @@ __all__ = [
     "GradientDescent",
     "Iterative",
     "Prototypes",
+    "Recurrent",
     "Support",
     "Task",
 ]

@@ -66,3 +66,12 @@ class PrototypesOptions(AdaptationOptions):
     iterative: ClassVar[bool] = False
     needs_head: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = True
+
+
+class RecurrentOptions(AdaptationOptions):
+    """There is nothing to set."""
+
+    iterative: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = True
+    needs_classes: ClassVar[bool] = False
+    program: ClassVar[str | None] = "recurrent"

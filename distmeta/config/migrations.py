@@ -105,15 +105,16 @@ def renamed(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
 def named_outer_step(values: Mapping[str, Any]) -> dict[str, Any]:
     """Version 2: outer steps have names; before, there was the gradient step alone.
 
-    Where none of its settings stands, the name is left out: files that people write have no version, and a method's own
-    outer step is what they then get.
+    Files that people write have no version either. A method that came later has an outer step of its own, which is what
+    they then get.
 
-    >>> named_outer_step({"outer": {"lr": 0.1}}), named_outer_step({"outer": {"on_nonfinite": "skip"}})
-    ({'outer': {'name': 'gradient', 'lr': 0.1}}, {'outer': {'on_nonfinite': 'skip'}})
+    >>> maml, promp = {"algorithm": {"name": "maml"}}, {"algorithm": {"name": "promp"}}
+    >>> named_outer_step({"outer": {"lr": 0.1}, **maml})["outer"], named_outer_step({"outer": {"lr": 0.1}, **promp})["outer"]
+    ({'name': 'gradient', 'lr': 0.1}, {'lr': 0.1})
     """
-    outer = values.get("outer", {})
-    known = ("optimizer", "lr", "lr_meta", "momentum", "weight_decay", "schedule", "clip_norm", "clip_value")
-    if not (isinstance(outer, Mapping) and any(key in outer for key in known)):
+    outer, algorithm = values.get("outer", {}), values.get("algorithm")
+    then = ("maml", "fomaml", "reptile", "anil", "meta_sgd", "protonet")
+    if not (isinstance(outer, Mapping) and isinstance(algorithm, Mapping) and algorithm.get("name") in then):
         return dict(values)
     return {**values, "outer": {"name": "gradient", **outer}}
 

@@ -186,11 +186,13 @@ class AdaptationOptions(Section):
         iterative: whether it goes by inner steps.
         needs_head: whether the network ends in a head of ``outputs`` numbers, or in an embedding.
         needs_classes: whether the objective must be a classification.
+        program: the entry of :data:`distmeta.programs.PROGRAMS` that it needs, where the tasks' own does not do.
     """
 
     iterative: ClassVar[bool]
     needs_head: ClassVar[bool]
     needs_classes: ClassVar[bool]
+    program: ClassVar[str | None] = None
 
 
 class EstimatorOptions(Section):

@@ -14,6 +14,7 @@ from distmeta.core.lazy import lazily
 from distmeta.models.options import (
     BagOptions,
     Conv4Options,
+    GRUOptions,
     MLPOptions,
     ResNet12Options,
     TransformerOptions,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from distmeta.models.bag import Bag
     from distmeta.models.base import Model
     from distmeta.models.conv4 import Conv4
+    from distmeta.models.gru import GRU
     from distmeta.models.mlp import MLP
     from distmeta.models.resnet12 import ResNet12
     from distmeta.models.transformer import Transformer
@@ -34,6 +36,7 @@ else:
         {
             "Bag": "bag:Bag",
             "Conv4": "conv4:Conv4",
+            "GRU": "gru:GRU",
             "MLP": "mlp:MLP",
             "Model": "base:Model",
             "ResNet12": "resnet12:ResNet12",
@@ -48,12 +51,14 @@ MODELS: Registry[Model, ModelOptions] = Registry(
         "mlp": (MLPOptions, "distmeta.models.mlp:MLP"),
         "conv4": (Conv4Options, "distmeta.models.conv4:Conv4"),
         "resnet12": (ResNet12Options, "distmeta.models.resnet12:ResNet12"),
+        "gru": (GRUOptions, "distmeta.models.gru:GRU"),
         "bag": (BagOptions, "distmeta.models.bag:Bag"),
         "transformer": (TransformerOptions, "distmeta.models.transformer:Transformer"),
     },
 )
 
 __all__ = [
+    "GRU",
     "MLP",
     "MODELS",
     "Bag",

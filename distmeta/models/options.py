@@ -105,6 +105,13 @@ class TransformerOptions(TokenOptions):
         return self
 
 
+class GRUOptions(ModelOptions):
+    """``width`` is the size of the memory that a recurrent network carries from step to step."""
+
+    kind: Literal["gru"] = "gru"
+    width: PositiveInt = 128
+
+
 class UserOptions(ModelOptions):
     """Settings of a user's network: ``kind`` names the factory, all others are its keyword arguments.
 

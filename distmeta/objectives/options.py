@@ -33,6 +33,11 @@ class GaussianOptions(ObjectiveOptions):
 
 
 class PolicyGradientOptions(ObjectiveOptions):
-    """Settings under ``tasks.objective`` of policy gradients: ``entropy`` is the weight of the policy's entropy."""
+    """Settings under ``tasks.objective`` of policy gradients.
+
+    ``entropy`` is the weight of the policy's entropy, ``value_weight`` that of the error of a network's values
+    (``tasks.baseline: network``).
+    """
 
     entropy: NonNegativeFloat = 0.0
+    value_weight: NonNegativeFloat = 0.5

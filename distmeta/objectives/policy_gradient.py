@@ -19,7 +19,9 @@ class PolicyGradient:
     The data are observations ``x`` (N, ...), actions ``y``, advantages and gains (E, H) by episode and time, N = E H,
     the network's ``outputs`` (N, ...) when the actions were drawn and the logarithms of their probabilities by then,
     ``log_probs`` (N,), and ``weight`` (N,): 1 for transitions, 0 for what comes after an episode's end. ``entropy``
-    times the mean entropy of the policy is subtracted from each loss.
+    times the mean entropy of the policy is subtracted from each loss. Where the network judges states as well
+    (``tasks.baseline: network``), the last of its outputs is that, ``targets`` (N,) are what it should be, and
+    ``value_weight`` times their mean squared distance is added.
 
     Attributes:
         of_policies: that the outputs are a policy's.
@@ -41,27 +43,31 @@ class PolicyGradient:
 
     def loss(self, outputs: Tensor, data: Data) -> Tensor:
         """Scalar loss."""
-        return self._less_entropy(self.surrogate(outputs, data), outputs, data)
+        return self._with_others(self.surrogate(of_actions(outputs, data), data), outputs, data)
 
     def clipped(self, outputs: Tensor, data: Data, clip: float) -> Tensor:
         """``-mean(min(rho A, clip(rho, 1 - clip, 1 + clip) A))``, rho the probability over that of the draw.
 
         Schulman et al. 2017, arXiv 1707.06347, equation 7.
         """
-        ratio = (log_probability(outputs, data["y"]) - data["log_probs"]).exp()
+        ratio = (log_probability(of_actions(outputs, data), data["y"]) - data["log_probs"]).exp()
         judged = data["advantages"].flatten()
         least = (ratio * judged).minimum(ratio.clamp(1 - clip, 1 + clip) * judged)
-        return self._less_entropy(-mean(least, weight_of(data)), outputs, data)
+        return self._with_others(-mean(least, weight_of(data)), outputs, data)
 
-    def _less_entropy(self, value: Tensor, outputs: Tensor, data: Data) -> Tensor:
-        if not self.options.entropy:
-            return value
-        bonus: Tensor = self.options.entropy * mean(entropy(outputs, data["y"]), weight_of(data))
-        return value - bonus
+    def _with_others(self, value: Tensor, outputs: Tensor, data: Data) -> Tensor:
+        """The loss with the parts of the entropy and of the judgement of states."""
+        weight = weight_of(data)
+        if self.options.entropy:
+            value = value - self.options.entropy * mean(entropy(of_actions(outputs, data), data["y"]), weight)
+        if "targets" in data and self.options.value_weight:
+            off = (outputs[..., -1] - data["targets"]).square()
+            value = value + self.options.value_weight * mean(off, weight)
+        return value
 
     def nll(self, outputs: Tensor, data: Data) -> Tensor:
         """Mean negative log-likelihood of the actions."""
-        return -mean(log_probability(outputs, data["y"]), weight_of(data))
+        return -mean(log_probability(of_actions(outputs, data), data["y"]), weight_of(data))
 
     def measure(self, outputs: Tensor, data: Data) -> dict[str, Tensor]:
         """Mean undiscounted returns of the episodes after adaptation and before it, which are the sample's own."""
@@ -74,7 +80,13 @@ class PolicyGradient:
 
     def divergence(self, before: Tensor, after: Tensor, data: Data) -> Tensor:
         """Mean Kullback-Leibler divergence of the policy after from that before."""
+        before, after = of_actions(before, data), of_actions(after, data)
         return mean(divergence(before, after, data["y"]), weight_of(data))
+
+
+def of_actions(outputs: Tensor, data: Data) -> Tensor:
+    """The outputs that are a distribution of actions, without what judges the state where there is that."""
+    return outputs[..., :-1] if "targets" in data else outputs
 
 
 class LikelihoodRatio(PolicyGradient):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from distmeta.adaptations import ADAPTATIONS
 from distmeta.config.problems import choose
 from distmeta.config.registry import Registry
 from distmeta.config.schema import Config
@@ -18,15 +19,16 @@ PROGRAMS: Registry[Program, Section] = Registry(
     {
         "supervised": (None, "distmeta.programs.supervised:SupervisedProgram"),
         "reinforcement": (None, "distmeta.programs.reinforcement:ReinforcementProgram"),
+        "recurrent": (None, "distmeta.programs.recurrent:RecurrentProgram"),
     },
 )
 
 
 def _program(config: Config) -> type[Program]:
-    """The program that the family's tasks are for."""
-    spec = TASKS[config.tasks.kind].spec(config.tasks)
+    """The program that the family's tasks are for, or that adaptation to them needs."""
+    spec, own = TASKS[config.tasks.kind].spec(config.tasks), ADAPTATIONS.options[config.algorithm.adaptation].program
     try:
-        found: type[Program] = choose(PROGRAMS, spec.program, "TaskSpec.program")
+        found: type[Program] = choose(PROGRAMS, own or spec.program, "TaskSpec.program")
     except ValueError as error:
         raise ConfigError(f"tasks.kind = {config.tasks.kind}: {error}") from None
     return found

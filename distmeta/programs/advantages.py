@@ -23,18 +23,14 @@ CLIPPED = 10.0
 
 
 def returns_to_go(rewards: Tensor, real: Tensor, discount: float) -> Tensor:
-    """(T, E, H) the discounted sum of the rewards from each step on.
+    """The discounted sum of the rewards from each step on, along the last dimension; steps that are not real are left
+    out, and have 0 themselves.
 
     >>> ones = torch.ones(1, 1, 3, dtype=torch.float64)
     >>> returns_to_go(ones, ones, 0.5).flatten().tolist()
     [1.75, 1.5, 1.0]
     """
-    sums = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[..., 0])
-    for step in reversed(range(rewards.shape[-1])):
-        following = real[..., step] * (rewards[..., step] + discount * following)
-        sums[..., step] = following
-    return sums
+    return advantages(rewards, torch.zeros_like(rewards), real, discount, 1.0)
 
 
 def features(observations: Tensor) -> Tensor:
@@ -70,17 +66,25 @@ def baseline(observations: Tensor, real: Tensor, targets: Tensor) -> Tensor:
 
 
 def advantages(rewards: Tensor, values: Tensor, real: Tensor, discount: float, gae_lambda: float) -> Tensor:
-    """(T, E, H) generalised advantage estimates, before they are normalised.
+    """Generalised advantage estimates along the last dimension, before they are normalised.
 
-    ``A_t = sum_l (discount lambda)^l delta_{t + l}``, ``delta_t = r_t + discount V_{t+1} - V_t``, V = 0 where an
-    episode has ended, at the horizon too. Schulman, Moritz, Levine, Jordan, Abbeel, ICLR 2016, equations 11 to 16.
+    ``A_t = sum_l (discount lambda)^l delta_{t + l}``, ``delta_t = r_t + discount V_{t+1} - V_t``, V = 0 after the last
+    step. Steps that are not real are left out, and have 0 themselves. Schulman, Moritz, Levine, Jordan, Abbeel, ICLR
+    2016, equations 11 to 16.
 
     >>> ones = torch.ones(1, 1, 2, dtype=torch.float64)
     >>> advantages(ones, 0.5 * ones, ones, 0.5, 1.0).flatten().tolist()  # 1 + .5 - .5, 1 - .5
     [1.0, 0.5]
     """
-    after = torch.cat([values[..., 1:] * real[..., 1:], torch.zeros_like(values[..., :1])], -1)
-    return returns_to_go(rewards + discount * after - values, real, discount * gae_lambda)
+    found = torch.zeros_like(rewards)
+    following, after = torch.zeros_like(rewards[..., 0]), torch.zeros_like(rewards[..., 0])
+    for step in reversed(range(rewards.shape[-1])):
+        here = real[..., step] > 0
+        surplus = rewards[..., step] + discount * after - values[..., step]
+        following = torch.where(here, surplus + discount * gae_lambda * following, following)
+        after = torch.where(here, values[..., step], after)
+        found[..., step] = following * here
+    return found
 
 
 def normalised(values: Tensor, real: Tensor) -> Tensor:
@@ -97,6 +101,15 @@ def gains(rewards: Tensor, real: Tensor, discount: float) -> Tensor:
     factors = discount ** torch.arange(horizon, dtype=rewards.dtype, device=rewards.device)
     discounted = rewards * factors * real
     return (discounted - discounted.sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)) * real
+
+
+def value_scale(discount: float, horizon: int) -> float:
+    """The discounted sum of ``horizon`` rewards of 1: a network's values are told in this unit.
+
+    >>> value_scale(0.5, 2), value_scale(1.0, 3)
+    (1.5, 3.0)
+    """
+    return float(horizon) if discount == 1 else (1 - discount**horizon) / (1 - discount)
 
 
 class Transitions(NamedTuple):
@@ -124,10 +137,12 @@ class Transitions(NamedTuple):
         The latter is (T,), the mean undiscounted return; the others have a leading dimension of tasks, too.
         """
         rewards, mask, discount = self.rewards.double(), self.real.double(), options.discount
-        targets = returns_to_go(rewards, mask, discount)
-        values = baseline(self.observations, mask, targets)
+        if options.baseline == "network":
+            values = self.outputs[..., -1].double() * value_scale(discount, rewards.shape[-1])
+        else:
+            values = baseline(self.observations, mask, returns_to_go(rewards, mask, discount))
         estimates = advantages(rewards, values, mask, discount, options.gae_lambda)
-        return {
+        data = {
             "x": self.observations.flatten(1, 2),
             "y": self.actions.flatten(1, 2),
             "weight": self.real.flatten(1, 2),
@@ -137,3 +152,7 @@ class Transitions(NamedTuple):
             "gains": gains(rewards, mask, discount).float(),
             "return": (rewards * mask).sum(-1).mean(-1).float(),
         }
+        if options.baseline == "network":
+            targets = (estimates + values) / value_scale(discount, rewards.shape[-1])
+            data["targets"] = targets.flatten(1, 2).float()
+        return data

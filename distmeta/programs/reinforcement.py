@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distmeta.adaptations.base import Iterative, Task
 from distmeta.adaptations.gradients import gradient
@@ -15,52 +15,20 @@ from distmeta.core.layout import Meta
 from distmeta.core.plan import Plan
 from distmeta.core.records import Split, TaskMetrics
 from distmeta.core.requests import Start
-from distmeta.errors import ConfigError
-from distmeta.functional.building import build
-from distmeta.models.policy import GaussianPolicy
-from distmeta.objectives import Objective, PolicyGradient
+from distmeta.objectives import PolicyGradient
 from distmeta.outer.clipped import DIVERGENCE
 from distmeta.outer.options import ClippedOptions
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.mapping import run_tasks
 from distmeta.programs.engine.reference import one_task
 from distmeta.programs.measuring import summed_names, sums
+from distmeta.programs.policy_assembly import PolicyAssembly
 from distmeta.programs.rollouts import Rollouts
 from distmeta.programs.samples import Sampling
 from distmeta.programs.task_program import TaskProgram, with_bad
 from distmeta.tasks import open_family
 from distmeta.tasks.base import episodes
 from distmeta.tasks.environments.base import Environments
-
-
-class PolicyAssembly(Assembly):
-    """The parts of a configuration whose network is a policy.
-
-    Raises:
-        ConfigError: as the other parts do; or actions for one observation would depend on others.
-    """
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        if self.network.uses_batch_statistics:
-            raise ConfigError(
-                f"model.kind = {config.model.kind} normalises by the statistics of a batch, and a policy sees one "
-                "observation at a time; use a network without batch norm"
-            )
-        if self.network.uses_dropout:
-            raise ConfigError(
-                f"model.kind = {config.model.kind} has dropout, with which the policy that learns is not the one that "
-                "acts; use a network without dropout"
-            )
-
-    def build(self) -> nn.Module:
-        """The configured module as a policy."""
-        network = build(self.config.model, self.spec.inputs, self.spec.outputs, self.config.seed)
-        return GaussianPolicy(network, self.spec.outputs) if self.spec.actions == "continuous" else network
-
-    def _numbers(self, objective: Objective) -> int:
-        """Means and deviations, or a logit for each action."""
-        return (2 if self.spec.actions == "continuous" else 1) * self.spec.outputs
 
 
 class ReinforcementProgram(TaskProgram):

@@ -91,14 +91,12 @@ class Rollouts:
 
     def keep(self, start: Start, split: Split, ids: Sequence[int], use: Use) -> tuple[dict[str, Any], bool]:
         """The tasks of a meta-step, and whether they were in memory."""
-        steps, theta = use.steps, start.theta.to(self._initial.device)
-        assert steps is not None
+        steps, theta = use.steps or 0, start.theta.to(self._initial.device)
         return self._memory.keep(start, split, ids, lambda: self.roll_out(theta, split, ids, steps))
 
     def tasks(self, split: Split, ids: Sequence[int], use: Use) -> dict[str, Any]:
         """The tasks with episodes of the initial policy."""
-        assert use.steps is not None
-        return self.roll_out(self._initial, split, ids, use.steps)
+        return self.roll_out(self._initial, split, ids, use.steps or 0)
 
     @torch.no_grad()
     def roll_out(self, theta: Tensor, split: Split, ids: Sequence[int], steps: int) -> dict[str, Any]:
@@ -154,8 +152,13 @@ class Rollouts:
     def _act(self, meta: Meta, params: Any, observed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (E, ...) of one task's policy, the logarithms of their probabilities, and the outputs."""
         outputs = self._adaptation.predict(meta, params, Batch({"x": observed}))
-        actions = draw(outputs, noise, self._continuous)
-        return actions, log_probability(outputs, actions), outputs
+        return *self._drawn(outputs, noise), outputs
+
+    def _drawn(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions of these outputs, and the logarithms of their probabilities."""
+        policy = outputs[..., :-1] if self._options.baseline == "network" else outputs
+        actions = draw(policy, noise, self._continuous)
+        return actions, log_probability(policy, actions)
 
     def _updating(self, step: int) -> Callable[..., Any]:
         """One task's inner step."""

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +48,12 @@ class TaskProgram:
 
     In training the query set's loss sees batch statistics of the query set itself, and dropout is on; in evaluation
     dropout is off.
+
+    Attributes:
+        plans: whether there are several ways to compute, of which a plan says one.
     """
+
+    plans: ClassVar[bool] = True
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.plan = Plan()

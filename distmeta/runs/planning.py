@@ -80,6 +80,11 @@ def measure_plans(
     try:
         program = worker.program
         assert isinstance(program, TaskProgram)
+        if not program.plans:
+            raise ConfigError(
+                f"algorithm.adaptation = {config.algorithm.adaptation} is computed in one way, so there is no plan to "
+                "choose"
+            )
         auto = program.probe()
         if auto.running != "mapped":
             raise ConfigError(f"tasks are computed one by one here, so there is no plan to choose: {auto.reason}")

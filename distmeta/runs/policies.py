@@ -15,7 +15,7 @@ from distmeta.errors import ConfigError
 from distmeta.objectives.distributions import draw, log_probability
 from distmeta.programs.advantages import Transitions
 from distmeta.programs.engine.assembly import Assembly
-from distmeta.programs.reinforcement import PolicyAssembly
+from distmeta.programs.policy_assembly import PolicyAssembly
 from distmeta.runs.inference import MetaLearner
 from distmeta.tasks.options.environments import EnvironmentOptions
 

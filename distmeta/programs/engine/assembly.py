@@ -44,7 +44,7 @@ class Assembly:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.spec = TASKS[config.tasks.kind].spec(config.tasks)
+        self.spec = self._spec()
         _check_names(self.spec, config.tasks.kind)
         needs_head = ADAPTATIONS.options[config.algorithm.adaptation].needs_head
         self.objective = objective_of(config.tasks, self.spec.scale)
@@ -70,6 +70,10 @@ class Assembly:
         if self.spec.weighted:
             self._check_weights(inner)
         self.estimator = ESTIMATORS[config.algorithm.estimator](config.algorithm, self.adaptation)
+
+    def _spec(self) -> TaskSpec:
+        """What the network takes and gives."""
+        return TASKS[self.config.tasks.kind].spec(self.config.tasks)
 
     def _numbers(self, objective: Objective) -> int:
         """How many numbers a network has to give for an example."""

@@ -17,7 +17,8 @@ class EnvironmentOptions(TaskOptions):
 
     ``episodes`` of at most ``horizon`` steps are rolled out before each inner step, and after the last one for the
     outer loss. ``discount`` is that of future rewards, ``gae_lambda`` the lambda of generalised advantage estimation
-    (Schulman et al., ICLR 2016): 1 for discounted returns less the baseline.
+    (Schulman et al., ICLR 2016): 1 for discounted returns less the baseline. The ``baseline`` is ``linear`` and fitted
+    to each batch of a task's episodes, or the ``network`` has an output more, which learns it.
     """
 
     objective: str = "likelihood_ratio"
@@ -26,6 +27,7 @@ class EnvironmentOptions(TaskOptions):
     horizon: PositiveInt = 100
     discount: Fraction = 0.99
     gae_lambda: Fraction = 1.0
+    baseline: Literal["linear", "network"] = "linear"
 
 
 class NavigationOptions(EnvironmentOptions):

@@ -1,0 +1,50 @@
+"""The parts of a configuration whose network is a policy."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import nn
+
+from distmeta.config.schema import Config
+from distmeta.errors import ConfigError
+from distmeta.functional.building import build
+from distmeta.models.policy import GaussianPolicy
+from distmeta.objectives import Objective
+from distmeta.programs.engine.assembly import Assembly
+from distmeta.tasks.options.environments import EnvironmentOptions
+
+
+class PolicyAssembly(Assembly):
+    """The parts of a configuration whose network is a policy.
+
+    Raises:
+        ConfigError: as the other parts do; or actions for one observation would depend on others.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if self.network.uses_batch_statistics:
+            raise ConfigError(
+                f"model.kind = {config.model.kind} normalises by the statistics of a batch, and a policy sees one "
+                "observation at a time; use a network without batch norm"
+            )
+        if self.network.uses_dropout:
+            raise ConfigError(
+                f"model.kind = {config.model.kind} has dropout, with which the policy that learns is not the one that "
+                "acts; use a network without dropout"
+            )
+
+    def build(self) -> nn.Module:
+        """The configured module as a policy."""
+        outputs = self.spec.outputs + self._values
+        network = build(self.config.model, self.spec.inputs, outputs, self.config.seed)
+        return GaussianPolicy(network, self.spec.outputs) if self.spec.actions == "continuous" else network
+
+    def _numbers(self, objective: Objective) -> int:
+        """Means and deviations, or a logit for each action; and a value, where the network has to give one."""
+        return (2 if self.spec.actions == "continuous" else 1) * self.spec.outputs + self._values
+
+    @property
+    def _values(self) -> int:
+        return int(cast(EnvironmentOptions, self.config.tasks).baseline == "network")
