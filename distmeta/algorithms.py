@@ -91,6 +91,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         {"name": "clipped"},
         of_policies=True,
     ),
+    "e_maml": Algorithm(
+        "gradient_descent",
+        "credited",
+        "Stadie, Yang, Houthooft, Chen, Duan, Wu, Abbeel, Sutskever 2018, arXiv 1803.01118",
+        {"inner_lr": 0.1},
+        _TRUST_REGION,
+        of_policies=True,
+    ),
     "maml_vpg": Algorithm(
         "gradient_descent",
         "exact",
@@ -103,7 +111,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "exact",
         "Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel 2016, arXiv 1611.02779",
         outer={"name": "clipped", "clip": 0.2, "penalty": 0.0},
-        tasks={"baseline": "network"},
+        tasks={"baseline": "network", "normalise": "none", "metrics": ["return"]},
         of_policies=True,
     ),
 }
@@ -168,6 +176,12 @@ def check(config: Config) -> None:
     if reason:
         raise ValueError(reason)
     objective = objective_of(config.tasks)
+    if config.model.sequential and config.algorithm.adaptation != "recurrent":
+        raise ValueError(
+            f"model.kind = {config.model.kind} takes examples as the steps of one sequence, and under "
+            f"algorithm.adaptation = {config.algorithm.adaptation} they have no order; use another model, or "
+            "algorithm.name=rl2"
+        )
     _check_policies(config, objective)
     adaptation = ADAPTATIONS.options[config.algorithm.adaptation]
     if adaptation.needs_classes and not objective.classes:
@@ -219,6 +233,11 @@ def _check_policies(config: Config, objective: Objective) -> None:
                 f"algorithm.name = {options.name} is for tasks with actions, and tasks.kind = {config.tasks.kind} has "
                 "examples; use maml, with outer.name=trust_region for natural-gradient steps"
             )
+        if ESTIMATORS.options[options.estimator].of_policies:
+            raise ValueError(
+                f"algorithm.estimator = {options.estimator} is about actions, and tasks.kind = {config.tasks.kind} has "
+                "examples; use exact"
+            )
         if options.adaptation == "recurrent":
             raise ValueError(
                 f"algorithm.adaptation = recurrent is for tasks with actions, and tasks.kind = {config.tasks.kind} has "
@@ -237,6 +256,17 @@ def _check_policies(config: Config, objective: Objective) -> None:
             f"algorithm.estimator = {options.estimator} knows no other loss than that of the inner steps, and episodes "
             "after adaptation are what counts; use exact or first_order"
         )
+    if options.estimator == "credited":
+        if config.run.shard < 2:
+            raise ValueError(
+                "algorithm.estimator = credited compares the tasks of a shard, and run.tasks_per_shard = 1; let it "
+                "be 2 or more"
+            )
+        if "clipped" in config.outer.requests:
+            raise ValueError(
+                f"outer.name = {config.outer.name} has a loss of its own, which algorithm.estimator = credited does "
+                "not change; use outer.name=trust_region or gradient"
+            )
     if getattr(options, "inner_batch", None) is not None:
         raise ValueError("algorithm.inner_batch: an inner step uses all of its episodes; leave it out")
 
@@ -248,10 +278,16 @@ def _check_recurrent(config: Config) -> None:
             f"outer.name = {config.outer.name} asks for the curvature of outputs after inner steps, and "
             "algorithm.adaptation = recurrent takes none; use outer.name=clipped or gradient"
         )
+    for name in ("penalty", "divergence"):
+        if getattr(config.outer, name, None):
+            raise ValueError(
+                f"outer.{name} = {getattr(config.outer, name)} is about policies before inner steps, and "
+                "algorithm.adaptation = recurrent takes none; leave it out, or set outer.penalty=0"
+            )
     if config.algorithm.estimator != "exact":
         raise ValueError(
-            f"algorithm.estimator = {config.algorithm.estimator} has no use for algorithm.adaptation = recurrent, "
-            "which is differentiated as it is; use exact"
+            f"algorithm.estimator = {config.algorithm.estimator} is about inner steps, and algorithm.adaptation = "
+            "recurrent takes none; use exact"
         )
     ways = {"compile": "none", "precision": "float32", "differentiation": "reverse", "layers": "general"}
     for name, only in ways.items():

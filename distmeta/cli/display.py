@@ -225,6 +225,9 @@ UNTOLD = ("", TARGET, SQUARED)
 
 NAMES = {"before_adaptation": "before adaptation"}
 
+LISTS = ("by_step", "by_episode")
+"""What of a meta-test is no single figure."""
+
 
 def meta_test_table(measured: Mapping[str, Any]) -> Table:
     """The ``meta_test`` object as a table: means with 95 % intervals.
@@ -235,23 +238,25 @@ def meta_test_table(measured: Mapping[str, Any]) -> Table:
     table = Table(title="meta-test")
     for column, side in (("", "left"), ("mean", "right"), ("± 95 %", "right"), ("tasks", "right")):
         table.add_column(column, justify="right" if side == "right" else "left")
-    metric = next((name for name in measured if name not in ("loss", "by_step", "before_adaptation")), "loss")
+    metric = next((name for name in measured if name not in ("loss", *LISTS, "before_adaptation")), "loss")
     percent = _is_fraction(metric, measured)
     for name, value in measured.items():
-        if name == "by_step" or (name == "loss" and metric == "mse"):
+        if name in LISTS or (name == "loss" and metric == "mse"):
             continue
         fraction = percent if name == "before_adaptation" else _is_fraction(name, measured)
         table.add_row(_title(name, measured), *_pair(value, fraction), str(value["tasks"]))
-    for row in _chosen(measured.get("by_step", [])):
+    for row in _chosen(measured.get("by_step", []), "step"):
         steps = f"after {row['step']} inner step{'s' if row['step'] != 1 else ''}"
         table.add_row(steps, *_pair(row, percent), "")
+    for row in _chosen(measured.get("by_episode", []), "episode"):
+        table.add_row(f"episode {row['episode']}", *_pair(row, percent), "")
     return table
 
 
 def shots_table(tested: Sequence[Mapping[str, Any]]) -> Table:
     """Meta-tests with several numbers of shots, a row each: means with 95 % intervals."""
     first = tested[0]
-    names = [name for name in first if name not in ("shots", "by_step")]
+    names = [name for name in first if name not in ("shots", *LISTS)]
     metric = next((name for name in names if name not in ("loss", "before_adaptation")), "loss")
     table = Table(title="meta-test by shots", caption="mean ± 95 % over tasks")
     table.add_column("shots", justify="right")
@@ -282,12 +287,12 @@ def _is_fraction(name: str, measured: Mapping[str, Any]) -> bool:
     return bool(measured.get(name, {}).get("unit", known) == FRACTION)
 
 
-def _chosen(rows: list[Any]) -> list[Any]:
-    """Few enough rows to read: all of them up to ten steps, else every tenth of the way."""
+def _chosen(rows: list[Any], key: str) -> list[Any]:
+    """Few enough rows to read, without the first: all of them up to ten, else every tenth of the way."""
     if len(rows) <= 11:
         return rows[1:]
     stride = -(-(len(rows) - 1) // 10)
-    return [row for row in rows[1:] if row["step"] % stride == 0 or row["step"] == len(rows) - 1]
+    return [row for row in rows[1:] if row[key] % stride == 0 or row is rows[-1]]
 
 
 def _pair(value: Mapping[str, float | None], fraction: bool) -> tuple[str, str]:

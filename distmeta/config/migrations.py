@@ -109,8 +109,8 @@ def named_outer_step(values: Mapping[str, Any]) -> dict[str, Any]:
     they then get.
 
     >>> maml, promp = {"algorithm": {"name": "maml"}}, {"algorithm": {"name": "promp"}}
-    >>> named_outer_step({"outer": {"lr": 0.1}, **maml})["outer"], named_outer_step({"outer": {"lr": 0.1}, **promp})["outer"]
-    ({'name': 'gradient', 'lr': 0.1}, {'lr': 0.1})
+    >>> [named_outer_step({"outer": {"lr": 0.1}, **each})["outer"] for each in (maml, promp)]
+    [{'name': 'gradient', 'lr': 0.1}, {'lr': 0.1}]
     """
     outer, algorithm = values.get("outer", {}), values.get("algorithm")
     then = ("maml", "fomaml", "reptile", "anil", "meta_sgd", "protonet")

@@ -163,7 +163,13 @@ class TaskOptions(Section):
 
 
 class ModelOptions(Section):
-    """Settings that every model has."""
+    """Settings that every model has.
+
+    Attributes:
+        sequential: whether the network takes examples as the steps of one sequence.
+    """
+
+    sequential: ClassVar[bool] = False
 
     kind: str
 
@@ -203,11 +209,13 @@ class EstimatorOptions(Section):
         through_steps: whether it differentiates inner steps, so that second derivatives and ``engine.differentiation``
             matter where there are any.
         of_outputs: whether its meta-gradient is that of the query's outputs, see ``Estimator.outputs``.
+        of_policies: whether it is for reinforcement-learning tasks alone.
     """
 
     needs_steps: ClassVar[bool] = False
     through_steps: ClassVar[bool] = False
     of_outputs: ClassVar[bool] = False
+    of_policies: ClassVar[bool] = False
 
     @classmethod
     def refuse(cls, options: Any) -> str | None:

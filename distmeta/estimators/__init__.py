@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from distmeta.config.registry import Registry
 from distmeta.config.sections import EstimatorOptions
 from distmeta.core.lazy import lazily
-from distmeta.estimators.options import DisplacementOptions, ExactOptions, FirstOrderOptions
+from distmeta.estimators.options import CreditedOptions, DisplacementOptions, ExactOptions, FirstOrderOptions
 
 if TYPE_CHECKING:
     from distmeta.estimators.base import Estimator
+    from distmeta.estimators.credited import Credited
     from distmeta.estimators.displacement import Displacement
     from distmeta.estimators.exact import Exact
     from distmeta.estimators.first_order import FirstOrder
@@ -21,6 +22,7 @@ else:
     __getattr__ = lazily(
         __name__,
         {
+            "Credited": "credited:Credited",
             "Displacement": "displacement:Displacement",
             "Estimator": "base:Estimator",
             "Exact": "exact:Exact",
@@ -34,9 +36,10 @@ ESTIMATORS: Registry[Estimator, EstimatorOptions] = Registry(
     {
         "exact": (ExactOptions, "distmeta.estimators.exact:Exact"),
         "first_order": (FirstOrderOptions, "distmeta.estimators.first_order:FirstOrder"),
+        "credited": (CreditedOptions, "distmeta.estimators.credited:Credited"),
         "displacement": (DisplacementOptions, "distmeta.estimators.displacement:Displacement"),
     },
     EstimatorOptions,
 )
 
-__all__ = ["ESTIMATORS", "Displacement", "Estimator", "Exact", "FirstOrder"]
+__all__ = ["ESTIMATORS", "Credited", "Displacement", "Estimator", "Exact", "FirstOrder"]

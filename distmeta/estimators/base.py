@@ -41,6 +41,10 @@ class Estimator(Protocol):
 class OfOutputs(Estimator, Protocol):
     """An estimator whose meta-gradient is that of the query's outputs."""
 
+    def beside(self, meta: Meta, task: Task) -> Tensor | None:
+        """What is added to the query's loss, as a function of the meta-parameters; ``None`` where there is nothing."""
+        ...
+
     def outputs(self, task: Task, steps: int | None, meta: Meta) -> Callable[[Meta], Tensor]:
         """The query's outputs (N, D) as a function of the meta-parameters around ``meta``, with the derivative that
         the estimator takes there.

@@ -51,6 +51,10 @@ class Exact:
         """Differentiate in this way from now on."""
         self.differentiation = differentiation
 
+    def beside(self, meta: Meta, task: Task) -> Tensor | None:
+        """What is added to the query's loss, where there is anything."""
+        return None
+
     def outputs(self, task: Task, steps: int | None, meta: Meta) -> Callable[[Meta], Tensor]:
         """The query's outputs after adaptation."""
         return partial(self._outputs, task=task, steps=steps)

@@ -50,6 +50,10 @@ class FirstOrder:
     def follow(self, differentiation: Differentiation) -> None:
         """There is one way."""
 
+    def beside(self, meta: Meta, task: Task) -> Tensor | None:
+        """What is added to the query's loss: nothing."""
+        return None
+
     def outputs(self, task: Task, steps: int | None, meta: Meta) -> Callable[[Meta], Tensor]:
         """The query's outputs after the updates whose gradients are those at ``meta``."""
         assert steps is not None

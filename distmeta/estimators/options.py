@@ -45,3 +45,9 @@ class DisplacementOptions(EstimatorOptions):
                 "first_order estimator"
             )
         return None
+
+
+class CreditedOptions(ExactOptions):
+    """There is nothing to set."""
+
+    of_policies: ClassVar[bool] = True

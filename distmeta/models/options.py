@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
@@ -107,6 +107,8 @@ class TransformerOptions(TokenOptions):
 
 class GRUOptions(ModelOptions):
     """``width`` is the size of the memory that a recurrent network carries from step to step."""
+
+    sequential: ClassVar[bool] = True
 
     kind: Literal["gru"] = "gru"
     width: PositiveInt = 128

@@ -103,6 +103,18 @@ def gains(rewards: Tensor, real: Tensor, discount: float) -> Tensor:
     return (discounted - discounted.sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)) * real
 
 
+def credits_of(returns: Tensor) -> Tensor:
+    """(T,) each task's return less the mean of the others', over the deviation of all; 0 of a single one.
+
+    >>> credits_of(torch.tensor([1.0, 3.0]))
+    tensor([-1.4142,  1.4142])
+    """
+    if len(returns) < 2:
+        return torch.zeros_like(returns)
+    others = (returns.sum() - returns) / (len(returns) - 1)
+    return (returns - others) / (returns.std() + 1e-8)
+
+
 def value_scale(discount: float, horizon: int) -> float:
     """The discounted sum of ``horizon`` rewards of 1: a network's values are told in this unit.
 
@@ -142,13 +154,14 @@ class Transitions(NamedTuple):
         else:
             values = baseline(self.observations, mask, returns_to_go(rewards, mask, discount))
         estimates = advantages(rewards, values, mask, discount, options.gae_lambda)
+        judged = normalised(estimates, mask) if options.normalise == "task" else estimates
         data = {
             "x": self.observations.flatten(1, 2),
             "y": self.actions.flatten(1, 2),
             "weight": self.real.flatten(1, 2),
             "log_probs": self.log_probs.flatten(1, 2),
             "outputs": self.outputs.flatten(1, 2),
-            "advantages": normalised(estimates, mask).float(),
+            "advantages": judged.float(),
             "gains": gains(rewards, mask, discount).float(),
             "return": (rewards * mask).sum(-1).mean(-1).float(),
         }

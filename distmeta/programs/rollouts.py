@@ -19,8 +19,9 @@ from distmeta.core.plan import Plan
 from distmeta.core.records import Data, Split
 from distmeta.core.requests import Start
 from distmeta.errors import DataError
+from distmeta.estimators.credited import CREDIT
 from distmeta.objectives.distributions import draw, log_probability
-from distmeta.programs.advantages import Transitions
+from distmeta.programs.advantages import Transitions, credits_of
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.compiling import specialise
 from distmeta.programs.samples import Memory, Use
@@ -121,6 +122,8 @@ class Rollouts:
         query = {**batches.pop(), "return": returns[:, -1], "return_before": returns[:, 0]}
         names = list(query)[:-2]
         inner = {name: torch.stack([batch[name] for batch in batches], 1) for name in names} if batches else {}
+        if self._parts.estimator.Options.of_policies:
+            query[CREDIT] = credits_of(returns[:, -1])
         return {"episodes": inner, "query": query, "returns": returns}
 
     def _batch(

@@ -326,12 +326,14 @@ class TaskProgram:
         new = self.layout.unflatten(candidate)
 
         def compare(meta: Meta, tree: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-            support, query = one_task(tree, ways, self._steps)
+            task = one_task(tree, ways, self._steps)
+            support, query = task
             before, after = (
                 adaptation.predict(each, adaptation.adapt(each, support, self._steps), query) for each in (meta, new)
             )
             divergence = cast(Curved, objective).divergence(before, after, query.data)
-            return objective.loss(after, query.data), divergence
+            loss, more = objective.loss(after, query.data), self._curved.beside(new, task)
+            return loss if more is None else loss + more, divergence
 
         found = self._per_task(compare, theta, tasks)
         return (with_bad([each.double().sum() for each in found], torch.isfinite(torch.stack(found)).all()),)

@@ -27,8 +27,8 @@ class Trials(Rollouts):
         """Trials, and what they say, as a tree of tensors.
 
         Returns:
-            ``query``: (T, ...) data of transitions, with the mean ``return`` of the trial's episodes and
-            ``return_before``, the first one's; ``returns``: (T, E) all of them.
+            ``query``: (T, ...) data of transitions, with the mean ``return`` of the trial's episodes, and as
+            ``return_before`` the first one's; ``returns``: (T, E) all of them.
         """
         trial = self._trial(theta, split, ids)
         data = trial.judged(self._options)

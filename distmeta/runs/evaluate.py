@@ -76,10 +76,12 @@ def meta_test(transport: Transport, config: Config, start: Start, progress: Prog
     if total.by_step is not None:
         metric = next(name for name in total.values if name != "loss")
         by_step = [mean_ci(column[have(metric, total.values)]) for column in total.by_step.T]
-        result["before_adaptation"] = by_step[0]
-        result["by_step"] = [
-            {"step": step, "mean": each["mean"], "ci95": each["ci95"]} for step, each in enumerate(by_step)
-        ]
+        figures = [{"mean": each["mean"], "ci95": each["ci95"]} for each in by_step]
+        if hasattr(config.algorithm, "inner_steps"):
+            result["before_adaptation"] = by_step[0]
+            result["by_step"] = [{"step": step, **each} for step, each in enumerate(figures)]
+        else:  # a policy with a memory, episode by episode of a trial
+            result["by_episode"] = [{"episode": number, **each} for number, each in enumerate(figures, 1)]
     return result
 
 

@@ -10,6 +10,7 @@ import torch
 from distmeta.runs.evaluate import load_snapshot
 from distmeta.runs.inference import MetaLearner
 from distmeta.runs.policies import PolicyLearner
+from distmeta.runs.recurrent_policies import RecurrentLearner
 from distmeta.tasks.options import EnvironmentOptions
 
 
@@ -40,9 +41,12 @@ def load(
         model = learner.adapt(x_support, y_support)  # (5, 1), (5, 1)
         y = model.predict(x)  # (N, 1)
 
-    Of a run with reinforcement-learning tasks it is a :class:`~distmeta.runs.policies.PolicyLearner`.
+    Of a run with reinforcement-learning tasks it is a :class:`~distmeta.runs.policies.PolicyLearner`, or, where the
+    policy has a memory, a :class:`~distmeta.runs.recurrent_policies.RecurrentLearner`.
     """
     snapshot, config = load_snapshot(location, overrides, trust_code=trust_code)
+    if config.algorithm.adaptation == "recurrent":
+        return RecurrentLearner(config, snapshot.meta, device)
     if isinstance(config.tasks, EnvironmentOptions):
         return PolicyLearner(config, snapshot.meta, device)
     return MetaLearner(config, snapshot.meta, device)

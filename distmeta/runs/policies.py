@@ -51,19 +51,11 @@ class AdaptedPolicy:
             ConfigError: observations of another shape than in training, or numbers that are not finite.
         """
         seen = self._learner.observations(observation, "observation")
-        several = seen.unsqueeze(0) if seen.dim() == 1 else seen
-        outputs = self.outputs(several)
-        continuous = self._learner.continuous
-        if mean:
-            actions = outputs.chunk(2, -1)[0] if continuous else outputs.argmax(-1)
-        else:
-            size = (len(several), outputs.shape[-1] // 2 if continuous else 1)
-            fill = torch.randn if continuous else torch.rand
-            actions = draw(outputs, fill(size, generator=generator).to(outputs.device), continuous)
+        actions = self._learner.chosen(self.outputs(seen if seen.dim() > 1 else seen.unsqueeze(0)), mean, generator)
         return actions if seen.dim() > 1 else actions[0]
 
     def outputs(self, observations: Tensor) -> Tensor:
-        """The network's outputs for observations (N, O): means and logarithms of deviations, or logits."""
+        """The network's outputs for observations (N, O): means and logarithms of deviations, or logits; then values."""
         with self._learner.computing() as parts:
             return parts.adaptation.predict(self._learner.meta, self._params, Batch({"x": observations}))
 
@@ -118,13 +110,28 @@ class PolicyLearner(MetaLearner):
         Raises:
             ConfigError: another shape, or numbers that are not finite.
         """
-        shape = cast(TensorSpec, self.parts.spec.inputs).shape
+        return self._of_shape(values, name, cast(TensorSpec, self.parts.spec.inputs).shape)
+
+    def _of_shape(self, values: Any, name: str, shape: tuple[int, ...]) -> Tensor:
         seen = torch.as_tensor(values, dtype=torch.float32, device=self._device)
         if seen.shape not in (shape, (*seen.shape[:1], *shape)):
             raise ConfigError(f"{name}: expected the shape {shape} or (N, {shape[0]}), got {tuple(seen.shape)}")
         if not seen.isfinite().all():
             raise ConfigError(f"{name}: expected finite numbers")
         return seen
+
+    def of_actions(self, outputs: Tensor) -> Tensor:
+        """The outputs that are a distribution of actions."""
+        return outputs[..., :-1] if cast(EnvironmentOptions, self.config.tasks).baseline == "network" else outputs
+
+    def chosen(self, outputs: Tensor, mean: bool, generator: torch.Generator | None) -> Tensor:
+        """Actions (N, A) or (N,) of a network's outputs (N, ...)."""
+        policy = self.of_actions(outputs)
+        if mean:
+            return policy.chunk(2, -1)[0] if self.continuous else policy.argmax(-1)
+        size = (len(policy), policy.shape[-1] // 2 if self.continuous else 1)
+        fill = torch.randn if self.continuous else torch.rand
+        return draw(policy, fill(size, generator=generator).to(policy.device), self.continuous)
 
     def _data(self, policy: AdaptedPolicy, episodes: Sequence[OwnEpisode]) -> dict[str, Tensor]:
         """Episodes as data of transitions, filled up to the length of the longest."""
@@ -149,7 +156,7 @@ class PolicyLearner(MetaLearner):
         lengths = torch.tensor([len(seen) for seen, _, _ in parts], device=self._device)
         real = (torch.arange(longest, device=self._device) < lengths.unsqueeze(1)).float()
         outputs = policy.outputs(filled[0].flatten(0, 1))
-        logs = log_probability(outputs, filled[1].flatten(0, 1)).view(len(parts), longest)
+        logs = log_probability(self.of_actions(outputs), filled[1].flatten(0, 1)).view(len(parts), longest)
         observed, actions, rewards = (each.unsqueeze(0) for each in filled)
         acted = outputs.view(1, len(parts), longest, -1)
         data = Transitions(observed, actions, logs.unsqueeze(0), acted, rewards, real.unsqueeze(0)).judged(options)

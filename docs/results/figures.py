@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from distmeta.cli.display import clock, meta_test_table, result_lines
+from distmeta.cli.display import LISTS, clock, meta_test_table, result_lines
 
 SHOWN_STEPS = (1, 5, 10)
 """Inner steps whose errors a table shows, where there are so many."""
@@ -24,7 +24,7 @@ def evaluation(overrides: str) -> str:
 
 def metric(measured: Mapping[str, Any]) -> str:
     """What a meta-test measures beside the loss."""
-    return next((name for name in measured if name not in ("loss", "by_step", "before_adaptation")), "loss")
+    return next((name for name in measured if name not in ("loss", *LISTS, "before_adaptation")), "loss")
 
 
 def spread(value: Mapping[str, Any], percent: bool) -> str:
@@ -51,6 +51,8 @@ def figure(record: Record, field: str, overrides: str | None = None) -> str:
 def meta_test_words(measured: Mapping[str, Any]) -> str:
     """A meta-test in a cell of a table: an accuracy in its two ways, an error or a return after some inner steps."""
     name = metric(measured)
+    if name == "return" and "by_step" not in measured:
+        return f"return {spread(measured[name], False)}"
     if name == "return":
         before, *_, after = measured["by_step"]
         steps = f"{after['step']} inner step" + "s" * (after["step"] != 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def start_of(program: ReinforcementProgram) -> Start:
 
 
 @pytest.mark.parametrize("loss", ["likelihood_ratio", "reinforce", "dice"])
-@pytest.mark.parametrize("estimator", ["exact", "first_order"])
+@pytest.mark.parametrize("estimator", ["exact", "first_order", "credited"])
 def test_the_plan_holds_against_plain_autograd(loss: str, estimator: str) -> None:
     program = opened(f"algorithm.inner_objective={loss}", f"algorithm.estimator={estimator}")
     plan = program.probe()
@@ -63,6 +64,60 @@ def test_the_meta_gradient_is_the_slope_of_the_loss_on_the_same_episodes() -> No
             for sign in (1, -1)
         ]
         assert float((ends[0] - ends[1]) / 2e-5) == pytest.approx(float(gradient @ direction), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("differentiation", ["reverse", "mixed"])
+def test_credit_is_the_slope_of_the_first_episodes_likelihood(differentiation: str) -> None:
+    """The meta-gradient of E-MAML less the exact one, against central differences in float64."""
+    settings = ["algorithm.inner_steps=2", f"engine.differentiation={differentiation}"]
+    plain, program = opened(*settings), opened("algorithm.estimator=credited", *settings)
+    tasks, _ = program._tasks("train", range(3), 2, dropout=True)
+    found = tasks["query"]["return"].double()
+    for task in range(3):
+        others = (found.sum() - found[task]) / 2
+        assert float(tasks["query"]["credit"][task]) == pytest.approx(
+            float((found[task] - others) / found.std()), rel=1e-4
+        )
+    theta = program.initial_vector().double()
+    both = [
+        each._reference(torch.float64).gradient(each.layout.unflatten(theta), tasks, 3, None, 2)
+        for each in (program, plain)
+    ]
+    first = {name: value[:, 0] for name, value in tasks["episodes"].items()}
+
+    def credited(at: Tensor) -> Tensor:
+        parts, total = program._parts, torch.zeros((), dtype=torch.float64)
+        parts.network.to(dtype=torch.float64)
+        meta = program.layout.unflatten(at)
+        for task in range(3):
+            outputs = parts.network({name[6:]: value for name, value in meta.items()}, first["x"][task].double())
+            logs = log_probability(outputs, first["y"][task].double())
+            weight = first["weight"][task].double()
+            total -= float(tasks["query"]["credit"][task]) * (logs * weight).sum() / weight.sum()
+        return total
+
+    direction = torch.randn(len(theta), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    slope = (credited(theta + 1e-5 * direction) - credited(theta - 1e-5 * direction)) / 2e-5
+    assert float((both[0] - both[1]) @ direction) == pytest.approx(float(slope), rel=1e-5)
+
+
+def test_networks_that_learn_values() -> None:
+    """Their meta-gradient holds as well, and their values are what advantages are taken from."""
+    program = opened("algorithm.name=promp", "outer.lr=0.01", "tasks.baseline=network", "outer.penalty=0.1")
+    plan = program.probe()
+    exact = program.reference_gradient(2)
+    program.follow(plan)
+    assert (program.sample_gradient(2) - exact).norm() <= 1e-4 * exact.norm()
+    sample = program._rollouts.roll_out(program.initial_vector(), "train", range(2), 1)["query"]
+    assert sample["outputs"].shape[-1] == 5
+    scale = sum(0.99**step for step in range(9))
+    values, real = sample["outputs"][..., -1].double() * scale, sample["weight"].double()
+    estimates = (sample["targets"].double() * scale - values) * real
+    for task in range(2):
+        count = real[task].sum()
+        off = (estimates[task] - estimates[task].sum() / count) * real[task]
+        wanted = off / (off.square().sum() / count).sqrt()
+        torch.testing.assert_close(sample["advantages"][task].flatten(), wanted.float(), rtol=1e-3, atol=1e-3)
 
 
 def test_episodes_depend_on_seed_split_task_and_policy_alone() -> None:
@@ -135,6 +190,9 @@ def test_evaluation_measures_returns_after_every_step() -> None:
         ("algorithm.name=protonet", "takes no inner steps"),
         ("algorithm.estimator=displacement", "episodes after adaptation"),
         ("algorithm.inner_batch=3", "all of its episodes"),
+        ("algorithm.estimator=credited run.tasks_per_shard=1", "compares the tasks of a shard"),
+        ("algorithm.estimator=credited outer.name=clipped", "has a loss of its own"),
+        ("tasks={kind: sinusoid} algorithm.name=maml algorithm.estimator=credited", "is about actions"),
         ("tasks={kind: sinusoid}", "maml_trpo is for tasks with actions"),
         ("tasks={kind: sinusoid, objective: dice}", "loss of actions"),
         ("tasks.reward=sparse", "four corners"),
@@ -145,7 +203,7 @@ def test_evaluation_measures_returns_after_every_step() -> None:
 def test_refused_settings(override: str, message: str) -> None:
     plain = {**NAVIGATION, "algorithm": {"name": "maml_trpo"}}
     with pytest.raises(ConfigError, match=message):
-        load_config(plain, [override])
+        load_config(plain, re.split(r" (?=[a-z]+\.)", override))
 
 
 def test_refused_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

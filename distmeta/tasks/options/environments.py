@@ -19,6 +19,7 @@ class EnvironmentOptions(TaskOptions):
     outer loss. ``discount`` is that of future rewards, ``gae_lambda`` the lambda of generalised advantage estimation
     (Schulman et al., ICLR 2016): 1 for discounted returns less the baseline. The ``baseline`` is ``linear`` and fitted
     to each batch of a task's episodes, or the ``network`` has an output more, which learns it.
+    Advantages are brought to mean 0 and deviation 1 in each ``task``, or left as they are (``none``).
     """
 
     objective: str = "likelihood_ratio"
@@ -28,6 +29,7 @@ class EnvironmentOptions(TaskOptions):
     discount: Fraction = 0.99
     gae_lambda: Fraction = 1.0
     baseline: Literal["linear", "network"] = "linear"
+    normalise: Literal["task", "none"] = "task"
 
 
 class NavigationOptions(EnvironmentOptions):
