@@ -15,6 +15,7 @@ from distmeta.core.requests import Answer, Request, Start
 from distmeta.errors import StorageError
 from distmeta.outer.base import Ask, Outcome
 from distmeta.outer.optimizers import OuterOptimizer, checked_moments
+from distmeta.outer.gradient import schedule_factor
 from distmeta.outer.options import ClippedOptions
 from distmeta.outer.sums import euclidean_norm
 
@@ -42,6 +43,7 @@ class ClippedStep:
 
     def __init__(self, options: ClippedOptions, steps: int, layout: Layout, theta: Tensor) -> None:
         self._options = options
+        self._steps = steps
         self._candidate = torch.zeros_like(theta)
         self._groups = layout.groups()
         vectors = {name: self._candidate[span] for name, span in self._groups.items()}
@@ -54,6 +56,8 @@ class ClippedStep:
         # An earlier one may have been interrupted between its requests.
         self._optimizer.load_moments(self._settled["state"])
         self._candidate.copy_(start.theta)
+        rate = self._options.lr * schedule_factor(self._options, start.step, self._steps)
+        self._optimizer.rates = dict.fromkeys(self._groups, rate)
         reached, first, norm = start.theta.clone(), None, math.nan
         done = 0
         for _ in range(self._options.epochs):
@@ -70,10 +74,10 @@ class ClippedStep:
             last = answer
         assert first is not None
         if not done:
-            return Outcome(first, norm, self._options.lr, False, first.nonfinite)
+            return Outcome(first, norm, rate, False, first.nonfinite)
         start.theta.copy_(reached)
         self._settled = copy.deepcopy(self._optimizer.state_dict())
-        return Outcome(first, norm, self._options.lr, True, metrics=self._told(last, done))
+        return Outcome(first, norm, rate, True, metrics=self._told(last, done))
 
     def _given(self) -> Tensor:
         """(K,) the penalties; one number for all inner steps before their number is known."""

@@ -13,11 +13,11 @@ from distmeta.core.layout import MODEL, Layout
 from distmeta.core.requests import Request, Start
 from distmeta.outer.base import Ask, Outcome
 from distmeta.outer.optimizers import OuterOptimizer, checked_moments
-from distmeta.outer.options import GradientOptions, StepSchedule
+from distmeta.outer.options import ClippedOptions, GradientOptions, StepSchedule
 from distmeta.outer.sums import euclidean_norm
 
 
-def schedule_factor(options: GradientOptions, step: int, steps: int) -> float:
+def schedule_factor(options: GradientOptions | ClippedOptions, step: int, steps: int) -> float:
     """The factor on the outer rate in meta-step ``step`` (0, 1, ...) of ``steps``.
 
     ``constant`` 1; ``linear`` 1 - s/S; ``cosine`` (1 + cos(pi s/S)) / 2; ``step`` factor^floor(s / every).

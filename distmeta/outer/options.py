@@ -63,7 +63,7 @@ class GradientOptions(OuterOptions):
 class ClippedOptions(OuterOptions):
     """Several steps of Adam on one sample, of a loss that does not reward going far from the policies that drew it.
 
-    ``epochs`` steps of rate ``lr``; probability ratios beyond 1 - ``clip`` and 1 + ``clip`` gain nothing. ``penalty``
+    ``epochs`` steps of rate ``lr``, times the ``schedule``'s factor as of the gradient step; probability ratios beyond 1 - ``clip`` and 1 + ``clip`` gain nothing. ``penalty``
     is the weight of the divergence of the policies before each inner step from those that acted; with a ``divergence``
     to aim at it is doubled where that is exceeded by half, and halved where it is below two thirds of it. ``clip_norm``
     bounds the Euclidean norm of the mean meta-gradient.
@@ -76,6 +76,7 @@ class ClippedOptions(OuterOptions):
     lr: PositiveFloat = 1e-3
     epochs: Annotated[int, Field(gt=0, le=1000)] = 5
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    schedule: Schedule = "constant"
     penalty: NonNegativeFloat = 5e-4
     divergence: PositiveFloat | None = None
     clip_norm: PositiveFloat | None = None

@@ -48,6 +48,19 @@ def test_epochs_of_adam() -> None:
     torch.testing.assert_close(theta, own.detach())
 
 
+def test_the_rate_follows_the_schedule() -> None:
+    theta, own = torch.zeros(3), torch.nn.Parameter(torch.zeros(3))
+    step = ClippedStep(ClippedOptions(lr=0.1, epochs=1, schedule="linear"), 4, LAYOUT, theta)
+    adam = torch.optim.Adam([own], lr=0.1)
+    for number in range(4):
+        outcome = step.step(Start.of(number, theta), quadratic)
+        adam.param_groups[0]["lr"] = outcome.rate
+        assert outcome.rate == pytest.approx(0.1 * (1 - number / 4))
+        own.grad = own.detach() - 1
+        adam.step()
+    torch.testing.assert_close(theta, own.detach())
+
+
 def test_the_start_is_left_alone_until_all_is_asked() -> None:
     theta, seen = torch.zeros(3), []
 
