@@ -225,7 +225,7 @@ UNTOLD = ("", TARGET, SQUARED)
 
 NAMES = {"before_adaptation": "before adaptation"}
 
-LISTS = ("by_step", "by_episode")
+LISTS = ("by_step", "by_episode", "by_group")
 """What of a meta-test is no single figure."""
 
 
@@ -245,12 +245,23 @@ def meta_test_table(measured: Mapping[str, Any]) -> Table:
             continue
         fraction = percent if name == "before_adaptation" else _is_fraction(name, measured)
         table.add_row(_title(name, measured), *_pair(value, fraction), str(value["tasks"]))
+    _add_progress(table, measured, percent)
+    for group, own in measured.get("by_group", {}).items():
+        table.add_section()
+        if "before_adaptation" in own:
+            before = own["before_adaptation"]
+            table.add_row(f"{group}, before adaptation", *_pair(before, percent), str(before["tasks"]))
+        _add_progress(table, own, percent, f"{group}, ")
+    return table
+
+
+def _add_progress(table: Table, measured: Mapping[str, Any], percent: bool, group: str = "") -> None:
+    """Rows of the metric after inner steps, or in episodes."""
     for row in _chosen(measured.get("by_step", []), "step"):
-        steps = f"after {row['step']} inner step{'s' if row['step'] != 1 else ''}"
+        steps = f"{group}after {row['step']} inner step{'s' if row['step'] != 1 else ''}"
         table.add_row(steps, *_pair(row, percent), "")
     for row in _chosen(measured.get("by_episode", []), "episode"):
-        table.add_row(f"episode {row['episode']}", *_pair(row, percent), "")
-    return table
+        table.add_row(f"{group}episode {row['episode']}", *_pair(row, percent), "")
 
 
 def shots_table(tested: Sequence[Mapping[str, Any]]) -> Table:

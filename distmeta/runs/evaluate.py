@@ -69,6 +69,17 @@ def meta_test(transport: Transport, config: Config, start: Start, progress: Prog
     shards = cut("test", 0, config.evaluation.tasks, config.run.shard)
     total = _measure(transport, Request("test", start), shards, progress)
     unit = TASKS[config.tasks.kind].spec(config.tasks).unit
+    inner = hasattr(config.algorithm, "inner_steps")
+    result = _figures(total, unit, inner)
+    groups_of = getattr(TASKS[config.tasks.kind], "groups", None)  # a class of the user's may have less
+    groups = groups_of(config.tasks, "test", total.ids.tolist()) if groups_of else None
+    if groups is not None:
+        result["by_group"] = {name: _figures(_part_of(total, groups, name), unit, inner) for name in sorted({*groups})}
+    return result
+
+
+def _figures(total: TaskMetrics, unit: str, inner: bool) -> dict[str, Any]:
+    """Means and intervals of all measurements; ``inner``: whether those by step are by inner steps."""
     result: dict[str, Any] = {
         name: {**mean_ci(value[have(name, total.values)]), **_meaning(name, unit)}
         for name, value in total.values.items()
@@ -77,12 +88,19 @@ def meta_test(transport: Transport, config: Config, start: Start, progress: Prog
         metric = next(name for name in total.values if name != "loss")
         by_step = [mean_ci(column[have(metric, total.values)]) for column in total.by_step.T]
         figures = [{"mean": each["mean"], "ci95": each["ci95"]} for each in by_step]
-        if hasattr(config.algorithm, "inner_steps"):
+        if inner:
             result["before_adaptation"] = by_step[0]
             result["by_step"] = [{"step": step, **each} for step, each in enumerate(figures)]
         else:  # a policy with a memory, episode by episode of a trial
             result["by_episode"] = [{"episode": number, **each} for number, each in enumerate(figures, 1)]
     return result
+
+
+def _part_of(total: TaskMetrics, groups: Sequence[str], name: str) -> TaskMetrics:
+    """The measurements of the tasks of one group."""
+    chosen = torch.tensor([each == name for each in groups])
+    values = {key: value[chosen] for key, value in total.values.items()}
+    return TaskMetrics(total.ids[chosen], values, None if total.by_step is None else total.by_step[chosen])
 
 
 def _meaning(name: str, unit: str) -> dict[str, Any]:

@@ -206,6 +206,11 @@ class TaskFamily(Protocol):
         return {}
 
     @classmethod
+    def groups(cls, options: TaskOptions, split: Split, ids: Sequence[int]) -> Sequence[str] | None:
+        """The group of each task, where there are several whose measurements are worth telling apart."""
+        return None
+
+    @classmethod
     def encode(cls, options: TaskOptions, values: Any) -> Inputs | None:
         """The inputs of examples as people have them (texts, for example); ``None`` where they are tensors already.
 

@@ -54,9 +54,8 @@ def meta_test_words(measured: Mapping[str, Any]) -> str:
     if name == "return" and "by_step" not in measured:
         return f"return {spread(measured[name], False)}"
     if name == "return":
-        before, *_, after = measured["by_step"]
-        steps = f"{after['step']} inner step" + "s" * (after["step"] != 1)
-        return f"return {spread(before, False)} before adaptation, {spread(after, False)} after {steps}"
+        groups = measured.get("by_group") or {"return": measured}
+        return "; ".join(f"{group} {_return_words(own['by_step'])}" for group, own in groups.items())
     if not name.startswith("accuracy"):
         steps = [row for row in measured.get("by_step", []) if row["step"] in SHOWN_STEPS]
         words = [f"{spread(row, False)} after {row['step']}" for row in steps] or [spread(measured[name], False)]
@@ -67,6 +66,14 @@ def meta_test_words(measured: Mapping[str, Any]) -> str:
         words = [f"transductive {words[0]}", f"inductive {spread(measured[inductive], True)}"]
     if "before_adaptation" in measured:
         words.append(f"{spread(measured['before_adaptation'], True)} before adaptation")
+    return ", ".join(words)
+
+
+def _return_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns before adaptation, and after one and all inner steps."""
+    words = [f"{spread(rows[0], False)} before adaptation"]
+    for row in (rows[1:2] if len(rows) > 2 else []) + [rows[-1]]:
+        words.append(f"{spread(row, False)} after {row['step']} inner step" + "s" * (row["step"] != 1))
     return ", ".join(words)
 
 

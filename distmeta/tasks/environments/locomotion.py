@@ -127,6 +127,11 @@ class HalfCheetahDir(HalfCheetah):
         drawn = words(episode.seed, split, ids, Purpose.PARAMETERS, 1)[:, 0]
         return {"direction": 1.0 - 2.0 * (drawn >> 31)}
 
+    @classmethod
+    def groups(cls, options: TaskOptions, split: Split, ids: Sequence[int]) -> Sequence[str] | None:
+        """The two tasks, of evaluation."""
+        return None if split == "train" else [("forwards", "backwards")[task % 2] for task in ids]
+
     def reward(self, tasks: Data, velocity: Tensor) -> Tensor:
         """The velocity in the task's direction."""
         return tasks["direction"].double().unsqueeze(1) * velocity
