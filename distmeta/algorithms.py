@@ -13,7 +13,7 @@ from pydantic import create_model
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.config.problems import choose
 from distmeta.config.schema import Config
-from distmeta.config.sections import AlgorithmOptions, SizeRange, TaskOptions
+from distmeta.config.sections import AlgorithmOptions, Section, SizeRange
 from distmeta.estimators import ESTIMATORS
 from distmeta.objectives import Objective, objective_name, objective_of, open_objective
 from distmeta.tasks.options import EnvironmentOptions
@@ -129,7 +129,7 @@ def outer_defaults(algorithm: Any, outer: Mapping[str, Any]) -> dict[str, Any]:
     return {**entry.outer, **outer}
 
 
-def task_defaults(algorithm: Any, options: type[TaskOptions], tasks: Mapping[str, Any]) -> Mapping[str, Any]:
+def task_defaults(algorithm: Any, options: type[Section], tasks: Mapping[str, Any]) -> Mapping[str, Any]:
     """A section ``tasks`` of this class, with what belongs to the named algorithm."""
     entry = ALGORITHMS.get(algorithm) if isinstance(algorithm, str) else None
     return {**entry.tasks, **tasks} if entry is not None and issubclass(options, EnvironmentOptions) else tasks
@@ -232,6 +232,11 @@ def _check_policies(config: Config, objective: Objective) -> None:
             raise ValueError(
                 f"algorithm.name = {options.name} is for tasks with actions, and tasks.kind = {config.tasks.kind} has "
                 "examples; use maml, with outer.name=trust_region for natural-gradient steps"
+            )
+        if config.evaluation.mean_actions:
+            raise ValueError(
+                f"evaluation.mean_actions is about actions, and tasks.kind = {config.tasks.kind} has examples; leave "
+                "it out"
             )
         if ESTIMATORS.options[options.estimator].of_policies:
             raise ValueError(

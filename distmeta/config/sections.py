@@ -288,7 +288,8 @@ class EvaluationOptions(Section):
     """Meta-validation and meta-test tasks; what is left out is as in training.
 
     ``tasks`` counts meta-test tasks, ``validation_tasks`` those of each validation. ``seed`` picks both,
-    independently of the run's seed.
+    independently of the run's seed. With ``mean_actions``, in reinforcement learning, returns are those of the most
+    likely actions instead of drawn ones, which inner steps still learn from.
     """
 
     tasks: Tasks = 600
@@ -298,6 +299,7 @@ class EvaluationOptions(Section):
     queries: Examples | None = None
     inner_steps: NonNegativeInt | None = None
     seed: Seed = 0
+    mean_actions: bool = False
 
 
 class EngineOptions(Section):

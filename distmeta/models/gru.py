@@ -37,9 +37,10 @@ class GRU(Model):
             )
         self.recurrent = nn.GRU(math.prod(input_shape), options.width)
         self.head = nn.Linear(options.width, outputs)
-        nn.init.xavier_uniform_(self.recurrent.weight_ih_l0)
-        nn.init.orthogonal_(self.recurrent.weight_hh_l0)
-        for bias in (self.recurrent.bias_ih_l0, self.recurrent.bias_hh_l0, self.head.bias):
+        weights = dict(self.recurrent.named_parameters())
+        nn.init.xavier_uniform_(weights["weight_ih_l0"])
+        nn.init.orthogonal_(weights["weight_hh_l0"])
+        for bias in (weights["bias_ih_l0"], weights["bias_hh_l0"], self.head.bias):
             nn.init.zeros_(bias)
         # A policy that begins with nearly equal outputs tries everything.
         nn.init.orthogonal_(self.head.weight, gain=0.01)

@@ -72,3 +72,8 @@ def draw(outputs: Tensor, noise: Tensor, continuous: bool) -> Tensor:
         return means + log_stds.exp() * noise
     below = outputs.softmax(-1).cumsum(-1) <= noise
     return below.sum(-1).clamp(max=outputs.shape[-1] - 1)
+
+
+def likeliest(outputs: Tensor, continuous: bool) -> Tensor:
+    """The most likely actions: means (N, A), or indices (N,)."""
+    return outputs.chunk(2, -1)[0] if continuous else outputs.argmax(-1)

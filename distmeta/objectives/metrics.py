@@ -76,6 +76,8 @@ KNOWN_METRICS: dict[str, Metric] = {
     ),
     "return": Metric("return", True, {}),
     "return_before": Metric("return before adaptation", True, {}),
+    "success": Metric("success", True, {}, FRACTION),
+    "success_before": Metric("success before adaptation", True, {}, FRACTION),
     "ndcg": Metric("NDCG", True, {"ranks": "ranks:ndcg"}, "", "no example of the query set is relevant"),
 }
 """By name, as ``tasks.metrics`` has them."""

@@ -70,8 +70,11 @@ class PolicyGradient:
         return -mean(log_probability(of_actions(outputs, data), data["y"]), weight_of(data))
 
     def measure(self, outputs: Tensor, data: Data) -> dict[str, Tensor]:
-        """Mean undiscounted returns of the episodes after adaptation and before it, which are the sample's own."""
-        return {name: data[name] for name in ("return", "return_before")}
+        """Mean undiscounted returns of the episodes after adaptation and before it, which are the sample's own.
+
+        Also what part of them succeeds, where that is known.
+        """
+        return {name: data[name] for name in self.metrics}
 
     def curvature(self, outputs: Tensor, data: Data, tangent: Tensor) -> Tensor:
         """Fisher information of the policy, the mean over transitions."""

@@ -14,8 +14,8 @@ from distmeta.core.layout import Layout
 from distmeta.core.requests import Answer, Request, Start
 from distmeta.errors import StorageError
 from distmeta.outer.base import Ask, Outcome
-from distmeta.outer.optimizers import OuterOptimizer, checked_moments
 from distmeta.outer.gradient import schedule_factor
+from distmeta.outer.optimizers import OuterOptimizer, checked_moments
 from distmeta.outer.options import ClippedOptions
 from distmeta.outer.sums import euclidean_norm
 

@@ -63,10 +63,10 @@ class GradientOptions(OuterOptions):
 class ClippedOptions(OuterOptions):
     """Several steps of Adam on one sample, of a loss that does not reward going far from the policies that drew it.
 
-    ``epochs`` steps of rate ``lr``, times the ``schedule``'s factor as of the gradient step; probability ratios beyond 1 - ``clip`` and 1 + ``clip`` gain nothing. ``penalty``
-    is the weight of the divergence of the policies before each inner step from those that acted; with a ``divergence``
-    to aim at it is doubled where that is exceeded by half, and halved where it is below two thirds of it. ``clip_norm``
-    bounds the Euclidean norm of the mean meta-gradient.
+    ``epochs`` steps of rate ``lr``, times the factor of the ``schedule``, which is as of the gradient step. Probability
+    ratios beyond 1 - ``clip`` and 1 + ``clip`` gain nothing. ``penalty`` weighs the divergence of the policies before
+    each inner step from those that acted; with a ``divergence`` to aim at it is doubled where that is exceeded by half,
+    and halved where it is below two thirds of it. ``clip_norm`` bounds the Euclidean norm of the mean meta-gradient.
     """
 
     requests: ClassVar[tuple[str, ...]] = ("clipped",)

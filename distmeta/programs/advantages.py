@@ -124,6 +124,10 @@ def value_scale(discount: float, horizon: int) -> float:
     return float(horizon) if discount == 1 else (1 - discount**horizon) / (1 - discount)
 
 
+FIGURES = ("return", "success")
+"""What :meth:`Transitions.figures` tells."""
+
+
 class Transitions(NamedTuple):
     """Episodes of T tasks, as they were rolled out.
 
@@ -134,6 +138,7 @@ class Transitions(NamedTuple):
         outputs: (T, E, H, ...) of the network, with which they were drawn.
         rewards: (T, E, H).
         real: (T, E, H) float32, 1 for transitions and 0 for what comes after an episode's end.
+        reached: (T, E) which episodes have succeeded, where the environments tell.
     """
 
     observations: Tensor
@@ -142,11 +147,16 @@ class Transitions(NamedTuple):
     outputs: Tensor
     rewards: Tensor
     real: Tensor
+    reached: Tensor | None = None
+
+    def figures(self) -> dict[str, Tensor]:
+        """(T,) the mean undiscounted ``return`` of each task's episodes, and what part of them is a ``success``."""
+        returns = (self.rewards.double() * self.real.double()).sum(-1).mean(-1).float()
+        return {"return": returns, **({} if self.reached is None else {"success": self.reached.float().mean(-1)})}
 
     def judged(self, options: EnvironmentOptions) -> dict[str, Tensor]:
-        """What surrogate losses take, see :class:`~distmeta.objectives.policy_gradient.PolicyGradient`, and ``return``.
-
-        The latter is (T,), the mean undiscounted return; the others have a leading dimension of tasks, too.
+        """What surrogate losses take, see :class:`~distmeta.objectives.policy_gradient.PolicyGradient`, with a leading
+        dimension of tasks; and the :meth:`figures`.
         """
         rewards, mask, discount = self.rewards.double(), self.real.double(), options.discount
         if options.baseline == "network":
@@ -163,7 +173,7 @@ class Transitions(NamedTuple):
             "outputs": self.outputs.flatten(1, 2),
             "advantages": judged.float(),
             "gains": gains(rewards, mask, discount).float(),
-            "return": (rewards * mask).sum(-1).mean(-1).float(),
+            **self.figures(),
         }
         if options.baseline == "network":
             targets = (estimates + values) / value_scale(discount, rewards.shape[-1])

@@ -24,6 +24,8 @@ class PolicyAssembly(Assembly):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        if self.spec.successes and config.tasks.metrics is None:
+            self.objective.metrics += ("success", "success_before")
         if self.network.uses_batch_statistics:
             raise ConfigError(
                 f"model.kind = {config.model.kind} normalises by the statistics of a batch, and a policy sees one "

@@ -95,7 +95,8 @@ class RecurrentProgram(TaskProgram):
 
     def evaluate(self, start: Start, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
         """Mean returns of each trial's episodes, and the first one's; ``details``: of every episode."""
-        sample = self._trials.roll_out(start.theta.to(self._device), split, ids, 0)
+        theta, mean = start.theta.to(self._device), self._config.evaluation.mean_actions
+        sample = self._trials.roll_out(theta, split, ids, 0, mean=mean)
         values = {name: sample["query"][name].double().cpu() for name in self._metrics}
         by_episode = sample["returns"].double().cpu() if details else None
         return TaskMetrics(torch.tensor(ids, dtype=torch.int64), values, by_episode)

@@ -107,10 +107,10 @@ class ReinforcementProgram(TaskProgram):
     def evaluate(self, start: Start, split: Split, ids: Sequence[int], *, details: bool) -> TaskMetrics:
         """Mean returns of each task's episodes, after adaptation and before it; ``details``: after every step."""
         assert self._evaluation_steps is not None
-        sample = self._rollouts.roll_out(start.theta.to(self._device), split, ids, self._evaluation_steps)
+        theta, mean = start.theta.to(self._device), self._config.evaluation.mean_actions
+        sample = self._rollouts.roll_out(theta, split, ids, self._evaluation_steps, mean=mean)
         returns = sample["returns"].double().cpu()
-        known = {"return": returns[:, -1], "return_before": returns[:, 0]}
-        values = {name: known[name] for name in self._metrics}
+        values = {name: sample["query"][name].double().cpu() for name in self._metrics}
         return TaskMetrics(torch.tensor(ids, dtype=torch.int64), values, returns if details else None)
 
     def sample_losses(self, count: int) -> Tensor:

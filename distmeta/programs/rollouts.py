@@ -20,8 +20,8 @@ from distmeta.core.records import Data, Split
 from distmeta.core.requests import Start
 from distmeta.errors import DataError
 from distmeta.estimators.credited import CREDIT
-from distmeta.objectives.distributions import draw, log_probability
-from distmeta.programs.advantages import Transitions, credits_of
+from distmeta.objectives.distributions import draw, likeliest, log_probability
+from distmeta.programs.advantages import FIGURES, Transitions, credits_of
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.compiling import specialise
 from distmeta.programs.samples import Memory, Use
@@ -100,8 +100,17 @@ class Rollouts:
         return self.roll_out(self._initial, split, ids, use.steps or 0)
 
     @torch.no_grad()
-    def roll_out(self, theta: Tensor, split: Split, ids: Sequence[int], steps: int) -> dict[str, Any]:
+    def roll_out(
+        self, theta: Tensor, split: Split, ids: Sequence[int], steps: int, *, mean: bool = False
+    ) -> dict[str, Any]:
         """Episodes, and what they say, as a tree of tensors.
+
+        Args:
+            theta: (P,) meta-parameters.
+            split: of the tasks.
+            ids: T of them.
+            steps: inner steps K.
+            mean: whether returns are those of further episodes with the most likely actions.
 
         Returns:
             ``episodes``: (T, K, ...) before each inner step; ``query``: (T, ...) after the last one, with the mean
@@ -116,12 +125,16 @@ class Rollouts:
         batches = []
         for step in range(steps + 1):
             batches.append(self._batch(own, params, tasks, split, ids, step))
+            if mean:
+                batches[-1] |= self._simulate(own, params, tasks, split, ids, step, mean=True).figures()
             if step < steps:
                 params, state = self._mapped(("update", step), self._updating(step), own, params, state, batches[-1])
-        returns = torch.stack([batch.pop("return") for batch in batches], 1)
-        query = {**batches.pop(), "return": returns[:, -1], "return_before": returns[:, 0]}
-        names = list(query)[:-2]
-        inner = {name: torch.stack([batch[name] for batch in batches], 1) for name in names} if batches else {}
+        told = {name: torch.stack([batch.pop(name) for batch in batches], 1) for name in FIGURES if name in batches[0]}
+        query = batches.pop()
+        inner = {name: torch.stack([batch[name] for batch in batches], 1) for name in query} if batches else {}
+        for name, values in told.items():
+            query |= {name: values[:, -1], f"{name}_before": values[:, 0]}
+        returns = told["return"]
         if self._parts.estimator.Options.of_policies:
             query[CREDIT] = credits_of(returns[:, -1])
         return {"episodes": inner, "query": query, "returns": returns}
@@ -135,22 +148,36 @@ class Rollouts:
         return data
 
     def _simulate(
-        self, meta: Meta, params: Any, tasks: Data, split: Split, ids: Sequence[int], step: int
+        self,
+        meta: Meta,
+        params: Any,
+        tasks: Data,
+        split: Split,
+        ids: Sequence[int],
+        step: int,
+        *,
+        mean: bool = False,
     ) -> Transitions:
-        """A batch of episodes."""
+        """A batch of episodes, with the most likely actions or drawn ones."""
         noise, resets, steps = self._draws(split, ids, step)
         state = self._environments.reset(tasks, resets)
         alive = torch.ones(resets.shape[:2], dtype=torch.bool, device=resets.device)
+        reached = torch.zeros_like(alive) if self._parts.spec.successes else None
         history: list[tuple[Tensor, ...]] = []
         for time in range(self._options.horizon):
             observed = self._environments.observe(tasks, state)
             actions, logs, outputs = self._mapped(
                 "act", self._act, meta, params, observed, noise[:, :, time].contiguous()
             )
+            if mean:
+                actions = likeliest(self._of_actions(outputs), self._continuous)
             state, rewards, ended = self._environments.step(tasks, state, actions, steps[:, :, time])
             history.append((observed, actions, logs, outputs, rewards * alive, alive.float()))
+            if reached is not None:
+                reached |= alive & self._environments.succeeded(tasks, state)
             alive = alive & ~ended
-        return Transitions(*(torch.stack(each, 2) for each in zip(*history, strict=True)))
+        found = Transitions(*(torch.stack(each, 2) for each in zip(*history, strict=True)))
+        return found._replace(reached=reached)
 
     def _act(self, meta: Meta, params: Any, observed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (E, ...) of one task's policy, the logarithms of their probabilities, and the outputs."""
@@ -159,15 +186,19 @@ class Rollouts:
 
     def _drawn(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions of these outputs, and the logarithms of their probabilities."""
-        policy = outputs[..., :-1] if self._options.baseline == "network" else outputs
+        policy = self._of_actions(outputs)
         actions = draw(policy, noise, self._continuous)
         return actions, log_probability(policy, actions)
+
+    def _of_actions(self, outputs: Tensor) -> Tensor:
+        """The outputs that are a distribution of actions."""
+        return outputs[..., :-1] if self._options.baseline == "network" else outputs
 
     def _updating(self, step: int) -> Callable[..., Any]:
         """One task's inner step."""
 
         def update(meta: Meta, params: Any, state: Any, data: Data) -> Any:
-            given = {name: value for name, value in data.items() if name != "return"}
+            given = {name: value for name, value in data.items() if name not in FIGURES}
             found = inner_gradient(self._adaptation, params, meta, Batch(given, None, step))
             return self._adaptation.update(params, state, found, meta, step)
 

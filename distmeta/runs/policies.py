@@ -12,7 +12,7 @@ from distmeta.adaptations.base import Batch, Iterative, inner_gradient
 from distmeta.config.schema import Config
 from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError
-from distmeta.objectives.distributions import draw, log_probability
+from distmeta.objectives.distributions import draw, likeliest, log_probability
 from distmeta.programs.advantages import Transitions
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.policy_assembly import PolicyAssembly
@@ -128,7 +128,7 @@ class PolicyLearner(MetaLearner):
         """Actions (N, A) or (N,) of a network's outputs (N, ...)."""
         policy = self.of_actions(outputs)
         if mean:
-            return policy.chunk(2, -1)[0] if self.continuous else policy.argmax(-1)
+            return likeliest(policy, self.continuous)
         size = (len(policy), policy.shape[-1] // 2 if self.continuous else 1)
         fill = torch.randn if self.continuous else torch.rand
         return draw(policy, fill(size, generator=generator).to(policy.device), self.continuous)

@@ -12,6 +12,8 @@ from distmeta.config.sections import TaskOptions
 from distmeta.core.lazy import lazily
 from distmeta.tasks.base import Episode, TaskFamily, episodes
 from distmeta.tasks.options import (
+    AntDirOptions,
+    AntGoalOptions,
     BanditOptions,
     CartPoleOptions,
     CifarFSOptions,
@@ -32,6 +34,7 @@ from distmeta.tasks.options import (
     TextOptions,
     TieredImageNetOptions,
     UnlabelledOptions,
+    WalkerParamsOptions,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +86,9 @@ TASKS: Registry[TaskFamily, TaskOptions] = Registry(
         "cartpole": (CartPoleOptions, "distmeta.tasks.environments.classic:CartPole"),
         "half_cheetah_dir": (HalfCheetahDirOptions, "distmeta.tasks.environments.locomotion:HalfCheetahDir"),
         "half_cheetah_vel": (HalfCheetahVelOptions, "distmeta.tasks.environments.locomotion:HalfCheetahVel"),
+        "ant_dir": (AntDirOptions, "distmeta.tasks.environments.bodies:AntDir"),
+        "ant_goal": (AntGoalOptions, "distmeta.tasks.environments.bodies:AntGoal"),
+        "walker_params": (WalkerParamsOptions, "distmeta.tasks.environments.bodies:WalkerParams"),
         "navigation": (NavigationOptions, "distmeta.tasks.environments.navigation:Navigation"),
     },
     TaskOptions,

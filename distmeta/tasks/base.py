@@ -111,6 +111,7 @@ class TaskSpec:
             so many numbers for one example, where the objective asks for no other number.
         program: entry of :data:`distmeta.programs.PROGRAMS`.
         actions: of reinforcement-learning tasks, whether ``outputs`` is the dimension of an action or their number.
+        successes: of reinforcement-learning tasks, whether they tell which episodes succeed.
         scale: (D,) what 1 of each dimension of ``y`` is in the user's unit, where targets are standardised; metrics are
             told in the user's unit. ``None`` where they are the same.
         unit: name of the user's unit of ``y``, as metrics tell it; empty where it has none.
@@ -124,6 +125,7 @@ class TaskSpec:
     outputs: int
     program: str = "supervised"
     actions: Literal["continuous", "discrete"] | None = None
+    successes: bool = False
     scale: tuple[float, ...] | None = None
     unit: str = ""
     weighted: bool = False

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 import distmeta
+from distmeta.adaptations.base import Batch, Iterative
 from distmeta.config.schema import Config
 from distmeta.core.requests import Request, Start
-from distmeta.errors import ConfigError
+from distmeta.errors import ConfigError, DataError
 from distmeta.loading import load_config
 from distmeta.objectives.distributions import log_probability
-from distmeta.programs.reinforcement import PolicyAssembly, ReinforcementProgram
+from distmeta.programs import open_program
+from distmeta.programs.policy_assembly import PolicyAssembly
+from distmeta.programs.reinforcement import ReinforcementProgram
 from distmeta.runs.policies import AdaptedPolicy, PolicyLearner
 
 NAVIGATION: dict[str, Any] = {
@@ -180,6 +183,55 @@ def test_evaluation_measures_returns_after_every_step() -> None:
     assert torch.equal(rows.values["return_before"], rows.by_step[:, 0])
     answer = program.answer(Request("gradient", start_of(program)), "train", range(2))
     assert set(answer.sums) == {"loss", "return", "return_before"}
+
+
+def test_returns_of_the_most_likely_actions() -> None:
+    """Adaptation is by drawn actions as before; what is told are further episodes."""
+    drawn, program = opened(), opened("evaluation.mean_actions=true")
+    theta = program.initial_vector()
+    usual, mean = (program._rollouts.roll_out(theta, "test", range(2), 2, mean=each) for each in (False, True))
+    for name in ("x", "y"):
+        assert torch.equal(usual["query"][name], mean["query"][name])
+    assert not torch.equal(usual["returns"], mean["returns"])
+    rows = program.evaluate(start_of(program), "test", range(2), details=True)
+    assert rows.by_step is not None
+    assert torch.equal(rows.by_step, mean["returns"].double())
+    untold = drawn.evaluate(start_of(drawn), "test", range(2), details=True)
+    assert untold.by_step is not None
+    assert torch.equal(untold.by_step, usual["returns"].double())
+    # Without noise the first episodes of a task, which all begin alike, are the same.
+    meta = program.layout.unflatten(theta)
+    position, adaptation = torch.zeros(1, 2), cast(Iterative, program._parts.adaptation)
+    tasks, total = program._rollouts._environments.sample("test", [0]).support, 0.0
+    for _ in range(9):
+        outputs = program._parts.adaptation.predict(
+            meta, program._parts.adaptation.init(meta)[0], Batch({"x": position})
+        )
+        position, reward, _ = (
+            each[0] for each in program._rollouts._environments.step(
+                tasks, position.unsqueeze(0), outputs[:, :2].unsqueeze(0), torch.zeros(1, 1, 0)
+            )
+        )  # fmt: skip
+        total += float(reward)
+    assert float(mean["returns"][0, 0]) == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["maml_trpo", "rl2"])
+def test_successes_of_the_users_environments(algorithm: str) -> None:
+    line = "{kind: gymnasium, environment: 'module:users_environments.Line', success: true, episodes: 3, horizon: 30}"
+    own = [f"tasks={line}", f"algorithm={{name: {algorithm}}}"]
+    own += ["model={kind: gru, width: 4}"] if algorithm == "rl2" else []
+    config = load_config(NAVIGATION, own)
+    program = open_program(config, CPU)
+    rows = program.evaluate(Start.of(0, program.initial_vector()), "test", range(6), details=False)  # type: ignore[attr-defined]
+    if algorithm == "rl2":  # chooses the return alone
+        assert set(rows.values) == {"return"}
+        return
+    assert set(rows.values) == {"return", "return_before", "success", "success_before"}
+    assert 0 < float(rows.values["success_before"].mean()) < 1
+    untold = load_config(NAVIGATION, [own[0].replace("success:", "arguments: {fault: silent}, success:"), own[1]])
+    with pytest.raises(DataError, match=r"tasks.success is set, and the info of step has no success"):
+        open_program(untold, CPU).evaluate(Start.of(0, program.initial_vector()), "test", range(1), details=False)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -78,3 +78,7 @@ class Environments(TaskFamily):
             draws: (T, E, step_draws) uniform numbers.
         """
         raise NotImplementedError
+
+    def succeeded(self, tasks: Data, state: Any) -> Tensor:
+        """(T, E) which episodes have reached their goal in this state; of families with ``TaskSpec.successes``."""
+        raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
     from distmeta.config.sections import TaskOptions
 
-FRAMES = 5
-"""Steps of the simulation with one action."""
-
-CONTROL_COST = 0.05
+NOISE = 0.1
+"""Of positions, uniform to both sides, and of velocities, the deviation, as an episode begins."""
 
 
 def versions() -> dict[str, str]:
@@ -40,17 +38,42 @@ def versions() -> dict[str, str]:
     return {"mujoco": mujoco.__version__, "gymnasium": gymnasium.__version__}
 
 
-class HalfCheetah(Environments):
-    """Gymnasium's ``HalfCheetah-v5`` with other rewards: one of the velocity, less 0.05 times the squared controls.
+class Bodies(NamedTuple):
+    """Bodies of T tasks in E episodes each.
 
-    Observations (17) are positions but that along the track, and velocities. Episodes begin at the initial position
-    with noise uniform in [-0.1, 0.1] of positions and normal of deviation 0.1 of velocities, and never end. ``Rollout``
-    of MuJoCo simulates all episodes of all tasks at once; it begins its solver anew with each step, so that episodes
-    drift away from gymnasium's.
+    Attributes:
+        values: (T, E, S) time, positions, velocities.
+        models: what they are made of: one for all, or T E of them.
+    """
+
+    values: NDArray[np.float64]
+    models: Sequence[Any]
+
+
+class Locomotion(Environments):
+    """A body of gymnasium's, of version 5, with rewards of its own.
+
+    Observations are positions but the first ``hidden`` ones, which say where it is, and velocities. Episodes begin at
+    the initial position with noise. ``Rollout`` of MuJoCo simulates all episodes of all tasks at once; it begins its
+    solver anew with each step, so that episodes drift away from gymnasium's. Observations of contact forces, which some
+    publications have, are left out.
+
+    Attributes:
+        body: name of gymnasium's file.
+        hidden: how many positions are not seen.
+        sizes: numbers of positions, velocities and controls.
+        noise: see :data:`NOISE`.
+        frames: steps of the simulation with one action.
+        cost: of the squared controls.
     """
 
     Options: type[TaskOptions] = LocomotionOptions
-    reset_draws: int = 27
+    body: ClassVar[str]
+    hidden: ClassVar[int] = 1
+    sizes: ClassVar[tuple[int, int, int]] = (9, 9, 6)
+    noise: ClassVar[float] = NOISE
+    frames: ClassVar[int] = 5
+    cost: ClassVar[float]
 
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         super().__init__(options, episodes, device)
@@ -60,10 +83,15 @@ class HalfCheetah(Environments):
         from mujoco.rollout import Rollout
 
         assets = Path(environments.__file__).parent / "assets"
-        self._model = mujoco.MjModel.from_xml_path(str(assets / "half_cheetah.xml"))
+        self._model = mujoco.MjModel.from_xml_path(str(assets / f"{self.body}.xml"))
         self._data = mujoco.MjData(self._model)
         self._rollout = Rollout(nthread=0)
-        self._seconds = FRAMES * self._model.opt.timestep
+        self._seconds = self.frames * self._model.opt.timestep
+
+    @property
+    def reset_draws(self) -> int:  # type: ignore[override]
+        """A number for each position, and two for each velocity."""
+        return self.sizes[0] + 2 * self.sizes[1]
 
     @classmethod
     def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
@@ -77,42 +105,64 @@ class HalfCheetah(Environments):
 
     @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:
-        """17 numbers in, 6 out."""
-        return TaskSpec(TensorSpec((17,)), outputs=6, program="reinforcement", actions="continuous")
+        """Positions and velocities in, controls out."""
+        positions, velocities, controls = cls.sizes
+        seen = TensorSpec((positions - cls.hidden + velocities,))
+        return TaskSpec(seen, outputs=controls, program="reinforcement", actions="continuous")
 
-    def reset(self, tasks: Data, draws: Tensor) -> NDArray[np.float64]:
-        """(T, E, 19) time, positions, velocities."""
-        model, (positions, radii, angles) = self._model, draws.double().cpu().chunk(3, -1)
-        state = np.zeros((*positions.shape[:2], 1 + model.nq + model.nv))
-        state[..., 1 : 1 + model.nq] = model.qpos0 + 0.2 * positions.numpy() - 0.1
-        state[..., 1 + model.nq :] = 0.1 * normal_of(radii, angles).numpy()
-        return state
+    def reset(self, tasks: Data, draws: Tensor) -> Bodies:
+        """Time, positions, velocities."""
+        count, size = self.sizes[0], self.sizes[1]
+        numbers = draws.double().cpu()
+        positions, radii, angles = numbers[..., :count], numbers[..., count:-size], numbers[..., -size:]
+        values = np.zeros((*positions.shape[:2], 1 + count + size))
+        values[..., 1 : 1 + count] = self._model.qpos0 + 2 * self.noise * positions.numpy() - self.noise
+        values[..., 1 + count :] = self.noise * normal_of(radii, angles).numpy()
+        return Bodies(values, self.models(tasks, values.shape[1]))
 
-    def observe(self, tasks: Data, state: NDArray[np.float64]) -> Tensor:
-        """Positions from the second on, and velocities."""
+    def models(self, tasks: Data, episodes: int) -> Sequence[Any]:
+        """What the bodies of these tasks are made of: one model for all, or one for each episode."""
+        return [self._model]
+
+    def observe(self, tasks: Data, state: Bodies) -> Tensor:
+        """Positions but the first ones, and velocities."""
         import torch
 
-        return torch.from_numpy(state[..., 2:].astype(np.float32)).to(self._device)
+        return torch.from_numpy(state.values[..., 1 + self.hidden :].astype(np.float32)).to(self._device)
 
-    def step(
-        self, tasks: Data, state: NDArray[np.float64], actions: Tensor, draws: Tensor
-    ) -> tuple[NDArray[np.float64], Tensor, Tensor]:
+    def step(self, tasks: Data, state: Bodies, actions: Tensor, draws: Tensor) -> tuple[Bodies, Tensor, Tensor]:
         """Simulate one action of all episodes."""
         import torch
 
-        scale = cast(LocomotionOptions, self._options).action_scale
+        scale, values = cast(LocomotionOptions, self._options).action_scale, state.values
         controls = np.clip(actions.double().cpu().numpy() / scale, -1, 1)
-        flat = np.repeat(controls.reshape(-1, 1, controls.shape[-1]), FRAMES, axis=1)
-        found, _ = self._rollout.rollout(self._model, self._data, state.reshape(len(flat), -1), flat)
-        after: NDArray[np.float64] = np.ascontiguousarray(found[:, -1]).reshape(state.shape)
-        velocity = torch.from_numpy((after[..., 1] - state[..., 1]) / self._seconds).to(self._device)
-        cost = torch.from_numpy(CONTROL_COST * np.square(controls).sum(-1)).to(self._device)
-        rewards = (self.reward(tasks, velocity) - cost).float()
-        return after, rewards, torch.zeros_like(rewards, dtype=torch.bool)
+        flat = np.repeat(controls.reshape(-1, 1, controls.shape[-1]), self.frames, axis=1)
+        found, _ = self._rollout.rollout(state.models, self._data, values.reshape(len(flat), -1), flat)
+        after: NDArray[np.float64] = np.ascontiguousarray(found[:, -1]).reshape(values.shape)
+        before, now = (torch.from_numpy(each[..., 1:]).to(self._device) for each in (values, after))
+        cost = torch.from_numpy(self.cost * np.square(controls).sum(-1)).to(self._device)
+        rewards = (self.reward(tasks, before, now) - cost).float()
+        return Bodies(after, state.models), rewards, self.ended(now)
 
-    def reward(self, tasks: Data, velocity: Tensor) -> Tensor:
-        """(T, E) of the velocities (T, E) along the track, in metres a second."""
+    def reward(self, tasks: Data, before: Tensor, after: Tensor) -> Tensor:
+        """(T, E) before the controls' cost, of positions and velocities (T, E, ...) before a step and after it."""
         raise NotImplementedError
+
+    def ended(self, after: Tensor) -> Tensor:
+        """(T, E) which episodes have ended."""
+        return after.new_zeros(after.shape[:2]).bool()
+
+    def velocity(self, before: Tensor, after: Tensor, places: int = 1) -> Tensor:
+        """(T, E, places) of the first positions, in metres a second."""
+        moved = after[..., :places] - before[..., :places]
+        return moved / float(self._seconds)
+
+
+class HalfCheetah(Locomotion):
+    """Gymnasium's ``HalfCheetah-v5``, whose controls cost 0.05 times their squares. Episodes never end."""
+
+    body = "half_cheetah"
+    cost = 0.05
 
 
 class HalfCheetahDir(HalfCheetah):
@@ -122,19 +172,16 @@ class HalfCheetahDir(HalfCheetah):
 
     def parameters(self, episode: Episode, split: Split, ids: Sequence[int]) -> Mapping[str, Any]:
         """Directions (T,), 1 or -1: drawn in training, in turn in evaluation, where both are to be there."""
-        if split != "train":
-            return {"direction": 1.0 - 2.0 * (np.array(ids, dtype=np.int64) % 2)}
-        drawn = words(episode.seed, split, ids, Purpose.PARAMETERS, 1)[:, 0]
-        return {"direction": 1.0 - 2.0 * (drawn >> 31)}
+        return {"direction": two_ways(episode, split, ids)}
 
     @classmethod
     def groups(cls, options: TaskOptions, split: Split, ids: Sequence[int]) -> Sequence[str] | None:
         """The two tasks, of evaluation."""
-        return None if split == "train" else [("forwards", "backwards")[task % 2] for task in ids]
+        return groups_of_ways(split, ids)
 
-    def reward(self, tasks: Data, velocity: Tensor) -> Tensor:
+    def reward(self, tasks: Data, before: Tensor, after: Tensor) -> Tensor:
         """The velocity in the task's direction."""
-        return tasks["direction"].double().unsqueeze(1) * velocity
+        return tasks["direction"].double().unsqueeze(1) * self.velocity(before, after).squeeze(-1)
 
 
 class HalfCheetahVel(HalfCheetah):
@@ -147,6 +194,20 @@ class HalfCheetahVel(HalfCheetah):
         fastest = cast(HalfCheetahVelOptions, self._options).fastest
         return {"velocity": fastest * uniform(words(episode.seed, split, ids, Purpose.PARAMETERS, 1)[:, 0])}
 
-    def reward(self, tasks: Data, velocity: Tensor) -> Tensor:
+    def reward(self, tasks: Data, before: Tensor, after: Tensor) -> Tensor:
         """Minus the distance to the task's velocity."""
-        return -(velocity - tasks["velocity"].double().unsqueeze(1)).abs()
+        return -(self.velocity(before, after).squeeze(-1) - tasks["velocity"].double().unsqueeze(1)).abs()
+
+
+def two_ways(episode: Episode, split: Split, ids: Sequence[int]) -> NDArray[np.float64]:
+    """(T,) 1 or -1: drawn in training, in turn in evaluation, where both are to be there."""
+    if split != "train":
+        behind = np.array(ids, dtype=np.int64) % 2
+    else:
+        behind = (words(episode.seed, split, ids, Purpose.PARAMETERS, 1)[:, 0] >> 31).astype(np.int64)
+    return np.where(behind, -1.0, 1.0)
+
+
+def groups_of_ways(split: Split, ids: Sequence[int]) -> list[str] | None:
+    """Their names, of evaluation."""
+    return None if split == "train" else [("forwards", "backwards")[task % 2] for task in ids]

@@ -60,6 +60,7 @@ class UserEpisodes(NamedTuple):
         ended: (T, E) which have ended.
         names: task, seed of each episode, for messages.
         step: steps done.
+        succeeded: (T, E) which have succeeded in the last step.
     """
 
     environments: NDArray[np.object_]
@@ -67,6 +68,7 @@ class UserEpisodes(NamedTuple):
     ended: NDArray[np.bool_]
     names: list[list[str]]
     step: int
+    succeeded: NDArray[np.bool_]
 
 
 class GymnasiumTasks(Environments):
@@ -114,6 +116,7 @@ class GymnasiumTasks(Environments):
             outputs=spaces.actions,
             program="reinforcement",
             actions="discrete" if spaces.low is None else "continuous",
+            successes=cast(GymnasiumOptions, options).success,
         )
 
     @classmethod
@@ -146,7 +149,8 @@ class GymnasiumTasks(Environments):
                     environments[t, e].set_task(given)
                     seen, _ = environments[t, e].reset(seed=int(seeds[t, e]))
                     observed[t, e] = self._observation(seen)
-        return UserEpisodes(environments, observed, np.zeros(shape, dtype=bool), names, 0)
+        nowhere = np.zeros(shape, dtype=bool)
+        return UserEpisodes(environments, observed, nowhere, names, 0, nowhere)
 
     def observe(self, tasks: Data, state: UserEpisodes) -> Tensor:
         """What each sees."""
@@ -162,13 +166,22 @@ class GymnasiumTasks(Environments):
 
         given, shape = self._controls(actions), state.ended.shape
         observed, rewards, ended = state.observed.copy(), np.zeros(shape, dtype=np.float32), state.ended.copy()
+        succeeded = np.zeros(shape, dtype=bool)
         for t, e in np.argwhere(~state.ended).tolist():
             with _named(self._own, f"{state.names[t][e]}, step {state.step}"):
-                seen, reward, terminated, truncated, _ = state.environments[t, e].step(given[t, e])
+                seen, reward, terminated, truncated, info = state.environments[t, e].step(given[t, e])
+                if self._own.success:
+                    succeeded[t, e] = _success(info)
                 observed[t, e], rewards[t, e] = self._observation(seen), _finite(reward, "reward")
                 ended[t, e] = bool(terminated) or bool(truncated)
-        after = UserEpisodes(state.environments, observed, ended, state.names, state.step + 1)
+        after = UserEpisodes(state.environments, observed, ended, state.names, state.step + 1, succeeded)
         return after, torch.from_numpy(rewards).to(self._device), torch.from_numpy(ended).to(self._device)
+
+    def succeeded(self, tasks: Data, state: UserEpisodes) -> Tensor:
+        """What the environments' info says."""
+        import torch
+
+        return torch.from_numpy(state.succeeded).to(self._device)
 
     def close(self) -> None:
         """Close all environments."""
@@ -186,6 +199,13 @@ class GymnasiumTasks(Environments):
     @property
     def _own(self) -> GymnasiumOptions:
         return cast(GymnasiumOptions, self._options)
+
+
+def _success(info: Any) -> bool:
+    """Whether an episode has succeeded, by what its step tells."""
+    if not isinstance(info, Mapping) or "success" not in info:
+        raise ValueError(f"tasks.success is set, and the info of step has no success but {list(info or {})}")
+    return bool(info["success"])
 
 
 def controls(own: GymnasiumOptions, spaces: Spaces, actions: NDArray[Any]) -> NDArray[Any]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from distmeta.tasks.options.augmentation import AugmentationOptions
 from distmeta.tasks.options.environments import (
+    AntDirOptions,
+    AntGoalOptions,
     BanditOptions,
     CartPoleOptions,
     EnvironmentOptions,
@@ -16,6 +18,7 @@ from distmeta.tasks.options.environments import (
     MdpOptions,
     NavigationOptions,
     PendulumOptions,
+    WalkerParamsOptions,
 )
 from distmeta.tasks.options.images import (
     CifarFSOptions,
@@ -35,6 +38,8 @@ from distmeta.tasks.options.texts import Clinc150Options, EncodingOptions, TextO
 from distmeta.tasks.options.unlabelled import UnlabelledOptions
 
 __all__ = [
+    "AntDirOptions",
+    "AntGoalOptions",
     "AugmentationOptions",
     "BanditOptions",
     "CartPoleOptions",
@@ -61,4 +66,5 @@ __all__ = [
     "TextOptions",
     "TieredImageNetOptions",
     "UnlabelledOptions",
+    "WalkerParamsOptions",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from distmeta.config.sections import PositiveFloat, TaskOptions
+from distmeta.config.sections import NonNegativeFloat, PositiveFloat, TaskOptions
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -122,7 +122,8 @@ class LocomotionOptions(EnvironmentOptions):
     """Settings of tasks that MuJoCo simulates.
 
     The policy acts in [-``action_scale``, ``action_scale``], which is mapped to the actuators' bounds; what is beyond
-    is cut off. With the initial standard deviation of 1 this decides whether a policy learns: 10 in released codes.
+    is cut off. With the initial standard deviation of 1 this decides whether a policy of HalfCheetah learns: it is 10
+    in released codes.
     """
 
     action_scale: PositiveFloat = 10.0
@@ -144,16 +145,45 @@ class HalfCheetahVelOptions(LocomotionOptions):
     fastest: PositiveFloat = 2.0
 
 
+class AntDirOptions(LocomotionOptions):
+    """Settings under ``tasks`` for ``kind: ant_dir``: run in a direction, one of ``two`` or of the whole ``circle``."""
+
+    kind: Literal["ant_dir"] = "ant_dir"
+    directions: Literal["two", "circle"] = "two"
+    action_scale: PositiveFloat = 1.0
+
+
+class AntGoalOptions(LocomotionOptions):
+    """Settings under ``tasks`` for ``kind: ant_goal``: run to a place at most ``radius`` metres away."""
+
+    kind: Literal["ant_goal"] = "ant_goal"
+    radius: PositiveFloat = 3.0
+    action_scale: PositiveFloat = 1.0
+
+
+class WalkerParamsOptions(LocomotionOptions):
+    """Settings under ``tasks`` for ``kind: walker_params``: walk with a body that differs from task to task.
+
+    Masses, inertias, damping and friction differ by factors, whose powers are between plus and minus ``limit``.
+    """
+
+    kind: Literal["walker_params"] = "walker_params"
+    limit: NonNegativeFloat = 3.0
+    action_scale: PositiveFloat = 1.0
+
+
 class GymnasiumOptions(EnvironmentOptions):
     """Settings under ``tasks`` for ``kind: gymnasium``: environments of one's own with gymnasium's interface.
 
     ``environment`` is ``module:PACKAGE.FACTORY``, which makes one environment of ``arguments``; it has
     ``sample_task(generator)``, which gives a task, and ``set_task(task)``, after which ``reset`` begins an episode of
-    it. With an ``action_scale`` s the policy acts in [-s, s], which is mapped to the bounds of a ``Box``; without one
-    actions are cut off at them.
+    it. With ``success`` the info of ``step`` tells under that name whether the goal is reached, and what part of the
+    episodes ever reaches it is measured too. With an ``action_scale`` s the policy acts in [-s, s], which is mapped to
+    the bounds of a ``Box``; without one actions are cut off at them.
     """
 
     kind: Literal["gymnasium"] = "gymnasium"
     environment: Annotated[str, Field(pattern="^module:")]
     arguments: Mapping[str, Any] = Field(default_factory=dict)
+    success: bool = False
     action_scale: PositiveFloat | None = None
