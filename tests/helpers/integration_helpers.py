@@ -65,6 +65,19 @@ NAVIGATION: dict[str, Any] = {
     "run": RUN,
     "evaluation": EVALUATION,
 }
+HALF_CHEETAH: dict[str, Any] = {
+    **NAVIGATION,
+    "name": "half_cheetah",
+    "tasks": {"kind": "half_cheetah_dir", "episodes": 2, "horizon": 5},
+    "algorithm": {"name": "maml_trpo", "inner_lr": 0.1},
+}
+BANDITS: dict[str, Any] = {
+    **NAVIGATION,
+    "name": "bandits",
+    "tasks": {"kind": "bandits", "arms": 3, "episodes": 2, "horizon": 5},
+    "model": {"kind": "gru", "width": 8},
+    "algorithm": {"name": "rl2"},
+}
 SINUSOID: dict[str, Any] = {
     "name": "sinusoid",
     "tasks": {"kind": "sinusoid"},

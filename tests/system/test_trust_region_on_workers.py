@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from integration_helpers import GLYPHS, NAVIGATION, SINUSOID, assert_same, configure, parameters, train, untimed
+from integration_helpers import GLYPHS, HALF_CHEETAH, NAVIGATION, SINUSOID, assert_same, configure, parameters, train, untimed
 
 from distmeta.core.requests import Answer, Request, add
 from distmeta.core.tree import Sum
@@ -30,15 +30,20 @@ SHARDS = 8
 
 BASES = pytest.mark.parametrize(
     "base",
-    [SINUSOID, NAVIGATION, pytest.param(GLYPHS, marks=pytest.mark.slow)],
-    ids=["sinusoid", "navigation", "glyphs"],
+    [SINUSOID, NAVIGATION, HALF_CHEETAH, pytest.param(GLYPHS, marks=pytest.mark.slow)],
+    ids=["sinusoid", "navigation", "half_cheetah", "glyphs"],
 )
 
 
 @pytest.mark.parametrize(
     ("base", "counts"),
-    [(SINUSOID, (2,)), (NAVIGATION, (1, 2)), pytest.param(GLYPHS, (1, 2), marks=pytest.mark.slow)],
-    ids=["sinusoid", "navigation", "glyphs"],
+    [
+        (SINUSOID, (2,)),
+        (NAVIGATION, (1, 2)),
+        (HALF_CHEETAH, (2,)),
+        pytest.param(GLYPHS, (1, 2), marks=pytest.mark.slow),
+    ],
+    ids=["sinusoid", "navigation", "half_cheetah", "glyphs"],
 )
 def test_same_bits(base: dict[str, Any], counts: tuple[int, ...], tmp_path: Path) -> None:
     for workers in (0, *counts):

@@ -139,7 +139,7 @@ def test_walkers_are_made_of_what_their_tasks_say() -> None:
         assert float(factors.max()) <= 1.5**3
         np.testing.assert_allclose(factors, tasks["factors"][task, 1 : len(mass)].numpy(), rtol=1e-6)
     ended = torch.zeros(2, 3, dtype=torch.bool)
-    for _ in range(150):
+    for _ in range(300):
         state, rewards, over = family.step(tasks, state, torch.ones(2, 3, 6), torch.zeros(2, 3, 0))
         ended |= over
     assert torch.isfinite(rewards).all()
