@@ -125,7 +125,8 @@ def main() -> None:
         f"optimistic posterior mean, prior {prior:.2f}": optimistic(prior),
     }
     measured = {"the policy": policy, **{name: luck.rewards(rule) for name, rule in rules.items()}}
-    measured["the best arm, always"] = luck.rewards(lambda wins, losses, time, random: luck.chances)
+    best: Rule = lambda wins, losses, time, random: luck.chances  # noqa: E731
+    measured["the best arm, always"] = luck.rewards(best)
     figures = {
         name: {"reward": mean_ci(torch.from_numpy(found)), "policy_beyond": mean_ci(torch.from_numpy(policy - found))}
         for name, found in measured.items()

@@ -1,4 +1,4 @@
-"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``list``; data, jobs and sweeps elsewhere."""
+"""The command line: ``distmeta train``, ``evaluate``, ``plan``, ``list``; the other commands elsewhere."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, output
 from distmeta.cli.common import errors as _errors
 from distmeta.cli.display import Display, consoles, messages, meta_test_table, plan_table, result_lines, shots_table
 from distmeta.cli.partition import partition
+from distmeta.cli.watch import watch
 from distmeta.config.schema import dump_config
 from distmeta.config.sections import Section
 from distmeta.config.text import check_local, read_text
@@ -43,6 +44,7 @@ data_app = typer.Typer(help="Prepare task data, check it and look at it.", no_ar
 app.add_typer(data_app, name="data")
 for command in (data.build, data.check, data.show, partition):
     data_app.command()(command)
+app.command()(watch)
 app.add_typer(cli_jobs.app)
 app.add_typer(cli_tune.app)
 

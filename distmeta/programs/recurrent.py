@@ -19,6 +19,7 @@ from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.mapping import chunks
 from distmeta.programs.measuring import summed_names, sums
 from distmeta.programs.recurrent_assembly import RecurrentAssembly
+from distmeta.programs.rollouts import See
 from distmeta.programs.samples import Sampling
 from distmeta.programs.task_program import TaskProgram, Vectors, with_bad
 from distmeta.programs.trials import Trials
@@ -51,6 +52,11 @@ class RecurrentProgram(TaskProgram):
         self._try_requests()
         chunk = self._config.engine.chunk
         return Plan(chunk=None if chunk == "auto" else chunk)
+
+    @property
+    def environments(self) -> Environments:
+        """The tasks' own."""
+        return self._trials.environments
 
     def _sampling(self) -> Sampling:
         family = cast(Environments, open_family(self._config, self._device))
@@ -100,3 +106,8 @@ class RecurrentProgram(TaskProgram):
         values = {name: sample["query"][name].double().cpu() for name in self._metrics}
         by_episode = sample["returns"].double().cpu() if details else None
         return TaskMetrics(torch.tensor(ids, dtype=torch.int64), values, by_episode)
+
+    def watch(self, start: Start, split: Split, ids: Sequence[int], see: See) -> None:
+        """Let somebody look on at trials."""
+        mean = self._config.evaluation.mean_actions
+        self._trials.roll_out(start.theta.to(self._device), split, ids, 0, mean=mean, see=see)

@@ -23,7 +23,7 @@ from distmeta.programs.engine.mapping import run_tasks
 from distmeta.programs.engine.reference import one_task
 from distmeta.programs.measuring import summed_names, sums
 from distmeta.programs.policy_assembly import PolicyAssembly
-from distmeta.programs.rollouts import Rollouts
+from distmeta.programs.rollouts import Rollouts, See
 from distmeta.programs.samples import Sampling
 from distmeta.programs.task_program import TaskProgram, with_bad
 from distmeta.tasks import open_family
@@ -42,6 +42,11 @@ class ReinforcementProgram(TaskProgram):
     def blueprint(cls, config: Config) -> Assembly:
         """The configuration's parts, without environments or device."""
         return PolicyAssembly(config)
+
+    @property
+    def environments(self) -> Environments:
+        """The tasks' own."""
+        return self._rollouts.environments
 
     def _sampling(self) -> Sampling:
         family = cast(Environments, open_family(self._config, self._device))
@@ -112,6 +117,11 @@ class ReinforcementProgram(TaskProgram):
         returns = sample["returns"].double().cpu()
         values = {name: sample["query"][name].double().cpu() for name in self._metrics}
         return TaskMetrics(torch.tensor(ids, dtype=torch.int64), values, returns if details else None)
+
+    def watch(self, start: Start, split: Split, ids: Sequence[int], see: See) -> None:
+        """Let somebody look on at the episodes that :meth:`evaluate` rolls out for adaptation."""
+        assert self._evaluation_steps is not None
+        self._rollouts.roll_out(start.theta.to(self._device), split, ids, self._evaluation_steps, see=see)
 
     def sample_losses(self, count: int) -> Tensor:
         """(count,) negative log-likelihoods of meta-test actions, after all else that a run asks for."""

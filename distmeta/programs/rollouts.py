@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,26 @@ from distmeta.programs.samples import Memory, Use
 from distmeta.tasks.base import Episode
 from distmeta.tasks.environments.base import Environments
 from distmeta.tasks.options.environments import EnvironmentOptions
+
+
+class Moment(NamedTuple):
+    """What somebody who looks on sees after a step of T tasks' E episodes.
+
+    Attributes:
+        tasks: the hidden parameters.
+        state: of the environments, after the step.
+        rewards: (T, E) of the step.
+        alive: (T, E) which episodes had not ended before it.
+    """
+
+    tasks: Data
+    state: Any
+    rewards: Tensor
+    alive: Tensor
+
+
+See = Callable[[int, Moment], None]
+"""Looks on at episodes: called with the number of the batch, or of the episode of a trial, after every step."""
 
 
 class Rollouts:
@@ -58,7 +78,7 @@ class Rollouts:
         self._options = cast(EnvironmentOptions, config.tasks)
         self._kind = config.tasks.kind
         self._parts = parts
-        self._environments = environments
+        self.environments = environments
         self._episodes = episodes
         self._layout = layout
         self._initial = initial
@@ -88,7 +108,7 @@ class Rollouts:
 
     def close(self) -> None:
         """End what the environments have started."""
-        self._environments.close()
+        self.environments.close()
 
     def keep(self, start: Start, split: Split, ids: Sequence[int], use: Use) -> tuple[dict[str, Any], bool]:
         """The tasks of a meta-step, and whether they were in memory."""
@@ -101,7 +121,14 @@ class Rollouts:
 
     @torch.no_grad()
     def roll_out(
-        self, theta: Tensor, split: Split, ids: Sequence[int], steps: int, *, mean: bool = False
+        self,
+        theta: Tensor,
+        split: Split,
+        ids: Sequence[int],
+        steps: int,
+        *,
+        mean: bool = False,
+        see: See | None = None,
     ) -> dict[str, Any]:
         """Episodes, and what they say, as a tree of tensors.
 
@@ -111,20 +138,21 @@ class Rollouts:
             ids: T of them.
             steps: inner steps K.
             mean: whether returns are those of further episodes with the most likely actions.
+            see: looks on at the episodes that adaptation learns from.
 
         Returns:
             ``episodes``: (T, K, ...) before each inner step; ``query``: (T, ...) after the last one, with the mean
             ``return`` of its episodes and ``return_before`` of the first ones; ``returns``: (T, K + 1) all of them.
         """
         count = len(ids)
-        tasks = self._environments.sample(split, ids).support
+        tasks = self.environments.sample(split, ids).support
         meta = self._layout.unflatten(theta)
         # A policy of each task's own from the beginning, so that all batches are computed by the same operations.
         own = {name: value.expand(count, *value.shape).contiguous() for name, value in meta.items()}
         params, state = self._adaptation.init(own)
         batches = []
         for step in range(steps + 1):
-            batches.append(self._batch(own, params, tasks, split, ids, step))
+            batches.append(self._batch(own, params, tasks, split, ids, step, see))
             if mean:
                 batches[-1] |= self._simulate(own, params, tasks, split, ids, step, mean=True).figures()
             if step < steps:
@@ -140,10 +168,17 @@ class Rollouts:
         return {"episodes": inner, "query": query, "returns": returns}
 
     def _batch(
-        self, meta: Meta, params: Any, tasks: Data, split: Split, ids: Sequence[int], step: int
+        self,
+        meta: Meta,
+        params: Any,
+        tasks: Data,
+        split: Split,
+        ids: Sequence[int],
+        step: int,
+        see: See | None,
     ) -> dict[str, Tensor]:
         """A batch of episodes with these policies, as data of transitions."""
-        data = self._simulate(meta, params, tasks, split, ids, step).judged(self._options)
+        data = self._simulate(meta, params, tasks, split, ids, step, see=see).judged(self._options)
         self._check(data, ids, step)
         return data
 
@@ -157,24 +192,27 @@ class Rollouts:
         step: int,
         *,
         mean: bool = False,
+        see: See | None = None,
     ) -> Transitions:
         """A batch of episodes, with the most likely actions or drawn ones."""
         noise, resets, steps = self._draws(split, ids, step)
-        state = self._environments.reset(tasks, resets)
+        state = self.environments.reset(tasks, resets)
         alive = torch.ones(resets.shape[:2], dtype=torch.bool, device=resets.device)
         reached = torch.zeros_like(alive) if self._parts.spec.successes else None
         history: list[tuple[Tensor, ...]] = []
         for time in range(self._options.horizon):
-            observed = self._environments.observe(tasks, state)
+            observed = self.environments.observe(tasks, state)
             actions, logs, outputs = self._mapped(
                 "act", self._act, meta, params, observed, noise[:, :, time].contiguous()
             )
             if mean:
                 actions = likeliest(self._of_actions(outputs), self._continuous)
-            state, rewards, ended = self._environments.step(tasks, state, actions, steps[:, :, time])
+            state, rewards, ended = self.environments.step(tasks, state, actions, steps[:, :, time])
             history.append((observed, actions, logs, outputs, rewards * alive, alive.float()))
+            if see:
+                see(step, Moment(tasks, state, rewards, alive))
             if reached is not None:
-                reached |= alive & self._environments.succeeded(tasks, state)
+                reached |= alive & self.environments.succeeded(tasks, state)
             alive = alive & ~ended
         found = Transitions(*(torch.stack(each, 2) for each in zip(*history, strict=True)))
         return found._replace(reached=reached)
@@ -237,7 +275,7 @@ class Rollouts:
         numbers = 2 * -(-int(np.prod(shape)) // 2)
         drawn = words(seed, split, ids, Purpose.ACTIONS, numbers, step)
         noise = (normal(drawn) if self._continuous else fractions(drawn))[:, : int(np.prod(shape))]
-        first, each = self._environments.reset_draws, self._environments.step_draws
+        first, each = self.environments.reset_draws, self.environments.step_draws
         resets = fractions(words(seed, split, ids, Purpose.RESETS, own.episodes * first, step))
         moves = fractions(words(seed, split, ids, Purpose.TRANSITIONS, own.episodes * own.horizon * each, step))
         given = (

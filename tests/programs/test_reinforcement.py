@@ -202,11 +202,11 @@ def test_returns_of_the_most_likely_actions() -> None:
     # Without noise the first episodes of a task, which all begin alike, are the same.
     meta = program.layout.unflatten(theta)
     position, adaptation = torch.zeros(1, 2), cast(Iterative, program._parts.adaptation)
-    tasks, total = program._rollouts._environments.sample("test", [0]).support, 0.0
+    tasks, total = program._rollouts.environments.sample("test", [0]).support, 0.0
     for _ in range(9):
         outputs = adaptation.predict(meta, adaptation.init(meta)[0], Batch({"x": position}))
         position, reward, _ = (
-            each[0] for each in program._rollouts._environments.step(
+            each[0] for each in program._rollouts.environments.step(
                 tasks, position.unsqueeze(0), outputs[:, :2].unsqueeze(0), torch.zeros(1, 1, 0)
             )
         )  # fmt: skip

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 import ray
 import torch
-from integration_helpers import GLYPHS, HALF_CHEETAH, NAVIGATION, SINUSOID, assert_same, configure, parameters, train, untimed
+from integration_helpers import (
+    GLYPHS,
+    HALF_CHEETAH,
+    NAVIGATION,
+    SINUSOID,
+    assert_same,
+    configure,
+    parameters,
+    train,
+    untimed,
+)
 
 from distmeta.core.requests import Answer, Request, add
 from distmeta.core.tree import Sum

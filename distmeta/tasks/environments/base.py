@@ -10,7 +10,9 @@ from distmeta.core.records import Data, Split, TaskBatch
 from distmeta.tasks.base import Episode, TaskFamily
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from distmeta.config.sections import TaskOptions
@@ -82,3 +84,15 @@ class Environments(TaskFamily):
     def succeeded(self, tasks: Data, state: Any) -> Tensor:
         """(T, E) which episodes have reached their goal in this state; of families with ``TaskSpec.successes``."""
         raise NotImplementedError
+
+    def places(self, tasks: Data, state: Any) -> tuple[Tensor, Tensor | None] | None:
+        """Where episodes are in a plane (T, E, 2), and where their goals are (T, 2), if anywhere; for pictures."""
+        return None
+
+    def draw(self, state: Any, task: int, episode: int, height: int, width: int) -> NDArray[np.uint8] | None:
+        """A picture (height, width, 3) of one episode; ``None`` where there is none to make.
+
+        Raises:
+            ConfigError: nothing can be drawn on this machine.
+        """
+        return None

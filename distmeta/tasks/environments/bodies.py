@@ -31,6 +31,12 @@ class Ant(Locomotion):
     sizes: ClassVar[tuple[int, int, int]] = (15, 14, 8)
     cost = 0.005
 
+    def places(self, tasks: Data, state: Any) -> tuple[Tensor, Tensor | None] | None:
+        """Positions of the torso, and the task's place where it has one."""
+        import torch
+
+        return torch.from_numpy(state.values[..., 1:3]), tasks.get("goal")
+
 
 class AntDir(Ant):
     """Run in a direction: the velocity in it.

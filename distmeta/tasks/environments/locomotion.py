@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
@@ -86,6 +87,7 @@ class Locomotion(Environments):
         self._model = mujoco.MjModel.from_xml_path(str(assets / f"{self.body}.xml"))
         self._data = mujoco.MjData(self._model)
         self._rollout = Rollout(nthread=0)
+        self._drawing: tuple[Any, Any, Any] | None = None
         self._seconds = self.frames * self._model.opt.timestep
 
     @property
@@ -144,6 +146,27 @@ class Locomotion(Environments):
         rewards = (self.reward(tasks, before, now) - cost).float()
         return Bodies(after, state.models), rewards, self.ended(now)
 
+    def draw(self, state: Bodies, task: int, episode: int, height: int, width: int) -> NDArray[np.uint8] | None:
+        """By MuJoCo, off screen, with a camera that follows the body."""
+        import mujoco
+
+        at = task * state.values.shape[1] + episode
+        model = state.models[at if len(state.models) > 1 else 0]
+        if self._drawing is None or self._drawing[0] is not model:
+            self._drawing = (model, mujoco.MjData(model), renderer(model, height, width))
+        _, data, drawing = self._drawing
+        positions = self.sizes[0]
+        data.qpos[:], data.qvel[:] = np.split(state.values[task, episode, 1:], [positions])
+        mujoco.mj_forward(model, data)
+        drawing.update_scene(data, camera="track")
+        drawn: NDArray[np.uint8] = drawing.render().copy()
+        return drawn
+
+    def close(self) -> None:
+        """End what draws."""
+        if self._drawing is not None:
+            self._drawing[2].close()
+
     def reward(self, tasks: Data, before: Tensor, after: Tensor) -> Tensor:
         """(T, E) before the controls' cost, of positions and velocities (T, E, ...) before a step and after it."""
         raise NotImplementedError
@@ -197,6 +220,24 @@ class HalfCheetahVel(HalfCheetah):
     def reward(self, tasks: Data, before: Tensor, after: Tensor) -> Tensor:
         """Minus the distance to the task's velocity."""
         return -(self.velocity(before, after).squeeze(-1) - tasks["velocity"].double().unsqueeze(1)).abs()
+
+
+def renderer(model: Any, height: int, width: int) -> Any:
+    """What draws a model off screen.
+
+    Raises:
+        ConfigError: this machine has nothing that can.
+    """
+    os.environ.setdefault("MUJOCO_GL", "egl")  # without a display; read as MuJoCo first draws
+    import mujoco
+
+    try:
+        return mujoco.Renderer(model, height, width)
+    except Exception as error:  # whatever the libraries of OpenGL raise
+        raise ConfigError(
+            f"MuJoCo cannot draw on this machine ({type(error).__name__}: {error}); install an OpenGL library "
+            "(libegl1, or libosmesa6 with MUJOCO_GL=osmesa)"
+        ) from None
 
 
 def two_ways(episode: Episode, split: Split, ids: Sequence[int]) -> NDArray[np.float64]:

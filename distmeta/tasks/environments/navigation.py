@@ -74,6 +74,10 @@ class Navigation(Environments):
         ended = (off.abs() < REACHED).all(-1)
         return after, rewards, ended if square else ended.new_zeros(ended.shape)
 
+    def places(self, tasks: Data, state: Any) -> tuple[Tensor, Tensor | None] | None:
+        """Positions and goals."""
+        return state, tasks["goal"]
+
     def _progress(self, tasks: Data, before: Tensor, after: Tensor, distance: Tensor) -> Tensor:
         """The sparse reward (T, E)."""
         progress: Tensor = (before - tasks["goal"].unsqueeze(1)).norm(dim=-1) - distance
