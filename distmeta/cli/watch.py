@@ -41,7 +41,9 @@ def watch(
                 check_local(path, f"file of {option}")
         from distmeta.runs import watching  # now: it brings torch, which takes seconds
 
-        watched = watching.watch(run, overrides or (), split=split, tasks=tasks, trust_code=trust_code)
+        watched = watching.watch(
+            run, overrides or (), split=split, tasks=tasks, drawn=video is not None, trust_code=trust_code
+        )
         if out is not None:
             watching.picture(watched, out)
             terminal.print(str(out), markup=False, highlight=False, soft_wrap=True)

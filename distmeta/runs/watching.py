@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ def watch(
     *,
     split: Split = "test",
     tasks: int = 4,
+    drawn: bool = False,
     trust_code: bool = False,
 ) -> Watched:
     """Roll out a run's policy in the first tasks of a split.
@@ -64,11 +66,14 @@ def watch(
         overrides: ``key=value`` changes to the run's configuration.
         split: of the tasks.
         tasks: how many.
+        drawn: whether :func:`film` is to follow, which needs MuJoCo to be told of it before it is imported.
         trust_code: as for :func:`~distmeta.runs.evaluate.evaluate`.
 
     Raises:
         ConfigError: the run's tasks have no actions.
     """
+    if drawn and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")
     snapshot, config = load_snapshot(location, overrides, trust_code=trust_code, with_data=True)
     if not isinstance(config.tasks, EnvironmentOptions):
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
@@ -194,7 +193,7 @@ class HalfCheetahDir(HalfCheetah):
     Options: type[TaskOptions] = HalfCheetahDirOptions
 
     def parameters(self, episode: Episode, split: Split, ids: Sequence[int]) -> Mapping[str, Any]:
-        """Directions (T,), 1 or -1: drawn in training, in turn in evaluation, where both are to be there."""
+        """Directions (T,), see :func:`two_ways`."""
         return {"direction": two_ways(episode, split, ids)}
 
     @classmethod
@@ -228,7 +227,6 @@ def renderer(model: Any, height: int, width: int) -> Any:
     Raises:
         ConfigError: this machine has nothing that can.
     """
-    os.environ.setdefault("MUJOCO_GL", "egl")  # without a display; read as MuJoCo first draws
     import mujoco
 
     try:
@@ -241,11 +239,14 @@ def renderer(model: Any, height: int, width: int) -> Any:
 
 
 def two_ways(episode: Episode, split: Split, ids: Sequence[int]) -> NDArray[np.float64]:
-    """(T,) 1 or -1: drawn in training, in turn in evaluation, where both are to be there."""
-    if split != "train":
-        behind = np.array(ids, dtype=np.int64) % 2
-    else:
-        behind = (words(episode.seed, split, ids, Purpose.PARAMETERS, 1)[:, 0] >> 31).astype(np.int64)
+    """(T,) 1 or -1, one of each in every two tasks: in training in an order that is drawn, in evaluation in turn.
+
+    Were they independent, a meta-batch with more of one of them would draw the policy there before it adapts.
+    """
+    behind = np.array(ids, dtype=np.int64) % 2
+    if split == "train":
+        pairs = [task // 2 for task in ids]
+        behind ^= (words(episode.seed, split, pairs, Purpose.PARAMETERS, 1)[:, 0] >> 31).astype(np.int64)
     return np.where(behind, -1.0, 1.0)
 
 
