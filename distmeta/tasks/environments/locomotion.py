@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distmeta.config.sections import TaskOptions
+
+log = logging.getLogger(__name__)
 
 NOISE = 0.1
 """Of positions, uniform to both sides, and of velocities, the deviation, as an episode begins."""
@@ -83,7 +87,8 @@ class Locomotion(Environments):
         from mujoco.rollout import Rollout
 
         assets = Path(environments.__file__).parent / "assets"
-        self._model = mujoco.MjModel.from_xml_path(str(assets / f"{self.body}.xml"))
+        with _warnings_logged():
+            self._model = mujoco.MjModel.from_xml_path(str(assets / f"{self.body}.xml"))
         self._data = mujoco.MjData(self._model)
         self._rollout = Rollout(nthread=0)
         self._drawing: tuple[Any, Any, Any] | None = None
@@ -219,6 +224,22 @@ class HalfCheetahVel(HalfCheetah):
     def reward(self, tasks: Data, before: Tensor, after: Tensor) -> Tensor:
         """Minus the distance to the task's velocity."""
         return -(self.velocity(before, after).squeeze(-1) - tasks["velocity"].double().unsqueeze(1)).abs()
+
+
+@contextmanager
+def _warnings_logged() -> Iterator[None]:
+    """MuJoCo's warnings, as of settings of gymnasium's files that are out of date, go to the log.
+
+    By itself it prints them and writes a file to the working directory.
+    """
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: log.debug("MuJoCo: %s", message))
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
 
 
 def renderer(model: Any, height: int, width: int) -> Any:
