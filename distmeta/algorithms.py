@@ -106,6 +106,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         {"inner_lr": 0.1},
         of_policies=True,
     ),
+    "es_maml": Algorithm(
+        "gradient_descent",
+        "evolution",
+        "Song, Gao, Yang, Choromanski, Pacchiano, Tang, ICLR 2020, arXiv 1910.01215",
+        {"inner_lr": 0.1},
+        of_policies=True,
+    ),
     "rl2": Algorithm(
         "recurrent",
         "exact",
@@ -256,7 +263,9 @@ def _check_policies(config: Config, objective: Objective) -> None:
             f"algorithm.adaptation = {options.adaptation} takes no inner steps, and a policy adapts by them, or by its "
             "memory; use gradient_descent (algorithm.name=maml_trpo) or recurrent (algorithm.name=rl2)"
         )
-    if not ESTIMATORS.options[options.estimator].of_outputs:
+    if options.estimator == "evolution":
+        _check_evolution(config)
+    elif not ESTIMATORS.options[options.estimator].of_outputs:
         raise ValueError(
             f"algorithm.estimator = {options.estimator} knows no other loss than that of the inner steps, and episodes "
             "after adaptation are what counts; use exact or first_order"
@@ -274,6 +283,25 @@ def _check_policies(config: Config, objective: Objective) -> None:
             )
     if getattr(options, "inner_batch", None) is not None:
         raise ValueError("algorithm.inner_batch: an inner step uses all of its episodes; leave it out")
+
+
+def _check_evolution(config: Config) -> None:
+    """Refuse what evolution strategies do not give, and settings of other ways to compute."""
+    if config.outer.requests != ("gradient",):
+        raise ValueError(
+            f"outer.name = {config.outer.name} asks for more than a gradient, and algorithm.estimator = evolution "
+            "gives nothing else; use outer.name=gradient"
+        )
+    for name, known in {
+        "compile": ("auto", "none", "graph"),
+        "precision": ("auto", "float32"),
+        "chunk": ("auto",),
+    }.items():
+        if getattr(config.engine, name) not in known:
+            raise ValueError(
+                f"engine.{name} = {getattr(config.engine, name)}: evolution strategies are computed with "
+                f"{name} = {' or '.join(known)}; leave it out"
+            )
 
 
 def _check_recurrent(config: Config) -> None:

@@ -210,8 +210,10 @@ class EstimatorOptions(Section):
             matter where there are any.
         of_outputs: whether its meta-gradient is that of the query's outputs, see ``Estimator.outputs``.
         of_policies: whether it is for reinforcement-learning tasks alone.
+        program: the entry of :data:`distmeta.programs.PROGRAMS` that it needs, where the tasks' own does not do.
     """
 
+    program: ClassVar[str | None] = None
     needs_steps: ClassVar[bool] = False
     through_steps: ClassVar[bool] = False
     of_outputs: ClassVar[bool] = False

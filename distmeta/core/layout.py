@@ -62,6 +62,9 @@ class Layout:
         return torch.cat([meta[name].reshape(-1) for name in self.names])
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """Named views into a (P,) vector."""
-        parts = torch.split(vector, self.sizes)
-        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+        """Named views into a (P,) vector; of several vectors (..., P) named tensors with their leading dimensions."""
+        parts, several = torch.split(vector, self.sizes, -1), vector.shape[:-1]
+        return {
+            name: part.reshape(*several, *shape)
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+        }

@@ -50,6 +50,7 @@ class Purpose(IntEnum):
     ACTIONS = 17
     RESETS = 18
     TRANSITIONS = 19
+    DIRECTIONS = 20
 
 
 def philox(counter: NDArray[np.unsignedinteger], key: NDArray[np.unsignedinteger]) -> Words:

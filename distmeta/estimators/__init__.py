@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 from distmeta.config.registry import Registry
 from distmeta.config.sections import EstimatorOptions
 from distmeta.core.lazy import lazily
-from distmeta.estimators.options import CreditedOptions, DisplacementOptions, ExactOptions, FirstOrderOptions
+from distmeta.estimators.options import (
+    CreditedOptions,
+    DisplacementOptions,
+    EvolutionOptions,
+    ExactOptions,
+    FirstOrderOptions,
+)
 
 if TYPE_CHECKING:
     from distmeta.estimators.base import Estimator
     from distmeta.estimators.credited import Credited
     from distmeta.estimators.displacement import Displacement
+    from distmeta.estimators.evolution import Evolution
     from distmeta.estimators.exact import Exact
     from distmeta.estimators.first_order import FirstOrder
 else:
@@ -25,6 +32,7 @@ else:
             "Credited": "credited:Credited",
             "Displacement": "displacement:Displacement",
             "Estimator": "base:Estimator",
+            "Evolution": "evolution:Evolution",
             "Exact": "exact:Exact",
             "FirstOrder": "first_order:FirstOrder",
         },
@@ -37,9 +45,10 @@ ESTIMATORS: Registry[Estimator, EstimatorOptions] = Registry(
         "exact": (ExactOptions, "distmeta.estimators.exact:Exact"),
         "first_order": (FirstOrderOptions, "distmeta.estimators.first_order:FirstOrder"),
         "credited": (CreditedOptions, "distmeta.estimators.credited:Credited"),
+        "evolution": (EvolutionOptions, "distmeta.estimators.evolution:Evolution"),
         "displacement": (DisplacementOptions, "distmeta.estimators.displacement:Displacement"),
     },
     EstimatorOptions,
 )
 
-__all__ = ["ESTIMATORS", "Credited", "Displacement", "Estimator", "Exact", "FirstOrder"]
+__all__ = ["ESTIMATORS", "Credited", "Displacement", "Estimator", "Evolution", "Exact", "FirstOrder"]

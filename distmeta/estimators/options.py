@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from distmeta.config.sections import EstimatorOptions
+from pydantic import Field
+
+from distmeta.config.sections import EstimatorOptions, PositiveFloat
 
 
 class ExactOptions(EstimatorOptions):
@@ -51,3 +53,14 @@ class CreditedOptions(ExactOptions):
     """There is nothing to set."""
 
     of_policies: ClassVar[bool] = True
+
+
+class EvolutionOptions(EstimatorOptions):
+    """So many ``directions`` are tried for each task, to both sides, ``deviation`` times a normal vector away."""
+
+    needs_steps: ClassVar[bool] = True
+    of_policies: ClassVar[bool] = True
+    program: ClassVar[str | None] = "evolving"
+
+    directions: Annotated[int, Field(gt=0, le=10_000)] = 10
+    deviation: PositiveFloat = 0.1

@@ -10,6 +10,7 @@ from distmeta.config.registry import Registry
 from distmeta.config.schema import Config
 from distmeta.config.sections import Section
 from distmeta.errors import ConfigError
+from distmeta.estimators import ESTIMATORS
 from distmeta.programs.base import Blueprint, Program
 from distmeta.tasks import TASKS
 
@@ -19,14 +20,16 @@ PROGRAMS: Registry[Program, Section] = Registry(
     {
         "supervised": (None, "distmeta.programs.supervised:SupervisedProgram"),
         "reinforcement": (None, "distmeta.programs.reinforcement:ReinforcementProgram"),
+        "evolving": (None, "distmeta.programs.evolving:EvolvingProgram"),
         "recurrent": (None, "distmeta.programs.recurrent:RecurrentProgram"),
     },
 )
 
 
 def _program(config: Config) -> type[Program]:
-    """The program that the family's tasks are for, or that adaptation to them needs."""
-    spec, own = TASKS[config.tasks.kind].spec(config.tasks), ADAPTATIONS.options[config.algorithm.adaptation].program
+    """The program that the family's tasks are for, or that adaptation or estimator need."""
+    spec, algorithm = TASKS[config.tasks.kind].spec(config.tasks), config.algorithm
+    own = ADAPTATIONS.options[algorithm.adaptation].program or ESTIMATORS.options[algorithm.estimator].program
     try:
         found: type[Program] = choose(PROGRAMS, own or spec.program, "TaskSpec.program")
     except ValueError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
@@ -26,6 +27,8 @@ class PolicyAssembly(Assembly):
         super().__init__(config)
         if self.spec.successes and config.tasks.metrics is None:
             self.objective.metrics += ("success", "success_before")
+        fitted = (config.tasks.fitted or {}).get("observations")
+        self._seen = None if fitted is None else tuple(torch.tensor(fitted[name]) for name in ("means", "deviations"))
         if self.network.uses_batch_statistics:
             raise ConfigError(
                 f"model.kind = {config.model.kind} normalises by the statistics of a batch, and a policy sees one "
@@ -50,3 +53,10 @@ class PolicyAssembly(Assembly):
     @property
     def _values(self) -> int:
         return int(cast(EnvironmentOptions, self.config.tasks).baseline == "network")
+
+    def normalised(self, observed: Tensor) -> Tensor:
+        """Observations (..., O) as the policy sees them."""
+        if self._seen is None:
+            return observed
+        means, deviations = (each.to(observed.device) for each in self._seen)
+        return (observed - means) / deviations

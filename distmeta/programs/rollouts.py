@@ -24,6 +24,7 @@ from distmeta.objectives.distributions import draw, likeliest, log_probability
 from distmeta.programs.advantages import FIGURES, Transitions, credits_of
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.compiling import specialise
+from distmeta.programs.policy_assembly import PolicyAssembly
 from distmeta.programs.samples import Memory, Use
 from distmeta.tasks.base import Episode
 from distmeta.tasks.environments.base import Environments
@@ -133,7 +134,7 @@ class Rollouts:
         """Episodes, and what they say, as a tree of tensors.
 
         Args:
-            theta: (P,) meta-parameters.
+            theta: (P,) meta-parameters, or (T, P) for each task its own.
             split: of the tasks.
             ids: T of them.
             steps: inner steps K.
@@ -146,9 +147,9 @@ class Rollouts:
         """
         count = len(ids)
         tasks = self.environments.sample(split, ids).support
-        meta = self._layout.unflatten(theta)
         # A policy of each task's own from the beginning, so that all batches are computed by the same operations.
-        own = {name: value.expand(count, *value.shape).contiguous() for name, value in meta.items()}
+        meta = self._layout.unflatten(theta.expand(count, -1))
+        own = {name: value.contiguous() for name, value in meta.items()}
         params, state = self._adaptation.init(own)
         batches = []
         for step in range(steps + 1):
@@ -201,7 +202,7 @@ class Rollouts:
         reached = torch.zeros_like(alive) if self._parts.spec.successes else None
         history: list[tuple[Tensor, ...]] = []
         for time in range(self._options.horizon):
-            observed = self.environments.observe(tasks, state)
+            observed = cast(PolicyAssembly, self._parts).normalised(self.environments.observe(tasks, state))
             actions, logs, outputs = self._mapped(
                 "act", self._act, meta, params, observed, noise[:, :, time].contiguous()
             )

@@ -65,7 +65,7 @@ class Trials(Rollouts):
             state = self.environments.reset(tasks, resets[:, episode : episode + 1])
             alive = torch.ones(count, 1, dtype=torch.bool, device=device)
             for time in range(self._options.horizon):
-                observed = self.environments.observe(tasks, state)[:, 0] * alive
+                observed = parts.normalised(self.environments.observe(tasks, state)[:, 0]) * alive
                 seen = parts.seen(observed, before, reward, ended)
                 outputs, memory = parts.unroll(meta, seen.unsqueeze(0), memory)
                 actions, logs = self._drawn(outputs[0], noise[:, episode, time])

@@ -118,7 +118,7 @@ class PolicyLearner(MetaLearner):
             raise ConfigError(f"{name}: expected the shape {shape} or (N, {shape[0]}), got {tuple(seen.shape)}")
         if not seen.isfinite().all():
             raise ConfigError(f"{name}: expected finite numbers")
-        return seen
+        return cast(PolicyAssembly, self.parts).normalised(seen)
 
     def of_actions(self, outputs: Tensor) -> Tensor:
         """The outputs that are a distribution of actions."""

@@ -21,6 +21,7 @@ from distmeta.programs import open_program
 from distmeta.programs.policy_assembly import PolicyAssembly
 from distmeta.programs.reinforcement import ReinforcementProgram
 from distmeta.runs.policies import AdaptedPolicy, PolicyLearner
+from distmeta.tasks import fit_family, open_family
 
 NAVIGATION: dict[str, Any] = {
     "tasks": {"kind": "navigation", "episodes": 4, "horizon": 9},
@@ -361,3 +362,32 @@ def test_a_run_from_its_configuration_to_a_policy(tmp_path: Path) -> None:
     assert isinstance(policy, PolicyLearner)
     state = torch.load(tmp_path / "run" / "checkpoints" / "step-00000002" / "state.pt", weights_only=True)
     assert state is not None
+
+
+@pytest.mark.parametrize("base", ["mlp", "gru"])
+def test_normalised_observations(base: str, tmp_path: Path) -> None:
+    """Over random actions they have mean 0 and deviation 1, and a learner's policy sees the same."""
+    own = ["tasks.normalise_observations=true", "tasks.kind=pendulum", "run.steps=1", "cluster.workers=0"]
+    if base == "gru":
+        own += ["model={kind: gru, width: 4}", "algorithm={name: rl2}"]
+    config = fit_family(load_config(NAVIGATION, own))
+    assert config.tasks.fitted is not None
+    found = config.tasks.fitted["observations"]
+    family = open_family(config, CPU)
+    seen = family._seen_by_chance(family.spec(config.tasks), 0)  # type: ignore[attr-defined]
+    as_seen = (seen - torch.tensor(found["means"])) / torch.tensor(found["deviations"])
+    torch.testing.assert_close(as_seen.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(as_seen.std(0, correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    program: Any = open_program(config, CPU)
+    rolled = program._samples.roll_out(program.initial_vector(), "train", range(1), 1)["query"]["x"]
+    plain: Any = open_program(load_config(NAVIGATION, own[1:]), CPU)
+    untouched = plain._samples.roll_out(program.initial_vector(), "train", range(1), 1)["query"]["x"]
+    first = (untouched[0, 0, :3] - torch.tensor(found["means"])) / torch.tensor(found["deviations"])
+    torch.testing.assert_close(rolled[0, 0, :3], first, rtol=1e-5, atol=1e-5)
+    for _ in distmeta.train(load_config(NAVIGATION, own), tmp_path / "run"):
+        pass
+    learner: Any = distmeta.load(tmp_path / "run")
+    given = learner.own_observations(untouched[0, 0, :3]) if base == "gru" else learner.observations(
+        untouched[0, 0, :3], "x"
+    )  # fmt: skip
+    torch.testing.assert_close(given, first, rtol=1e-5, atol=1e-5)

@@ -14,6 +14,7 @@ METHODS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "promp-half_cheetah": (HALF_CHEETAH, ["algorithm.name=promp", "outer.divergence=0.001"]),
     "promp-values": (NAVIGATION, ["algorithm.name=promp", "tasks.baseline=network"]),
     "e_maml-navigation": (NAVIGATION, ["algorithm.name=e_maml"]),
+    "es_maml-navigation": (NAVIGATION, ["algorithm={name: es_maml, directions: 2}"]),
     "maml_vpg-half_cheetah": (HALF_CHEETAH, ["algorithm.name=maml_vpg"]),
     "rl2-bandits": (BANDITS, ["outer.schedule=linear"]),
     "rl2-navigation": (BANDITS, ["tasks={kind: navigation, episodes: 2, horizon: 9}"]),

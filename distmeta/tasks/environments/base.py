@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from distmeta.core.philox import Purpose, fractions, integers, normal, words
 from distmeta.core.records import Data, Split, TaskBatch
-from distmeta.tasks.base import Episode, TaskFamily
+from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distmeta.config.sections import TaskOptions
+    from distmeta.tasks.options.environments import EnvironmentOptions
+
+
+FITTED_TASKS = 20
+"""Training tasks whose episodes of random actions say how observations are normalised."""
 
 
 def normal_of(radii: Tensor, angles: Tensor) -> Tensor:
@@ -44,6 +50,49 @@ class Environments(TaskFamily):
         self._options = options
         self._episodes = dict(episodes)
         self._device = device
+
+    @classmethod
+    def fit(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> Mapping[str, Any] | None:
+        """Means and deviations of what is seen in episodes of random actions, where the settings ask for them."""
+        own = cast("EnvironmentOptions", options)
+        if not own.normalise_observations:
+            return None
+        import torch
+
+        cls.prepare(options, episodes)
+        family = cls(options, episodes, torch.device("cpu"))
+        try:
+            seen = family._seen_by_chance(cls.spec(options), episodes["train"].seed).double()
+        finally:
+            family.close()
+        deviation = seen.std(0, correction=0)
+        kept = torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))  # a constant stays one
+        return {"observations": {"means": seen.mean(0).tolist(), "deviations": kept.tolist()}}
+
+    def _seen_by_chance(self, spec: TaskSpec, seed: int) -> Tensor:
+        """(N, O) observations of random actions: normal numbers, or each of them as likely."""
+        import torch
+
+        own, ids, part = cast("EnvironmentOptions", self._options), range(FITTED_TASKS), 2**16 - 1
+        size = own.episodes * own.horizon * (spec.outputs if spec.actions == "continuous" else 1)
+        drawn = words(seed, "train", ids, Purpose.ACTIONS, size + size % 2, part)
+        shape = (len(ids), own.episodes, own.horizon, -1)
+        if spec.actions == "continuous":
+            actions = torch.from_numpy(normal(drawn)[:, :size]).float().view(shape)
+        else:
+            actions = torch.from_numpy(integers(drawn[:, :size], spec.outputs)).view(shape).squeeze(-1)
+        resets = fractions(words(seed, "train", ids, Purpose.RESETS, own.episodes * self.reset_draws, part))
+        moves = own.episodes * own.horizon * self.step_draws
+        steps = torch.from_numpy(fractions(words(seed, "train", ids, Purpose.TRANSITIONS, moves, part)))
+        steps = steps.view(len(ids), own.episodes, own.horizon, self.step_draws)
+        tasks = self.sample("train", ids).support
+        state = self.reset(tasks, torch.from_numpy(resets).view(len(ids), own.episodes, self.reset_draws))
+        alive, seen = torch.ones(len(ids), own.episodes, dtype=torch.bool), []
+        for time in range(own.horizon):
+            seen.append(self.observe(tasks, state)[alive].flatten(1))
+            state, _, ended = self.step(tasks, state, actions[:, :, time], steps[:, :, time])
+            alive &= ~ended
+        return torch.cat(seen)
 
     def parameters(self, episode: Episode, split: Split, ids: Sequence[int]) -> Mapping[str, Any]:
         """Arrays (T, ...) of these tasks' hidden parameters; each task's depend on its id alone."""

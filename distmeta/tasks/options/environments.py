@@ -19,6 +19,8 @@ class EnvironmentOptions(TaskOptions):
     outer loss. ``discount`` is that of future rewards, ``gae_lambda`` the lambda of generalised advantage estimation
     (Schulman et al., ICLR 2016): 1 for discounted returns less the baseline. The ``baseline`` is ``linear`` and fitted
     to each batch of a task's episodes, or the ``network`` has an output more, which learns it.
+    With ``normalise_observations`` each number that a policy sees has mean 0 and deviation 1 over episodes of random
+    actions in training tasks, which are rolled out as a run begins; it is then the same for the whole run.
     Advantages are brought to mean 0 and deviation 1 in each ``task``, or left as they are (``none``).
     """
 
@@ -30,6 +32,7 @@ class EnvironmentOptions(TaskOptions):
     gae_lambda: Fraction = 1.0
     baseline: Literal["linear", "network"] = "linear"
     normalise: Literal["task", "none"] = "task"
+    normalise_observations: bool = False
 
 
 class NavigationOptions(EnvironmentOptions):
