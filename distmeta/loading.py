@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from distmeta import trust
-from distmeta.algorithms import algorithm_options, check, outer_defaults, task_defaults
+from distmeta.algorithms import algorithm_options, outer_defaults, task_defaults
+from distmeta.compatibility import check
 from distmeta.config.migrations import CONFIG_MIGRATIONS, NO_SETTING, SCHEMA, current
 from distmeta.config.modules import kinds
 from distmeta.config.problems import describe, listed, suggest

@@ -65,6 +65,6 @@ class Layout:
         """Named views into a (P,) vector; of several vectors (..., P) named tensors with their leading dimensions."""
         parts, several = torch.split(vector, self.sizes, -1), vector.shape[:-1]
         return {
-            name: part.reshape(*several, *shape)
+            name: part.reshape((*several, *shape))
             for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }

@@ -31,7 +31,7 @@ from distmeta.tasks.environments.base import Environments
 from distmeta.tasks.options.environments import EnvironmentOptions
 
 
-class Moment(NamedTuple):
+class Scene(NamedTuple):
     """What somebody who looks on sees after a step of T tasks' E episodes.
 
     Attributes:
@@ -47,7 +47,7 @@ class Moment(NamedTuple):
     alive: Tensor
 
 
-See = Callable[[int, Moment], None]
+See = Callable[[int, Scene], None]
 """Looks on at episodes: called with the number of the batch, or of the episode of a trial, after every step."""
 
 
@@ -211,7 +211,7 @@ class Rollouts:
             state, rewards, ended = self.environments.step(tasks, state, actions, steps[:, :, time])
             history.append((observed, actions, logs, outputs, rewards * alive, alive.float()))
             if see:
-                see(step, Moment(tasks, state, rewards, alive))
+                see(step, Scene(tasks, state, rewards, alive))
             if reached is not None:
                 reached |= alive & self.environments.succeeded(tasks, state)
             alive = alive & ~ended

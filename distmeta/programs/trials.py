@@ -13,7 +13,7 @@ from distmeta.core.records import Split
 from distmeta.objectives.distributions import likeliest
 from distmeta.programs.advantages import Transitions
 from distmeta.programs.recurrent_assembly import RecurrentAssembly
-from distmeta.programs.rollouts import Moment, Rollouts, See
+from distmeta.programs.rollouts import Rollouts, Scene, See
 
 
 class Trials(Rollouts):
@@ -78,7 +78,7 @@ class Trials(Rollouts):
                 history.append((seen, actions, logs, outputs[0], reward.squeeze(1), alive.squeeze(1).float()))
                 before = (actions if self._continuous else one_hot(actions, parts.spec.outputs).float()) * alive
                 if see:
-                    see(episode, Moment(tasks, state, rewards, alive))
+                    see(episode, Scene(tasks, state, rewards, alive))
                 if parts.spec.successes:
                     won = alive & self.environments.succeeded(tasks, state)
                     reached[:, episode : episode + 1] = reached[:, episode : episode + 1].maximum(won.float())

@@ -19,7 +19,7 @@ from distmeta.errors import ConfigError, DataError
 from distmeta.programs import open_program
 from distmeta.programs.recurrent import RecurrentProgram
 from distmeta.programs.reinforcement import ReinforcementProgram
-from distmeta.programs.rollouts import Moment
+from distmeta.programs.rollouts import Scene
 from distmeta.runs.evaluate import load_snapshot
 from distmeta.tasks import prepare_family
 from distmeta.tasks.environments.base import Environments
@@ -37,14 +37,14 @@ class Watched:
 
     Attributes:
         titles: of the batches of episodes: before and after inner steps, or one after the other.
-        moments: of each batch, step by step.
+        scenes: of each batch, step by step.
         environments: in which they were.
         ids: of the tasks.
         split: of the tasks.
     """
 
     titles: Sequence[str]
-    moments: Sequence[Sequence[Moment]]
+    scenes: Sequence[Sequence[Scene]]
     environments: Environments
     ids: Sequence[int]
     split: Split
@@ -87,10 +87,10 @@ def watch(
         if steps is None
         else ["before adaptation", *(f"after {step} step{'s' if step > 1 else ''}" for step in range(1, steps + 1))]
     )
-    moments: list[list[Moment]] = [[] for _ in titles]
+    scenes: list[list[Scene]] = [[] for _ in titles]
     start = Start.of(snapshot.step, Layout.of(snapshot.meta).flatten(snapshot.meta))
-    program.watch(start, split, range(tasks), lambda batch, moment: moments[batch].append(moment))
-    return Watched(titles, moments, program.environments, range(tasks), split)
+    program.watch(start, split, range(tasks), lambda batch, scene: scenes[batch].append(scene))
+    return Watched(titles, scenes, program.environments, range(tasks), split)
 
 
 def picture(watched: Watched, path: Path) -> None:
@@ -104,7 +104,7 @@ def picture(watched: Watched, path: Path) -> None:
         raise ConfigError(f"{path}: expected the name of a picture, .png")
     from matplotlib.figure import Figure
 
-    first = watched.moments[0][0]
+    first = watched.scenes[0][0]
     placed = watched.environments.places(first.tasks, first.state) is not None
     figure = Figure(figsize=(3 * len(watched.ids), 3.2 if placed else 2.8), layout="constrained")
     axes = figure.subplots(1, len(watched.ids), squeeze=False, sharey=not placed)[0]
@@ -130,10 +130,10 @@ def _colours(count: int) -> list[Any]:
 
 
 def _paths(axis: Any, watched: Watched, task: int) -> None:
-    for title, moments, colour in zip(watched.titles, watched.moments, _colours(len(watched.titles)), strict=True):
-        found = [watched.environments.places(moment.tasks, moment.state) for moment in moments]
+    for title, scenes, colour in zip(watched.titles, watched.scenes, _colours(len(watched.titles)), strict=True):
+        found = [watched.environments.places(scene.tasks, scene.state) for scene in scenes]
         where = np.stack([each[0][task].double().numpy() for each in found if each is not None])  # (H, E, 2)
-        alive = np.stack([moment.alive[task].numpy() for moment in moments])
+        alive = np.stack([scene.alive[task].numpy() for scene in scenes])
         for episode in range(where.shape[1]):
             own = where[alive[:, episode], episode]
             axis.plot(own[:, 0], own[:, 1], color=colour, linewidth=0.8, label=title if episode == 0 else None)
@@ -144,9 +144,9 @@ def _paths(axis: Any, watched: Watched, task: int) -> None:
 
 
 def _rewards(axis: Any, watched: Watched, task: int) -> None:
-    for title, moments, colour in zip(watched.titles, watched.moments, _colours(len(watched.titles)), strict=True):
-        rewards = np.stack([moment.rewards[task].double().numpy() for moment in moments])  # (H, E)
-        alive = np.stack([moment.alive[task].numpy() for moment in moments])
+    for title, scenes, colour in zip(watched.titles, watched.scenes, _colours(len(watched.titles)), strict=True):
+        rewards = np.stack([scene.rewards[task].double().numpy() for scene in scenes])  # (H, E)
+        alive = np.stack([scene.alive[task].numpy() for scene in scenes])
         axis.plot((rewards * alive).sum(1) / rewards.shape[1], color=colour, linewidth=1, label=title)
     axis.set_xlabel("step", fontsize=8)
     axis.set_ylabel("mean reward", fontsize=8)
@@ -195,11 +195,11 @@ def _frames(watched: Watched) -> Iterator[NDArray[np.uint8]]:
     from PIL import Image, ImageDraw
 
     for place, task in enumerate(watched.ids):
-        for title, moments in zip(watched.titles, watched.moments, strict=True):
-            for moment in moments:
-                if not moment.alive[place, 0]:
+        for title, scenes in zip(watched.titles, watched.scenes, strict=True):
+            for scene in scenes:
+                if not scene.alive[place, 0]:
                     break
-                drawn = watched.environments.draw(moment.state, place, 0, HEIGHT, WIDTH)
+                drawn = watched.environments.draw(scene.state, place, 0, HEIGHT, WIDTH)
                 if drawn is None:
                     raise ConfigError("these environments cannot be drawn; leave out --video, --out makes a picture")
                 image = Image.fromarray(drawn)

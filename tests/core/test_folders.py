@@ -28,6 +28,7 @@ FOLDERS = (
     "origins",
     "trust",
     "algorithms",
+    "compatibility",
     "loading",
     "functional/kernels",
     "functional",

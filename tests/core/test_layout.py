@@ -31,6 +31,8 @@ def test_flatten_by_hand_and_back() -> None:
     named = layout.unflatten(vector)
     assert list(named) == list(layout.names)
     assert all(torch.equal(named[name], value) for name, value in META.items())
+    both = layout.unflatten(torch.stack([vector, 2 * vector]))
+    assert all(torch.equal(both[name], torch.stack([value, 2 * value])) for name, value in META.items())
     named["model/b"][1, 2] = -1.0  # views
     assert vector[7] == -1
 

@@ -49,6 +49,7 @@ def test_purposes_keep_their_values():
     names = (
         "CLASSES EXAMPLES PARAMETERS INPUTS MINIBATCH DROPOUT INIT PERTURBATION PARTITION STROKES JITTER RATES "
         "AUGMENT_SUPPORT AUGMENT_QUERY DROP_SUPPORT DROP_QUERY SIZES ACTIONS RESETS TRANSITIONS"
+        " DIRECTIONS"
     )
     assert {purpose.name: purpose.value for purpose in Purpose} == {n: i for i, n in enumerate(names.split())}
 

@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_what_is_seen_is_what_is_evaluated(runs: dict[str, Path]) -> None:
     watched = watch(runs["navigation"], ["evaluation.inner_steps=2"], tasks=3)
     assert list(watched.titles) == ["before adaptation", "after 1 step", "after 2 steps"]
-    assert [len(moments) for moments in watched.moments] == [9, 9, 9]
+    assert [len(scenes) for scenes in watched.scenes] == [9, 9, 9]
     program = ReinforcementProgram(configure(NAVIGATION, *SHORT, "evaluation.inner_steps=2"), _cpu())
     from distmeta.core.requests import Start
     from distmeta.runs.evaluate import load_snapshot
@@ -39,8 +39,8 @@ def test_what_is_seen_is_what_is_evaluated(runs: dict[str, Path]) -> None:
     start = Start.of(1, program.layout.flatten(snapshot.meta))
     rows = program.evaluate(start, "test", range(3), details=True)
     assert rows.by_step is not None
-    for step, moments in enumerate(watched.moments):
-        rewards = sum((moment.rewards * moment.alive).double() for moment in moments)
+    for step, scenes in enumerate(watched.scenes):
+        rewards = sum((scene.rewards * scene.alive).double() for scene in scenes)
         np.testing.assert_allclose(rewards.mean(-1), rows.by_step[:, step], rtol=1e-6)  # type: ignore[union-attr]
 
 
@@ -63,7 +63,7 @@ def test_paths(runs: dict[str, Path], tmp_path: Path) -> None:
 def test_rewards_of_what_does_not_move_in_a_plane(runs: dict[str, Path], tmp_path: Path) -> None:
     watched = watch(runs["bandits"], tasks=1)
     assert list(watched.titles) == ["episode 1", "episode 2"]
-    assert [len(moments) for moments in watched.moments] == [5, 5]
+    assert [len(scenes) for scenes in watched.scenes] == [5, 5]
     picture(watched, tmp_path / "rewards.png")
     assert Image.open(tmp_path / "rewards.png").size[0] > 200
 
