@@ -83,34 +83,49 @@ class GymnasiumTasks(Environments):
 
     def __init__(self, options: TaskOptions, episodes: Mapping[Split, Episode], device: torch.device) -> None:
         super().__init__(options, episodes, device)
-        self._make = factory(self._own)
-        self._spaces = spaces_of(self._own)
+        self._make = self.maker(self._own)
+        self._spaces = self.spaces(self._own)
         self._pool: list[Any] = []
 
     @classmethod
     def prepare(cls, options: TaskOptions, episodes: Mapping[Split, Episode]) -> None:
         """Make an environment, and see that a used one does as a fresh one."""
         own = cast(GymnasiumOptions, options)
-        spaces, make = spaces_of(own), factory(own)
+        spaces, make, seed = cls.spaces(own), cls.maker(own), episodes["train"].seed
         fresh, used = make(), make()
-        generators = [generator_of(episodes["train"].seed, "train", task) for task in (1, 0)]
-        _tried(own, used, generators[0], spaces)
-        first = _tried(own, fresh, generator_of(episodes["train"].seed, "train", 0), spaces)
-        second = _tried(own, used, generators[1], spaces)
+        _tried(own, used, cls.task_of(own, used, "train", seed, 1), spaces)
+        first = _tried(own, fresh, cls.task_of(own, fresh, "train", seed, 0), spaces)
+        second = _tried(own, used, cls.task_of(own, used, "train", seed, 0), spaces)
         for environment in (fresh, used):
             _closed(environment)
         for step, (one, other) in enumerate(zip(first, second, strict=False)):
             if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True)):
                 raise ConfigError(
-                    f"{KEY} = {own.environment}: after another task an environment is not what a new one is: with the "
+                    f"{own.named}: after another task an environment is not what a new one is: with the "
                     f"same task, seed and actions they differ after {step} steps; let set_task and reset put back "
                     "everything that an episode changes, and draw random numbers from self.np_random alone"
                 )
 
     @classmethod
+    def maker(cls, own: Any) -> Callable[[], Any]:
+        """What makes one environment."""
+        return factory(own)
+
+    @classmethod
+    def spaces(cls, own: Any) -> Spaces:
+        """Of every environment."""
+        return spaces_of(own)
+
+    @classmethod
+    def task_of(cls, own: Any, environment: Any, split: Split, seed: int, task: int) -> Any:
+        """What an environment is set to."""
+        with _named(own, f"{split} task {task}, sample_task"):
+            return environment.sample_task(generator_of(seed, split, task))
+
+    @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:
         """By the environment's spaces."""
-        spaces = spaces_of(cast(GymnasiumOptions, options))
+        spaces = cls.spaces(options)
         return TaskSpec(
             TensorSpec(spaces.observation),
             outputs=spaces.actions,
@@ -144,8 +159,8 @@ class GymnasiumTasks(Environments):
             split = SPLITS[number]
             names.append([f"{split} task {task}, seed {seed}" for seed in seeds[t].tolist()])
             for e in range(shape[1]):
+                given = self.task_of(self._own, environments[t, e], split, self._episodes[split].seed, task)
                 with _named(self._own, f"{names[t][e]}, reset"):
-                    given = environments[t, e].sample_task(generator_of(self._episodes[split].seed, split, task))
                     environments[t, e].set_task(given)
                     seen, _ = environments[t, e].reset(seed=int(seeds[t, e]))
                     observed[t, e] = self._observation(seen)
@@ -287,10 +302,10 @@ def _read(environment: Any, own: GymnasiumOptions) -> Spaces:
     return Spaces(seen.shape, acts.shape[0], acts.low.astype(np.float64), acts.high.astype(np.float64))
 
 
-def _tried(own: GymnasiumOptions, environment: Any, generator: Any, spaces: Spaces) -> list[tuple[Any, Any]]:
+def _tried(own: GymnasiumOptions, environment: Any, task: Any, spaces: Spaces) -> list[tuple[Any, Any]]:
     """Observations and rewards of a few steps with the same actions each time."""
     with _named(own, "tried before the run"):
-        environment.set_task(environment.sample_task(generator))
+        environment.set_task(task)
         seen, _ = environment.reset(seed=5)
         found: list[tuple[Any, Any]] = [(observation(seen, spaces), 0.0)]
         drawn = np.random.default_rng(0)
@@ -320,7 +335,7 @@ def _named(own: GymnasiumOptions, where: str) -> Iterator[None]:
     except DistmetaError:
         raise
     except Exception as error:  # whatever the user's code raises
-        raise DataError(f"{KEY} = {own.environment} ({where}): {raised(error)}") from error
+        raise DataError(f"{own.named} ({where}): {raised(error)}") from error
 
 
 def _closed(environment: Any) -> None:

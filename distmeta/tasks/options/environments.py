@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -190,3 +190,33 @@ class GymnasiumOptions(EnvironmentOptions):
     arguments: Mapping[str, Any] = Field(default_factory=dict)
     success: bool = False
     action_scale: PositiveFloat | None = None
+
+    @property
+    def named(self) -> str:
+        """The setting that messages are about."""
+        return f"tasks.environment = {self.environment}"
+
+
+class MetaWorldOptions(EnvironmentOptions):
+    """Settings under ``tasks`` for ``kind: metaworld``: a robot's arm (Yu et al., CoRL 2019), with hidden goals.
+
+    ``benchmark`` is ``ml1``, goals of one ``task``; ``ml10`` or ``ml45``, so many kinds of task, and five others at
+    meta-test. ``reward`` is the version of the rewards; those of different versions cannot be compared.
+    """
+
+    kind: Literal["metaworld"] = "metaworld"
+    benchmark: Literal["ml1", "ml10", "ml45"] = "ml1"
+    task: str = "reach-v3"
+    reward: Literal["v1", "v2"] = "v2"
+    horizon: Annotated[int, Field(gt=0, le=500)] = 500
+
+    # As of every environment that is stepped by itself; these are not to be chosen.
+    success: ClassVar[bool] = True
+    action_scale: ClassVar[float | None] = None
+    named: ClassVar[str] = "tasks.kind = metaworld"
+
+    @model_validator(mode="after")
+    def _check_task(self) -> MetaWorldOptions:
+        if self.benchmark != "ml1" and "task" in self.model_fields_set:
+            raise ValueError(f"tasks.task = {self.task} is for benchmark ml1, and tasks.benchmark = {self.benchmark}")
+        return self
