@@ -17,6 +17,7 @@ from distmeta.loading import load_config
 from distmeta.objectives.distributions import log_probability
 from distmeta.programs.recurrent import RecurrentProgram
 from distmeta.programs.recurrent_assembly import RecurrentAssembly
+from distmeta.runs.planning import measure_plans
 from distmeta.runs.recurrent_policies import RecurrentLearner, RecurrentPolicy
 
 TRIALS: dict[str, Any] = {
@@ -169,6 +170,11 @@ def test_evaluation_measures_every_episode() -> None:
 def test_refused_settings(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(TRIALS, overrides)
+
+
+def test_there_is_no_plan_to_choose() -> None:
+    with pytest.raises(ConfigError, match="computed in one way"):
+        measure_plans(load_config(TRIALS))
 
 
 def test_a_network_without_memory_is_refused() -> None:
