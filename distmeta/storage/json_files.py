@@ -59,11 +59,27 @@ class AtStep(JsonValues):
     ci95: float | None
 
 
-class MetaTest(JsonValues):
-    """The object ``meta_test``: measurements by name."""
+class InEpisode(JsonValues):
+    """A measurement in an episode of a trial."""
+
+    episode: int
+    mean: float | None
+    ci95: float | None
+
+
+class OfTasks(JsonValues):
+    """Measurements by name."""
 
     __pydantic_extra__: dict[str, Mean] = Field(init=False)
     by_step: list[AtStep] = []
+    by_episode: list[InEpisode] = []
+
+
+class MetaTest(OfTasks):
+    """The object ``meta_test``: measurements of all tasks, and of those of each group where there are groups."""
+
+    __pydantic_extra__: dict[str, Mean] = Field(init=False)
+    by_group: dict[str, OfTasks] = {}
 
 
 def problem_of(error: ValidationError) -> str:

@@ -135,12 +135,23 @@ def baselines_table(record: Record) -> str:
     return f"{table}\n\n`{record['command']}`, {record['figures']['tasks']:,} tasks ({made})"
 
 
+def rules_table(record: Record) -> str:
+    """Total rewards of a policy and of rules on the same bandits, and how far the policy is beyond each."""
+    rows = [
+        (name, spread(found["reward"], False), "" if name == "the policy" else spread(found["policy_beyond"], False))
+        for name, found in record["figures"]["reward"].items()
+    ]
+    made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
+    table = _table(("rule", "total reward", "the policy beyond it"), rows)
+    return f"{table}\n\n`{record['command']}`, {record['figures']['tasks']:,} tasks ({made})"
+
+
 def block(what: str, records: Mapping[str, Record], published: Published, others: Mapping[str, Record]) -> str:
     """What stands between a pair of markers on lines of their own.
 
     Args:
         what: ``records``, ``conditions``, ``algorithm NAME``, ``runs PART`` of the records with this in their names,
-            ``printed RECORD``, ``sweep NAME``, ``peers NAME`` or ``baselines NAME``.
+            ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines NAME`` or ``rules NAME``.
         records: all of runs, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
         others: records of sweeps and benchmarks, by name.
@@ -149,7 +160,7 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
         ValueError: there is no such table.
     """
     kind, _, name = what.partition(" ")
-    tables = {"sweep": sweep_table, "peers": peers_table, "baselines": baselines_table}
+    tables = {"sweep": sweep_table, "peers": peers_table, "baselines": baselines_table, "rules": rules_table}
     if kind in tables:
         return tables[kind](others[name])
     if kind == "printed":

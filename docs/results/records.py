@@ -13,8 +13,8 @@ sweep, ``benchmark`` with the file that a benchmark's ``--json`` wrote; they lie
 (``make results-table``) rewrites what stands between these markers, which are comments and not seen:
 
 - ``<!-- results: WHAT -->`` to ``<!-- /results -->``, on lines of their own: a table, or what a run prints. WHAT is
-  ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME``, ``peers NAME`` or ``baselines
-  NAME``.
+  ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines
+  NAME`` or ``rules NAME``.
 - ``<!-- result: RECORD.FIELD -->`` to ``<!-- /result -->``, within a line and not at its start: one figure of the
   meta-test. ``RECORD.FIELD OVERRIDES`` is of a further evaluation.
 

@@ -17,6 +17,7 @@ from distmeta.loading import load_config
 from distmeta.objectives.distributions import log_probability
 from distmeta.programs.recurrent import RecurrentProgram
 from distmeta.programs.recurrent_assembly import RecurrentAssembly
+from distmeta.runs.directory import RunDirectory
 from distmeta.runs.planning import measure_plans
 from distmeta.runs.recurrent_policies import RecurrentLearner, RecurrentPolicy
 
@@ -254,6 +255,7 @@ def test_a_run_learns_and_its_policy_acts(tmp_path: Path) -> None:
     measured = distmeta.evaluate(tmp_path / "run")
     assert [each["episode"] for each in measured["by_episode"]] == [1]
     assert "return_before" not in measured
+    assert RunDirectory(tmp_path / "run").read_result()["meta_test"] == measured
     assert measured["return"]["mean"] > 10.6  # by chance 10, always the better arm 13.3
     policy = distmeta.load(tmp_path / "run").adapt()  # type: ignore[call-arg]
     arm = int(policy.act([1.0]))  # type: ignore[attr-defined]

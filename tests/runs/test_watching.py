@@ -13,6 +13,7 @@ from PIL import Image
 
 from distmeta.errors import ConfigError
 from distmeta.programs.reinforcement import ReinforcementProgram
+from distmeta.runs.directory import RunDirectory
 from distmeta.runs.watching import Watched, film, picture, watch
 
 SHORT = ["run.steps=1", "run.validate_every=0", "evaluation.tasks=2", "engine.compile=none", "cluster.workers=0"]
@@ -48,6 +49,14 @@ def _cpu() -> Any:
     import torch
 
     return torch.device("cpu")
+
+
+def test_groups_are_told_apart(runs: dict[str, Path]) -> None:
+    measured = RunDirectory(runs["half_cheetah"]).read_result()["meta_test"]
+    assert set(measured["by_group"]) == {"forwards", "backwards"}
+    both = [own["return"]["mean"] for own in measured["by_group"].values()]
+    assert sum(both) / 2 == pytest.approx(measured["return"]["mean"])
+    assert [row["step"] for row in measured["by_group"]["forwards"]["by_step"]] == [0, 1]
 
 
 def test_paths(runs: dict[str, Path], tmp_path: Path) -> None:
