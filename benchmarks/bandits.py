@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,6 +75,10 @@ class Luck:
         pulls = own.episodes * own.horizon
         self.draws = fractions(words(seed, split, range(tasks), Purpose.TRANSITIONS, pulls))
 
+    def best(self, wins: Array, losses: Array, time: int, random: np.random.Generator) -> Array:
+        """The hidden probabilities, which no rule knows."""
+        return self.chances
+
     def rewards(self, rule: Rule) -> Array:
         """(T,) total rewards of a rule."""
         count, arms = self.chances.shape
@@ -105,6 +109,11 @@ def of_policy(run: str, tasks: int, overrides: list[str]) -> tuple[Any, Array]:
     return config, per_episode * cast(BanditOptions, config.tasks).episodes
 
 
+def spread(figure: Mapping[str, Any]) -> str:
+    """A mean and its interval."""
+    return f"{figure['mean']:.2f} ± {figure['ci95']:.2f}"
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,13 +134,11 @@ def main() -> None:
         f"optimistic posterior mean, prior {prior:.2f}": optimistic(prior),
     }
     measured = {"the policy": policy, **{name: luck.rewards(rule) for name, rule in rules.items()}}
-    best: Rule = lambda wins, losses, time, random: luck.chances  # noqa: E731
-    measured["the best arm, always"] = luck.rewards(best)
+    measured["the best arm, always"] = luck.rewards(luck.best)
     figures = {
         name: {"reward": mean_ci(torch.from_numpy(found)), "policy_beyond": mean_ci(torch.from_numpy(policy - found))}
         for name, found in measured.items()
     }
-    spread = lambda each: f"{each['mean']:.2f} ± {each['ci95']:.2f}"  # noqa: E731
     show(
         f"total reward, {options.tasks:,} meta-test tasks",
         [

@@ -174,8 +174,9 @@ def _judged(observations: Tensor, rewards: Tensor) -> Tensor:
     phi = torch.cat([seen, seen**2, time, time**2, time**3, torch.ones_like(time)], -1).flatten(0, 1)
     squares = phi.T @ phi + RIDGE * torch.eye(phi.shape[1], dtype=torch.float64)
     values = (phi @ torch.linalg.solve(squares, phi.T @ sums.flatten())).view(episodes, horizon)
-    advantages = sums - values
-    return ((advantages - advantages.mean()) / (advantages.std() + 1e-8)).float()
+    advantages: Tensor = sums - values
+    judged: Tensor = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    return judged.float()
 
 
 def _detached(policy: Any) -> Any:

@@ -72,7 +72,7 @@ def meta_test_words(measured: Mapping[str, Any]) -> str:
 def _return_words(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns before adaptation, and after one and all inner steps."""
     words = [f"{spread(rows[0], False)} before adaptation"]
-    for row in (rows[1:2] if len(rows) > 2 else []) + [rows[-1]]:
+    for row in [*(rows[1:2] if len(rows) > 2 else []), rows[-1]]:
         words.append(f"{spread(row, False)} after {row['step']} inner step" + "s" * (row["step"] != 1))
     return ", ".join(words)
 
