@@ -5,12 +5,14 @@
         --evaluate evaluation.queries=15
     python docs/results/records.py sweep runs/sinusoid_lr sinusoid_lr --elapsed 40 \\
         --command "distmeta tune configs/sweeps/sinusoid_lr.yaml"
+    python docs/results/records.py curve runs/first omniglot_5w1s_maml
     python docs/results/records.py write
 
 ``keep`` writes ``docs/results/NAME.json``: what ``result.json`` holds, with command, commit, date and machine. Commit
 and machine are those of now, so keep a run where and when it was made. ``sweep`` does so with ``results.json`` of a
-sweep, ``benchmark`` with the file that a benchmark's ``--json`` wrote; they lie in ``docs/results/others/``. ``write``
-(``make results-table``) rewrites what stands between these markers, which are comments and not seen:
+sweep, ``benchmark`` with the file that a benchmark's ``--json`` wrote; they lie in ``docs/results/others/``. ``curve`` draws
+a run's learning curve, ``docs/results/curves/NAME.png``, for a page that shows it. ``write`` (``make results-table``)
+rewrites what stands between these markers, which are comments and not seen:
 
 - ``<!-- results: WHAT -->`` to ``<!-- /results -->``, on lines of their own: a table, or what a run prints. WHAT is
   ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines
@@ -37,6 +39,7 @@ from typing import Any
 
 import torch
 import yaml
+from curves import draw
 from figures import Published, Record, block, evaluation, figure
 
 import distmeta
@@ -254,6 +257,9 @@ def main() -> None:
     benchmark.add_argument("name", metavar="NAME")
     benchmark.add_argument("--command", required=True, help="what wrote it, without --json")
     benchmark.add_argument("--commit", help="what it was measured with, if not with what is checked out")
+    curve = commands.add_parser("curve", help="draw a run's learning curve")
+    curve.add_argument("run", type=Path, metavar="RUN_DIR")
+    curve.add_argument("name", metavar="NAME")
     commands.add_parser("write", help="write the figures of all records into the documents")
     options = parser.parse_args()
     if options.does == "keep":
@@ -264,6 +270,9 @@ def main() -> None:
         return
     if options.does == "benchmark":
         print(keep_benchmark(options.figures, options.name, options.command, options.commit))
+        return
+    if options.does == "curve":
+        draw(options.run, RECORDS / "curves" / f"{options.name}.png")
         return
     for file, now in rewritten():
         if now != file.read_text(encoding="utf-8"):
