@@ -10,9 +10,9 @@
 
 ``keep`` writes ``docs/results/NAME.json``: what ``result.json`` holds, with command, commit, date and machine. Commit
 and machine are those of now, so keep a run where and when it was made. ``sweep`` does so with ``results.json`` of a
-sweep, ``benchmark`` with the file that a benchmark's ``--json`` wrote; they lie in ``docs/results/others/``. ``curve`` draws
-a run's learning curve, ``docs/results/curves/NAME.png``, for a page that shows it. ``write`` (``make results-table``)
-rewrites what stands between these markers, which are comments and not seen:
+sweep, ``benchmark`` with the file that a benchmark's ``--json`` wrote; they lie in ``docs/results/others/``. ``curve``
+draws a run's learning curve, ``docs/results/curves/NAME.png``, for a page that shows it. ``write`` (``make
+results-table``) rewrites what stands between these markers, which are comments and not seen:
 
 - ``<!-- results: WHAT -->`` to ``<!-- /results -->``, on lines of their own: a table, or what a run prints. WHAT is
   ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines
