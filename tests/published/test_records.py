@@ -60,6 +60,14 @@ CLAIMS = {
     "cifar_fs_5w5s_protonet": Claim(
         "72.0 % with running statistics; 67 %, transductive", lambda found: found["accuracy"]["mean"] >= 0.67
     ),
+    "cifar_fs_5w1s_maml": Claim(
+        "58.9 % after 60,000 meta-steps; after a twentieth of them 45 %",
+        lambda found: found["accuracy"]["mean"] >= 0.45,
+    ),
+    "half_cheetah_dir_maml_trpo": Claim(
+        "after one inner step 150 more than before, in each direction",
+        lambda found: all(after(own, 1)["mean"] - after(own, 0)["mean"] >= 150 for own in found["by_group"].values()),
+    ),
     "omniglot_5w1s_maml": Claim(
         "98.7 % after 60,000 meta-steps; after a sixtieth of them 94 %", lambda found: found["accuracy"]["mean"] >= 0.94
     ),
