@@ -26,6 +26,7 @@ class Evolution:
 
     Source: Song, Gao, Yang, Choromanski, Pacchiano, Tang, ICLR 2020, arXiv 1910.01215 (ES-MAML, algorithm 3).
 
+    >>> import torch
     >>> evolution = Evolution(EvolutionOptions(deviation=0.5), None)
     >>> evolution.combined(torch.tensor([[1.0, 0.0]]), torch.tensor([3.0]), torch.tensor([1.0]))
     tensor([2., 0.])

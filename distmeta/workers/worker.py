@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +53,17 @@ def _compiler_version() -> str | None:
         return None
 
 
+@functools.cache
+def vendor() -> str:
+    """Who made this host's processor, as Linux tells: matrix products of one instruction set round by it as well."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    told = [line.partition(":")[2].strip() for line in lines if line.startswith(("vendor_id", "CPU implementer"))]
+    return told[0] if told else platform.processor()
+
+
 class Worker:
     """Owns a device and computes shards on it.
 
@@ -80,6 +93,7 @@ class Worker:
         return {
             "device": gpu or "cpu",
             "cpu": None if gpu else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+            "vendor": None if gpu else vendor(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             **self._tasks,

@@ -19,10 +19,12 @@ from distmeta.tasks.environments.classic import CartPole, Pendulum
 from distmeta.tasks.environments.tabular import Bandits, Mdps
 from distmeta.tasks.options import EnvironmentOptions
 
+APART = ("gymnasium", "metaworld")
+"""They have tests of their own: test_users_environments.py, test_metaworld.py."""
+
 KINDS = [
-    kind for kind, options in TASKS.options.items() if issubclass(options, EnvironmentOptions) and kind != "gymnasium"
+    kind for kind, options in TASKS.options.items() if issubclass(options, EnvironmentOptions) and kind not in APART
 ]
-"""Those of the user's own have tests of their own: test_users_environments.py."""
 EPISODES = {
     "train": Episode(shots=0, queries=0, seed=3),
     "validation": Episode(shots=0, queries=0, seed=4),
