@@ -27,7 +27,7 @@ from policies_peer import Peer
 import distmeta
 from distmeta import load_config
 from distmeta.config.schema import Config
-from distmeta.core.requests import Request
+from distmeta.core.requests import Request, add
 from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint, open_program
 from distmeta.programs.reinforcement import ReinforcementProgram
@@ -67,8 +67,6 @@ class Alone:
 
     def ask(self, request: Request) -> Any:
         """The answer of a meta-batch."""
-        from distmeta.core.requests import add
-
         run, total = self.config.run, None
         first = self.learner.step * run.meta_batch
         for start in range(first, first + run.meta_batch, run.shard):

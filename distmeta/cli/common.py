@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from distmeta.cli.display import printable
-from distmeta.errors import DistmetaError, Interrupted
+from distmeta.core.records import SPLITS, Split
+from distmeta.errors import ConfigError, DistmetaError, Interrupted
 
 Overrides = Annotated[
     list[str] | None,
@@ -81,3 +82,12 @@ _LESS = "a smaller model, smaller tasks (ways, shots, queries), run.tasks_per_sh
 def _is_memory(error: Exception) -> bool:
     """Whether NumPy, torch or Python itself could not have what they asked for; torch says it in words alone."""
     return isinstance(error, MemoryError) or "memory" in str(error).lower()
+
+
+def check_tasks(split: str, tasks: int, most: int) -> Split:
+    """The split; refuses one that there is not, and no or too many tasks to look at."""
+    if split not in SPLITS:
+        raise ConfigError(f"--split = {split}: expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
+    if not 1 <= tasks <= most:
+        raise ConfigError(f"--tasks = {tasks}: expected 1 to {most}")
+    return split

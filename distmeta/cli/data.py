@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from distmeta.cli.common import Overrides, TrustCode, errors
+from distmeta.cli.common import Overrides, TrustCode, check_tasks, errors
 from distmeta.cli.display import Display, consoles, messages
 from distmeta.config.text import check_local
 from distmeta.core.records import SPLITS
@@ -99,10 +99,7 @@ def show(
     """Show a few tasks, support and query, as the learner sees them."""
     terminal, err = consoles()
     with errors(), messages(err):
-        if split not in SPLITS:
-            raise ConfigError(f"--split = {split}: expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
-        if not 1 <= tasks <= _MOST_TASKS:
-            raise ConfigError(f"--tasks = {tasks}: expected 1 to {_MOST_TASKS}")
+        check_tasks(split, tasks, _MOST_TASKS)
         loaded = load_config(config, overrides or (), trust_code=trust_code)
         if out is not None:
             check_local(out, "file of --out")

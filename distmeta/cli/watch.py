@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from distmeta.cli.common import Overrides, TrustCode, errors
+from distmeta.cli.common import Overrides, TrustCode, check_tasks, errors
 from distmeta.cli.display import consoles, messages
 from distmeta.config.text import check_local
-from distmeta.core.records import SPLITS
 from distmeta.errors import ConfigError
 
 MOST_TASKS = 16
@@ -30,10 +29,7 @@ def watch(
     """Look on at a policy before and after it adapts to a few tasks."""
     terminal, err = consoles()
     with errors(), messages(err):
-        if split not in SPLITS:
-            raise ConfigError(f"--split = {split}: expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
-        if not 1 <= tasks <= MOST_TASKS:
-            raise ConfigError(f"--tasks = {tasks}: expected 1 to {MOST_TASKS}")
+        own = check_tasks(split, tasks, MOST_TASKS)
         if out is None and video is None:
             raise ConfigError("there is nothing to write; give --out FILE.png, or --video FILE.gif")
         for path, option in ((out, "--out"), (video, "--video")):
@@ -42,7 +38,7 @@ def watch(
         from distmeta.runs import watching  # now: it brings torch, which takes seconds
 
         watched = watching.watch(
-            run, overrides or (), split=split, tasks=tasks, drawn=video is not None, trust_code=trust_code
+            run, overrides or (), split=own, tasks=tasks, drawn=video is not None, trust_code=trust_code
         )
         if out is not None:
             watching.picture(watched, out)

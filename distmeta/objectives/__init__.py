@@ -114,7 +114,7 @@ def objective_of(tasks: TaskOptions, scale: tuple[float, ...] | None = None) -> 
         objective.scale = scale
     if tasks.metrics is None:
         return objective
-    known = objective.fitting() if isinstance(objective, Scored) else objective.metrics
+    known = objective.fitting() if isinstance(objective, Scored) else getattr(objective, "known", objective.metrics)
     for name in tasks.metrics:
         choose(dict.fromkeys(known), name, f"tasks.metrics (objective {objective_name(tasks.objective)})")
     if len(set(tasks.metrics)) < len(tasks.metrics):

@@ -25,6 +25,7 @@ class PolicyGradient:
 
     Attributes:
         of_policies: that the outputs are a policy's.
+        known: what may be chosen as metrics; successes are told by some environments alone.
     """
 
     Options: ClassVar[type[PolicyGradientOptions]] = PolicyGradientOptions
@@ -32,6 +33,7 @@ class PolicyGradient:
     of_policies: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
     metrics: tuple[str, ...] = ("return", "return_before")
+    known: ClassVar[tuple[str, ...]] = ("return", "return_before", "success", "success_before")
     higher_is_better: bool = True
 
     def __init__(self, options: Any = None) -> None:

@@ -27,6 +27,11 @@ class PolicyAssembly(Assembly):
         super().__init__(config)
         if self.spec.successes and config.tasks.metrics is None:
             self.objective.metrics += ("success", "success_before")
+        if not self.spec.successes and any(name.startswith("success") for name in self.objective.metrics):
+            raise ConfigError(
+                f"tasks.metrics = {list(self.objective.metrics)}: tasks.kind = {config.tasks.kind} does not tell which "
+                "episodes succeed; leave success out, or set tasks.success=true where environments of your own tell"
+            )
         fitted = (config.tasks.fitted or {}).get("observations")
         self._seen = None if fitted is None else tuple(torch.tensor(fitted[name]) for name in ("means", "deviations"))
         if self.network.uses_batch_statistics:

@@ -56,7 +56,7 @@ class RecurrentAssembly(PolicyAssembly):
 
     def _spec(self) -> TaskSpec:
         spec = super()._spec()
-        (size,) = _flat(cast(TensorSpec, spec.inputs))
+        size = math.prod(cast(TensorSpec, spec.inputs).shape)
         return replace(spec, inputs=TensorSpec((size + spec.outputs + 2,)))
 
     def seen(self, observed: Tensor, action: Tensor, reward: Tensor, ended: Tensor) -> Tensor:
@@ -68,7 +68,3 @@ class RecurrentAssembly(PolicyAssembly):
         parameters = {f"network.{name}": value for name, value in module_parameters(meta).items()}
         found: tuple[Tensor, Any] = functional_call(self.unrolled, parameters, (inputs, memory))
         return found
-
-
-def _flat(inputs: TensorSpec) -> tuple[int]:
-    return (math.prod(inputs.shape),)

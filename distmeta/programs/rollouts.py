@@ -19,7 +19,7 @@ from distmeta.core.plan import Plan
 from distmeta.core.records import Data, Split
 from distmeta.core.requests import Start
 from distmeta.errors import DataError
-from distmeta.estimators.credited import CREDIT
+from distmeta.estimators.credited import CREDIT, Credited
 from distmeta.objectives.distributions import draw, likeliest, log_probability
 from distmeta.programs.advantages import FIGURES, Transitions, credits_of
 from distmeta.programs.engine.assembly import Assembly
@@ -164,7 +164,7 @@ class Rollouts:
         for name, values in told.items():
             query |= {name: values[:, -1], f"{name}_before": values[:, 0]}
         returns = told["return"]
-        if self._parts.estimator.Options.of_policies:
+        if isinstance(self._parts.estimator, Credited):
             query[CREDIT] = credits_of(returns[:, -1])
         return {"episodes": inner, "query": query, "returns": returns}
 

@@ -7,13 +7,13 @@ import functools
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
+from distmeta.core.processor import processor
 from distmeta.core.records import Shard
 from distmeta.core.requests import MEASUREMENTS, Answer, Request, add
 from distmeta.core.tree import Node, Sum
@@ -56,12 +56,8 @@ def _compiler_version() -> str | None:
 @functools.cache
 def vendor() -> str:
     """Who made this host's processor, as Linux tells: matrix products of one instruction set round by it as well."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    told = [line.partition(":")[2].strip() for line in lines if line.startswith(("vendor_id", "CPU implementer"))]
-    return told[0] if told else platform.processor()
+    told = processor("vendor_id", "CPU implementer")
+    return ", ".join(line.rpartition(":")[2].strip() for line in told)
 
 
 class Worker:

@@ -219,12 +219,13 @@ def test_returns_of_the_most_likely_actions() -> None:
 def test_successes_of_the_users_environments(algorithm: str) -> None:
     line = "{kind: gymnasium, environment: 'module:users_environments.Line', success: true, episodes: 3, horizon: 30}"
     own = [f"tasks={line}", f"algorithm={{name: {algorithm}}}"]
-    own += ["model={kind: gru, width: 4}"] if algorithm == "rl2" else []
+    own += ["model={kind: gru, width: 4}", "tasks.metrics=[return, success]"] if algorithm == "rl2" else []
     config = load_config(NAVIGATION, own)
     program = open_program(config, CPU)
     rows = program.evaluate(Start.of(0, program.initial_vector()), "test", range(6), details=False)  # type: ignore[attr-defined]
-    if algorithm == "rl2":  # chooses the return alone
-        assert set(rows.values) == {"return"}
+    if algorithm == "rl2":  # has the return alone where nothing is chosen
+        assert set(rows.values) == {"return", "success"}
+        assert 0 < float(rows.values["success"].mean()) < 1
         return
     assert set(rows.values) == {"return", "return_before", "success", "success_before"}
     assert 0 < float(rows.values["success_before"].mean()) < 1
@@ -270,6 +271,11 @@ def test_refused_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         config = load_config(NAVIGATION, [f"model={{kind: module:normed.{factory}}}"])
         with pytest.raises(ConfigError, match=message):
             PolicyAssembly(config)
+
+
+def test_successes_that_nobody_tells() -> None:
+    with pytest.raises(ConfigError, match="does not tell which episodes succeed"):
+        PolicyAssembly(load_config(NAVIGATION, ["tasks.metrics=[return, success]"]))
 
 
 def test_the_outer_step_of_the_method_is_its_default() -> None:

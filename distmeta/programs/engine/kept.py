@@ -20,6 +20,7 @@ import torch
 
 from distmeta.config.modules import kinds
 from distmeta.config.schema import Config
+from distmeta.core.processor import processor
 from distmeta.errors import DataError
 from distmeta.functional.kernels.build import Unavailable, find_compiler
 from distmeta.storage.cache import build_once, cache_for, written_whole
@@ -116,11 +117,7 @@ def origin(config: Config) -> dict[str, Any] | None:
 @functools.cache
 def host() -> dict[str, Any]:
     """What decides machine code, beside the operations."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-    except OSError:
-        cpu = [platform.processor()]
+    cpu = processor("model name", "flags", "Features")
     try:
         compiler: str | None = find_compiler().version
     except Unavailable:

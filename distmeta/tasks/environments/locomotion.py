@@ -157,6 +157,7 @@ class Locomotion(Environments):
         at = task * state.values.shape[1] + episode
         model = state.models[at if len(state.models) > 1 else 0]
         if self._drawing is None or self._drawing[0] is not model:
+            self.close()
             self._drawing = (model, mujoco.MjData(model), renderer(model, height, width))
         _, data, drawing = self._drawing
         positions = self.sizes[0]
@@ -170,6 +171,7 @@ class Locomotion(Environments):
         """End what draws."""
         if self._drawing is not None:
             self._drawing[2].close()
+            self._drawing = None
 
     def reward(self, tasks: Data, before: Tensor, after: Tensor) -> Tensor:
         """(T, E) before the controls' cost, of positions and velocities (T, E, ...) before a step and after it."""
