@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,19 +117,19 @@ def parts(device: str, quick: bool, overrides: Sequence[str]) -> dict[str, Part]
     """What is run; ``quick`` is for trying the script, not for figures."""
     own = [f"run.device={device}", *overrides]
     select = ["-k", "tasks_are or mlp and not products"] if quick else []
-    spread = ["-n", "3"] if device == "cuda" and importlib.util.find_spec("xdist") else []
+    spread = ["-n", "8"] if device == "cuda" and importlib.util.find_spec("xdist") else []
     limit = ["--timeout", "120" if device == "cuda" else "600"]
     pytest = ["-m", "pytest", "tests/gpu", "-vv", "-rfE", "-p", "no:cacheprovider", *limit, *spread, *select]
     timing = ["--rounds", "1", "--seconds", "0.5"] if quick else ["--rounds", "3", "--seconds", "2"]
     case = ["--case", "omniglot-5w1s", *timing]
-    steps = ["--steps", "1,3" if quick else "1,10,50"]
+    steps = ["--steps", "1,3" if quick else "1,10"]
     few = ["--steps", "3"] if quick else []
     plain = ["engine.compile=graph"] if quick else []
     patience = 1 if device == "cuda" else 5  # a CPU is only for trying the script
     return {
-        "tests/gpu": Part(pytest, 170 * patience, tests),
-        "peers.py": Part(["benchmarks/peers.py", *case, *plain, *own], 130 * patience, peers),
-        "memory.py": Part(["benchmarks/memory.py", *steps, "engine.compile=none", *own], 80 * patience, memory),
+        "tests/gpu": Part(pytest, 190 * patience, tests),
+        "peers.py": Part(["benchmarks/peers.py", *case, *plain, *own], 120 * patience, peers),
+        "memory.py": Part(["benchmarks/memory.py", *steps, "engine.compile=none", *own], 90 * patience, memory),
         "busy.py": Part(["benchmarks/busy.py", *few, *plain, *own], 80 * patience, busy),
     }
 
@@ -164,7 +165,14 @@ def run(name: str, part: Part, out: Path, device: str) -> list[dict[str, str]]:
 
 
 def end_group(child: subprocess.Popen[bytes]) -> None:
-    """End a part's process and those that it has started, none of which outlives it."""
+    """End a part's process and those that it has started, none of which outlives it.
+
+    An interrupt comes first: pytest then tells of the failures that it has seen.
+    """
+    if child.poll() is None:
+        os.kill(child.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(15)
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -69,6 +69,9 @@ class EpisodeSampler:
         self._augmentation = augmentation or AugmentationOptions()
         order = torch.from_numpy(pixel_orders(store.shape))
         self._shape, self._order = order.shape[1:], order.flatten(1).to(device)
+        # A tensor of the device, not a number: CUDA divides by a number by multiplying with its inverse, which rounds
+        # otherwise than the CPU's division.
+        self._white = torch.tensor(255.0, device=device)
         self._held: Tensor | None = None
         if store.nbytes <= HELD_BYTES and (len(store.pieces) == 1 or device.type != "cpu"):
             # On the CPU this is the mapped file itself, which is read-only; nothing here writes to it.
@@ -121,7 +124,7 @@ class EpisodeSampler:
         else:
             pixels = torch.from_numpy(self._store.read(rows)).flatten(1).to(self._device)
         order = self._order.index_select(0, torch.from_numpy(rotations).to(self._device))
-        return pixels.gather(1, order).to(torch.float32).div_(255).view(-1, *self._shape)
+        return pixels.gather(1, order).to(torch.float32).div_(self._white).view(-1, *self._shape)
 
 
 def pixel_orders(shape: tuple[int, ...]) -> NDArray[np.int64]:

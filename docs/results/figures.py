@@ -146,12 +146,32 @@ def rules_table(record: Record) -> str:
     return f"{table}\n\n`{record['command']}`, {record['figures']['tasks']:,} tasks ({made})"
 
 
+def parts_table(record: Record) -> str:
+    """What ``benchmarks/gpu.sh`` found, part by part."""
+    rows = [(row["part"], row["figure"], row["value"]) for row in record["figures"]["rows"]]
+    made = ", ".join(str(record[key]) for key in ("commit", "date", "machine", "torch"))
+    return f"{_table(('part', 'figure', 'value'), rows)}\n\n`{record['command']}` ({made})"
+
+
+def memory_table(record: Record) -> str:
+    """The most memory of exact meta-gradients, by the number of inner steps."""
+    peak = record["figures"]["peak"]
+    steps = sorted({int(count) for own in peak.values() for count in own})
+    rows = [
+        (f"{count}", *(f"{own[str(count)]['mb']:.0f} MB" if str(count) in own else "-" for own in peak.values()))
+        for count in steps
+    ]
+    made = ", ".join(str(record[key]) for key in ("commit", "date", "machine", "torch"))
+    return f"{_table(('inner steps', *peak), rows)}\n\n`{record['command']}` ({made})"
+
+
 def block(what: str, records: Mapping[str, Record], published: Published, others: Mapping[str, Record]) -> str:
     """What stands between a pair of markers on lines of their own.
 
     Args:
         what: ``records``, ``conditions``, ``algorithm NAME``, ``runs PART`` of the records with this in their names,
-            ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines NAME`` or ``rules NAME``.
+            ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines NAME``, ``rules NAME``, ``parts NAME`` or
+            ``memory NAME``.
         records: all of runs, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
         others: records of sweeps and benchmarks, by name.
@@ -160,7 +180,14 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
         ValueError: there is no such table.
     """
     kind, _, name = what.partition(" ")
-    tables = {"sweep": sweep_table, "peers": peers_table, "baselines": baselines_table, "rules": rules_table}
+    tables = {
+        "sweep": sweep_table,
+        "peers": peers_table,
+        "baselines": baselines_table,
+        "rules": rules_table,
+        "parts": parts_table,
+        "memory": memory_table,
+    }
     if kind in tables:
         return tables[kind](others[name])
     if kind == "printed":

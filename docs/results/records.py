@@ -16,7 +16,7 @@ results-table``) rewrites what stands between these markers, which are comments 
 
 - ``<!-- results: WHAT -->`` to ``<!-- /results -->``, on lines of their own: a table, or what a run prints. WHAT is
   ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines
-  NAME`` or ``rules NAME``.
+  NAME``, ``rules NAME``, ``parts NAME`` or ``memory NAME``.
 - ``<!-- result: RECORD.FIELD -->`` to ``<!-- /result -->``, within a line and not at its start: one figure of the
   meta-test. ``RECORD.FIELD OVERRIDES`` is of a further evaluation.
 
@@ -131,10 +131,14 @@ def keep_sweep(sweep: Path, name: str, command: str, elapsed: float, folder: Pat
 def keep_benchmark(figures: Path, name: str, command: str, commit: str | None = None, folder: Path = RECORDS) -> Path:
     """Make what a benchmark's ``--json`` wrote a record; name and commit are as of :func:`keep`."""
     _check_name(name)
-    if not command.startswith("python benchmarks/"):
+    if not command.startswith(("python benchmarks/", "bash benchmarks/")):
         raise ValueError(f"expected 'python benchmarks/SCRIPT ...', got {command!r}")
     found = json.loads(figures.read_text(encoding="utf-8"))
-    return _keep_other(name, figures, folder, commit or checked_out(), command=command, figures=found)
+    fields = {"command": command, "figures": found}
+    if gpu := found.get("machine", {}).get("gpu"):  # measured there, and brought here
+        own = found["machine"]
+        fields |= {"machine": f"{own['cores']} CPU cores, {gpu}", "torch": own["torch"]}
+    return _keep_other(name, figures, folder, commit or checked_out(), **fields)
 
 
 def _keep_other(name: str, left: Path, folder: Path, commit: str, **fields: Any) -> Path:
