@@ -72,7 +72,47 @@ ALGORITHMS: dict[str, Algorithm] = {
         "Li, Zhou, Chen, Li 2017, arXiv 1707.09835",
         {"learned_rates": "per_element", "inner_lr": (0.005, 0.1)},
     ),
+    "boil": Algorithm("gradient_descent", "exact", "Oh, Yoo, Kim, Yun, ICLR 2021", {"adapt": "body"}),
+    "maml_plus_plus": Algorithm(
+        "gradient_descent",
+        "exact",
+        "Antoniou, Edwards, Storkey, ICLR 2019",
+        {
+            "inner_lr": 0.1,
+            "inner_steps": 5,
+            "learned_rates": "per_step",
+            "step_norms": True,
+            "multi_step": 5000,
+        },
+        {"schedule": "cosine"},
+    ),
+    "meta_curvature": Algorithm(
+        "gradient_descent", "exact", "Park, Oliva, NeurIPS 2019, arXiv 1902.03356", {"preconditioner": "block"}
+    ),
+    "warp_grad": Algorithm(
+        "gradient_descent", "exact", "Flennerhag et al., ICLR 2020, arXiv 1909.00025", {"warp": "*"}
+    ),
+    "imaml": Algorithm(
+        "gradient_descent",
+        "implicit",
+        "Rajeswaran, Finn, Kakade, Levine, NeurIPS 2019",
+        {"inner_lr": 0.1, "inner_steps": 16, "proximal": 2.0},
+    ),
+    "cavia": Algorithm(
+        "context", "exact", "Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson, ICML 2019", {"inner_lr": 1.0}
+    ),
+    "lora": Algorithm("adapters", "exact", "Hu et al., ICLR 2022, arXiv 2106.09685"),
     "protonet": Algorithm("prototypes", "exact", "Snell, Swersky, Zemel, NeurIPS 2017"),
+    "matching_net": Algorithm("matching", "exact", "Vinyals et al., NeurIPS 2016"),
+    "r2d2": Algorithm("ridge", "exact", "Bertinetto, Henriques, Torr, Vedaldi, ICLR 2019"),
+    "lr_d2": Algorithm("logistic", "exact", "Bertinetto, Henriques, Torr, Vedaldi, ICLR 2019, section 3.3"),
+    "metaoptnet": Algorithm("svm", "exact", "Lee, Maji, Ravichandran, Soatto, CVPR 2019"),
+    "in_context": Algorithm("in_context", "exact", "Mueller et al., ICLR 2022, arXiv 2112.10510"),
+    "pretrained": Algorithm("gradient_descent", "joint", "Finn, Abbeel, Levine, ICML 2017, section 5.1"),
+    "baseline": Algorithm("linear_probe", "joint", "Chen, Liu, Kira, Wang, Huang, ICLR 2019"),
+    "baseline_plus_plus": Algorithm(
+        "linear_probe", "joint", "Chen, Liu, Kira, Wang, Huang, ICLR 2019, section 3.2", {"cosine": True}
+    ),
     "maml_trpo": Algorithm(
         "gradient_descent",
         "exact",
@@ -109,7 +149,6 @@ ALGORITHMS: dict[str, Algorithm] = {
         "evolution",
         "Song, Gao, Yang, Choromanski, Pacchiano, Tang, ICLR 2020, arXiv 1910.01215",
         {"inner_lr": 0.1},
-        of_policies=True,
     ),
     "rl2": Algorithm(
         "recurrent",

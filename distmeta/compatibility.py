@@ -19,6 +19,19 @@ def refuse_pair(options: AlgorithmOptions) -> str | None:
             f"algorithm.estimator = {options.estimator} is about inner steps, and algorithm.adaptation = "
             f"{options.adaptation} takes none; use estimator exact"
         )
+    if adaptation.joint_alone != estimator.joint and (adaptation.joint_alone or not adaptation.iterative):
+        wanted, why = (
+            ("joint", "is trained on all classes together")
+            if adaptation.joint_alone
+            else (
+                "exact",
+                "solves each task, which joint training leaves out",
+            )
+        )
+        return (
+            f"algorithm.adaptation = {options.adaptation} {why}, and algorithm.estimator = {options.estimator}; use "
+            f"estimator {wanted}"
+        )
     return estimator.refuse(options)
 
 
@@ -33,6 +46,11 @@ def check(config: Config) -> None:
             f"model.kind = {config.model.kind} takes examples as the steps of one sequence, and under "
             f"algorithm.adaptation = {config.algorithm.adaptation} they have no order; use another model, or "
             "algorithm.name=rl2"
+        )
+    if config.model.in_context and config.algorithm.adaptation != "in_context":
+        raise ValueError(
+            f"model.kind = {config.model.kind} reads a support set beside the query, and algorithm.adaptation = "
+            f"{config.algorithm.adaptation} gives it none; use another model, or algorithm.name=in_context"
         )
     _check_policies(config, objective)
     adaptation = ADAPTATIONS.options[config.algorithm.adaptation]
@@ -119,12 +137,12 @@ def _check_acting(config: Config) -> None:
             f"algorithm.adaptation = {options.adaptation} takes no inner steps, and a policy adapts by them, or by its "
             "memory; use gradient_descent (algorithm.name=maml_trpo) or recurrent (algorithm.name=rl2)"
         )
-    if options.estimator == "evolution":
+    if ESTIMATORS.options[options.estimator].program == "evolving":
         _check_evolution(config)
     elif not ESTIMATORS.options[options.estimator].of_outputs:
         raise ValueError(
-            f"algorithm.estimator = {options.estimator} knows no other loss than that of the inner steps, and episodes "
-            "after adaptation are what counts; use exact or first_order"
+            f"algorithm.estimator = {options.estimator} is not one of outputs after adaptation, and episodes after it "
+            "are what counts; use exact or first_order"
         )
     if options.estimator == "credited":
         _check_credited(config)

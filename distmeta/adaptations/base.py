@@ -29,11 +29,19 @@ class Batch(NamedTuple):
         data: named tensors (N, ...).
         key: (2,) int64 random key of the task; ``None`` switches dropout off.
         draw: which of the task's random draws this pass uses: the inner step, or the number of steps for the query.
+        step: whose inner step's own parameters it uses, where there are such; ``None`` for those of the last.
+        weights: (K,) of a query set, what its loss after each inner step counts; ``None``: the last alone.
     """
 
     data: Data
     key: Tensor | None = None
     draw: int = 0
+    step: int | None = None
+    weights: Tensor | None = None
+
+    def after(self, steps: int) -> Batch:
+        """The same pass after so many inner steps: with what the last of them used, or the first if there was none."""
+        return self._replace(step=max(0, steps - 1))
 
 
 class Support(NamedTuple):
@@ -57,11 +65,11 @@ class Support(NamedTuple):
     def step(self, step: int) -> Batch:
         """The data that inner step ``step`` consumes."""
         if self.by_step:
-            return Batch({name: value[step] for name, value in self.data.items()}, self.key, step)
+            return Batch({name: value[step] for name, value in self.data.items()}, self.key, step, step)
         if self.batches is None:
-            return Batch(self.data, self.key, step)
+            return Batch(self.data, self.key, step, step)
         chosen = self.batches[step]
-        return Batch({name: value[chosen] for name, value in self.data.items()}, self.key, step)
+        return Batch({name: value[chosen] for name, value in self.data.items()}, self.key, step, step)
 
 
 class Task(NamedTuple):
@@ -73,6 +81,10 @@ class Task(NamedTuple):
 
 class Adaptation(Protocol):
     """How a task's solution comes from meta-parameters and a support set.
+
+    An adaptation that runs a network otherwise than it was built has two class methods more:
+    ``network_inputs(options, inputs, outputs)``, what the network gets of an example instead of the tasks' ``inputs``,
+    and ``prepare(options, module, inputs)``, the module with what the adaptation puts into it.
 
     Attributes:
         Options: its settings under ``algorithm`` in a configuration.

@@ -167,9 +167,11 @@ class ModelOptions(Section):
 
     Attributes:
         sequential: whether the network takes examples as the steps of one sequence.
+        in_context: whether it reads a support set beside the query.
     """
 
     sequential: ClassVar[bool] = False
+    in_context: ClassVar[bool] = False
 
     kind: str
 
@@ -192,12 +194,14 @@ class AdaptationOptions(Section):
         iterative: whether it goes by inner steps.
         needs_head: whether the network ends in a head of ``outputs`` numbers, or in an embedding.
         needs_classes: whether the objective must be a classification.
+        joint_alone: whether it is trained by the estimator ``joint`` alone.
         program: the entry of :data:`distmeta.programs.PROGRAMS` that it needs, where the tasks' own does not do.
     """
 
     iterative: ClassVar[bool]
     needs_head: ClassVar[bool]
     needs_classes: ClassVar[bool]
+    joint_alone: ClassVar[bool] = False
     program: ClassVar[str | None] = None
 
 
@@ -206,14 +210,20 @@ class EstimatorOptions(Section):
 
     Attributes:
         needs_steps: whether the adaptation must be one by inner steps.
-        through_steps: whether it differentiates inner steps, so that second derivatives and ``engine.differentiation``
-            matter where there are any.
+        through_steps: whether it differentiates all inner steps, in the ways of ``engine.differentiation``.
+        curved: whether it needs second derivatives of the inner loss.
         of_outputs: whether its meta-gradient is that of the query's outputs, see ``Estimator.outputs``.
         of_policies: whether it is for reinforcement-learning tasks alone.
-        program: the entry of :data:`distmeta.programs.PROGRAMS` that it needs, where the tasks' own does not do.
+        keyed: whether it draws random numbers for each task.
+        joint: whether it fits all tasks together, without adaptation.
+        program: the entry of :data:`distmeta.programs.PROGRAMS` that it needs for reinforcement-learning tasks, where
+            their own does not do.
     """
 
     program: ClassVar[str | None] = None
+    keyed: ClassVar[bool] = False
+    curved: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
     needs_steps: ClassVar[bool] = False
     through_steps: ClassVar[bool] = False
     of_outputs: ClassVar[bool] = False

@@ -85,12 +85,15 @@ Data = Mapping[str, "Tensor"]
 WEIGHT = "weight"
 """Beside inputs and targets of unequal tasks: what each example weighs (N,), 0 for padding."""
 
-NO_INPUTS = ("y", WEIGHT)
+CLASS = "class_id"
+"""Beside inputs and targets, where it is asked for: which of all classes of its split an example is of (N,)."""
+
+NO_INPUTS = ("y", WEIGHT, CLASS)
 """What stands beside the inputs in a task's data."""
 
 
 def inputs_of(data: Data) -> Inputs:
-    """The inputs among a task's data: ``x`` where it stands there, else all but targets ``y`` and weights ``weight``.
+    """The inputs among a task's data: ``x`` where it stands there, else all but targets, weights and classes.
 
     >>> inputs_of({"x": 1, "y": 2}), inputs_of({"tokens": 1, "mask": 3, "y": 2, "weight": 4})
     (1, {'tokens': 1, 'mask': 3})

@@ -16,6 +16,10 @@ from distmeta.estimators.options import (
     EvolutionOptions,
     ExactOptions,
     FirstOrderOptions,
+    HybridOptions,
+    ImplicitOptions,
+    JointOptions,
+    TruncatedOptions,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
     from distmeta.estimators.evolution import Evolution
     from distmeta.estimators.exact import Exact
     from distmeta.estimators.first_order import FirstOrder
+    from distmeta.estimators.hybrid import Hybrid
+    from distmeta.estimators.implicit import Implicit
+    from distmeta.estimators.joint import Joint
+    from distmeta.estimators.truncated import Truncated
 else:
     __getattr__ = lazily(
         __name__,
@@ -35,6 +43,10 @@ else:
             "Evolution": "evolution:Evolution",
             "Exact": "exact:Exact",
             "FirstOrder": "first_order:FirstOrder",
+            "Hybrid": "hybrid:Hybrid",
+            "Implicit": "implicit:Implicit",
+            "Joint": "joint:Joint",
+            "Truncated": "truncated:Truncated",
         },
     )
 
@@ -44,11 +56,27 @@ ESTIMATORS: Registry[Estimator, EstimatorOptions] = Registry(
     {
         "exact": (ExactOptions, "distmeta.estimators.exact:Exact"),
         "first_order": (FirstOrderOptions, "distmeta.estimators.first_order:FirstOrder"),
-        "credited": (CreditedOptions, "distmeta.estimators.credited:Credited"),
-        "evolution": (EvolutionOptions, "distmeta.estimators.evolution:Evolution"),
+        "hybrid": (HybridOptions, "distmeta.estimators.hybrid:Hybrid"),
+        "truncated": (TruncatedOptions, "distmeta.estimators.truncated:Truncated"),
+        "implicit": (ImplicitOptions, "distmeta.estimators.implicit:Implicit"),
         "displacement": (DisplacementOptions, "distmeta.estimators.displacement:Displacement"),
+        "joint": (JointOptions, "distmeta.estimators.joint:Joint"),
+        "evolution": (EvolutionOptions, "distmeta.estimators.evolution:Evolution"),
+        "credited": (CreditedOptions, "distmeta.estimators.credited:Credited"),
     },
     EstimatorOptions,
 )
 
-__all__ = ["ESTIMATORS", "Credited", "Displacement", "Estimator", "Evolution", "Exact", "FirstOrder"]
+__all__ = [
+    "ESTIMATORS",
+    "Credited",
+    "Displacement",
+    "Estimator",
+    "Evolution",
+    "Exact",
+    "FirstOrder",
+    "Hybrid",
+    "Implicit",
+    "Joint",
+    "Truncated",
+]

@@ -28,6 +28,9 @@ def adjoint(adaptation: Iterative, meta: Meta, task: Task, steps: int) -> tuple[
         hp, hm = vjp(grad_p L, p, meta)(dg)
         lp, lmeta = dp + hp, lmeta + dm + hm
 
+    Where the query loss after each step counts, with the weights of ``task.query``, each one's gradient is added to
+    ``lp`` and ``lmeta`` on the way.
+
     Only ``p`` and ``s`` are kept between steps, activations are recomputed; for more than ``KEEP_ALL`` steps only every
     ceil(sqrt(K))-th ``(p, s)`` is kept and the ones between are computed again, so memory grows with sqrt(K).
 
@@ -42,15 +45,19 @@ def adjoint(adaptation: Iterative, meta: Meta, task: Task, steps: int) -> tuple[
         before = _run(adaptation, meta, task, before, range(first, min(first + segment, steps)))[-1]
 
     params, state = before
-    (lp, lmeta), (_, measured) = gradient(_query_loss(adaptation, task.query), params, meta, argnums=(0, 1))
+    (lp, lmeta), measured = _judged(adaptation, task.query, params, meta, steps)
     ls = tree_map(torch.zeros_like, state)
     last = steps
     while kept:
         first, before = kept.pop()
         befores = _run(adaptation, meta, task, before, range(first, last - 1))
         for step in reversed(range(first, last)):
-            (lp, ls), dm = _step_back(adaptation, meta, task, step, befores.pop(), (lp, ls))
+            before = befores.pop()
+            (lp, ls), dm = _step_back(adaptation, meta, task, step, before, (lp, ls))
             lmeta = _add(lmeta, dm)
+            if task.query.weights is not None and step > 0:
+                (dp, dm), _ = _judged(adaptation, task.query, before[0], meta, step)
+                lp, lmeta = _add(lp, dp), _add(lmeta, dm)
         last = first
     (from_init,) = pull_init((lp, ls))
     return _add(lmeta, from_init), measured
@@ -86,15 +93,20 @@ def _step_back(
     return (_add(dp, hp), ds), _add(dm, hm)
 
 
-def _query_loss(adaptation: Iterative, query: Batch) -> Any:
-    objective = adaptation.objective
+def _judged(
+    adaptation: Iterative, query: Batch, params: Params, meta: Meta, steps: int
+) -> tuple[tuple[Params, Params], Measured]:
+    """Gradients of the query loss by the parameters after some steps and by ``meta``, times what that step counts."""
+    objective, weights = adaptation.objective, query.weights
 
     def loss(params: Params, meta: Meta) -> tuple[Tensor, Measured]:
-        outputs = adaptation.predict(meta, params, query)
+        outputs = adaptation.predict(meta, params, query if weights is None else query.after(steps))
         value = objective.loss(outputs, query.data)
-        return value, {"loss": value, **objective.measure(outputs, query.data)}
+        counted = value if weights is None else weights[steps - 1].to(value) * value
+        return counted, {"loss": value, **objective.measure(outputs, query.data)}
 
-    return loss
+    found, (_, measured) = gradient(loss, params, meta, argnums=(0, 1))
+    return found, measured
 
 
 def _add(a: Params, b: Params) -> dict[str, Tensor]:

@@ -22,6 +22,10 @@ class Estimator(Protocol):
     Attributes:
         Options: its settings under ``algorithm`` in a configuration.
         merges_query: whether adaptation sees support and query as one set.
+
+    What it computes may depend on the meta-step, in two ways that it need not have: ``weights(step, inner_steps)`` is
+    what the query loss after each inner step counts (:class:`~distmeta.adaptations.base.Batch`), ``at(step)`` the
+    estimator that computes in this meta-step, which ``compared_at`` names one of for plans to be tried with.
     """
 
     Options: ClassVar[type[EstimatorOptions]]

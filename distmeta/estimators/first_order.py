@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
@@ -28,24 +28,15 @@ class FirstOrder:
     Options: ClassVar[type[EstimatorOptions]] = FirstOrderOptions
     merges_query: ClassVar[bool] = False
 
-    def __init__(self, options: FirstOrderOptions, adaptation: Adaptation) -> None:
+    def __init__(self, options: Any, adaptation: Adaptation) -> None:
         self.adaptation = cast(Iterative, adaptation)
 
     def gradient(self, meta: Meta, task: Task, steps: int | None) -> tuple[Meta, Measured]:
         """The task's first-order meta-gradient."""
         assert steps is not None
-        directions = self._inner_gradients(meta, task, steps)
+        directions = first_gradients(self.adaptation, meta, task, steps)
         found, (_, measured) = gradient(self._loss, meta, task, directions)
         return found, measured
-
-    def _inner_gradients(self, meta: Meta, task: Task, steps: int) -> list[Params]:
-        params, state = self.adaptation.init(meta)
-        gradients: list[Params] = []
-        for step in range(steps):
-            found = inner_gradient(self.adaptation, params, meta, task.support.step(step))
-            params, state = self.adaptation.update(params, state, found, meta, step)
-            gradients.append(found)
-        return gradients
 
     def follow(self, differentiation: Differentiation) -> None:
         """There is one way."""
@@ -57,7 +48,7 @@ class FirstOrder:
     def outputs(self, task: Task, steps: int | None, meta: Meta) -> Callable[[Meta], Tensor]:
         """The query's outputs after the updates whose gradients are those at ``meta``."""
         assert steps is not None
-        return partial(self._outputs, task=task, gradients=self._inner_gradients(meta, task, steps))
+        return partial(self._outputs, task=task, gradients=first_gradients(self.adaptation, meta, task, steps))
 
     def _outputs(self, meta: Meta, task: Task, gradients: list[Params]) -> Tensor:
         params, state = self.adaptation.init(meta)
@@ -71,3 +62,14 @@ class FirstOrder:
         outputs = self._outputs(meta, task, gradients)
         loss = objective.loss(outputs, task.query.data)
         return loss, {"loss": loss, **objective.measure(outputs, task.query.data)}
+
+
+def first_gradients(adaptation: Iterative, meta: Meta, task: Task, steps: int) -> list[Params]:
+    """The inner gradients of the first so many steps."""
+    params, state = adaptation.init(meta)
+    gradients: list[Params] = []
+    for step in range(steps):
+        found = inner_gradient(adaptation, params, meta, task.support.step(step))
+        params, state = adaptation.update(params, state, found, meta, step)
+        gradients.append(found)
+    return gradients

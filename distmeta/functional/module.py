@@ -178,6 +178,20 @@ class FunctionalModule:
         path = output_layer(self._converted.module, self._example) if self._example is not None else None
         return self.names_below(path) if path is not None else ()
 
+    @cached_property
+    def features(self) -> int:
+        """Numbers of an example's outputs."""
+        assert self._example is not None, "it takes an example to know"
+        with torch.no_grad():
+            return int(self(self.parameters, map_inputs(self._example, lambda value: value)).shape[-1])
+
+    @cached_property
+    def norms(self) -> tuple[str, ...]:
+        """Names of the trainable scales and shifts of batch norms that use the statistics of their batch."""
+        layers = self._converted.module.named_modules()
+        paths = [path for path, layer in layers if normalises_by_batch(layer)]
+        return tuple(dict.fromkeys(name for path in paths for name in self.names_below(path)))
+
     def names_below(self, path: str) -> tuple[str, ...]:
         """Names of the trainable parameters of a submodule, or of one parameter; ``""`` is the whole module.
 

@@ -16,6 +16,7 @@ from distmeta.models.options import (
     Conv4Options,
     GRUOptions,
     MLPOptions,
+    PriorFittedOptions,
     ResNet12Options,
     TransformerOptions,
     UserOptions,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from distmeta.models.conv4 import Conv4
     from distmeta.models.gru import GRU
     from distmeta.models.mlp import MLP
+    from distmeta.models.prior_fitted import PriorFitted
     from distmeta.models.resnet12 import ResNet12
     from distmeta.models.transformer import Transformer
 else:
@@ -39,6 +41,7 @@ else:
             "GRU": "gru:GRU",
             "MLP": "mlp:MLP",
             "Model": "base:Model",
+            "PriorFitted": "prior_fitted:PriorFitted",
             "ResNet12": "resnet12:ResNet12",
             "Transformer": "transformer:Transformer",
         },
@@ -53,6 +56,7 @@ MODELS: Registry[Model, ModelOptions] = Registry(
         "resnet12": (ResNet12Options, "distmeta.models.resnet12:ResNet12"),
         "gru": (GRUOptions, "distmeta.models.gru:GRU"),
         "bag": (BagOptions, "distmeta.models.bag:Bag"),
+        "prior_fitted": (PriorFittedOptions, "distmeta.models.prior_fitted:PriorFitted"),
         "transformer": (TransformerOptions, "distmeta.models.transformer:Transformer"),
     },
 )
@@ -64,6 +68,7 @@ __all__ = [
     "Bag",
     "Conv4",
     "Model",
+    "PriorFitted",
     "ResNet12",
     "Transformer",
     "UserOptions",

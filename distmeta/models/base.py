@@ -61,6 +61,16 @@ class Network(Protocol):
 
     parameters: dict[str, Tensor]
 
+    @property
+    def features(self) -> int:
+        """Numbers of an example's outputs."""
+        ...
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Names of the trainable scales and shifts of batch norms that use the statistics of their batch."""
+        ...
+
     def __call__(
         self, parameters: Mapping[str, Tensor], inputs: Inputs, *, key: Tensor | None = None, draw: int = 0
     ) -> Tensor:

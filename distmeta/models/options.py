@@ -105,6 +105,25 @@ class TransformerOptions(TokenOptions):
         return self
 
 
+class PriorFittedOptions(ModelOptions):
+    """``depth`` blocks of ``heads`` attention heads and vectors of ``width`` numbers."""
+
+    in_context: ClassVar[bool] = True
+
+    kind: Literal["prior_fitted"] = "prior_fitted"
+    width: PositiveInt = 64
+    depth: PositiveInt = 4
+    heads: PositiveInt = 4
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> PriorFittedOptions:
+        if self.width % self.heads:
+            raise ValueError(
+                f"model.heads = {self.heads} does not divide model.width = {self.width}; each head has an equal part"
+            )
+        return self
+
+
 class GRUOptions(ModelOptions):
     """``width`` is the size of the memory that a recurrent network carries from step to step."""
 

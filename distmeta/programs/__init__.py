@@ -13,6 +13,7 @@ from distmeta.errors import ConfigError
 from distmeta.estimators import ESTIMATORS
 from distmeta.programs.base import Blueprint, Program
 from distmeta.tasks import TASKS
+from distmeta.tasks.options import EnvironmentOptions
 
 PROGRAMS: Registry[Program, Section] = Registry(
     "TaskSpec.program",
@@ -29,7 +30,9 @@ PROGRAMS: Registry[Program, Section] = Registry(
 def _program(config: Config) -> type[Program]:
     """The program that the family's tasks are for, or that adaptation or estimator need."""
     spec, algorithm = TASKS[config.tasks.kind].spec(config.tasks), config.algorithm
-    own = ADAPTATIONS.options[algorithm.adaptation].program or ESTIMATORS.options[algorithm.estimator].program
+    own = ADAPTATIONS.options[algorithm.adaptation].program
+    if isinstance(config.tasks, EnvironmentOptions):
+        own = own or ESTIMATORS.options[algorithm.estimator].program
     try:
         found: type[Program] = choose(PROGRAMS, own or spec.program, "TaskSpec.program")
     except ValueError as error:

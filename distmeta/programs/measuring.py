@@ -27,8 +27,8 @@ def measure(parts: Assembly, meta: Meta, task: Task, steps: int | None, details:
     by_step = []
     if details and adaptation.iterative:
         assert steps is not None
-        for adapted in trajectory(cast(Iterative, adaptation), meta, support, steps):
-            outputs = adaptation.predict(meta, adapted, query)
+        for number, adapted in enumerate(trajectory(cast(Iterative, adaptation), meta, support, steps)):
+            outputs = adaptation.predict(meta, adapted, query.after(number))
             by_step.append(objective.measure(outputs, query.data)[parts.metric])
     else:
         adapted = adaptation.adapt(meta, support, steps)

@@ -48,7 +48,7 @@ class PolicyAssembly(Assembly):
     def build(self) -> nn.Module:
         """The configured module as a policy."""
         outputs = self.spec.outputs + self._values
-        network = build(self.config.model, self.spec.inputs, outputs, self.config.seed)
+        network = self._prepared(build(self.config.model, self.inputs, outputs, self.config.seed))
         return GaussianPolicy(network, self.spec.outputs) if self.spec.actions == "continuous" else network
 
     def _numbers(self, objective: Objective) -> int:

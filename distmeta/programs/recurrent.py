@@ -13,6 +13,7 @@ from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.core.records import Data, Split, TaskMetrics
 from distmeta.core.requests import Start
+from distmeta.estimators.base import Estimator
 from distmeta.objectives import PolicyGradient
 from distmeta.outer.options import ClippedOptions
 from distmeta.programs.engine.assembly import Assembly
@@ -73,7 +74,9 @@ class RecurrentProgram(TaskProgram):
     def _chunks(self, tasks: Any, count: int) -> Iterator[Any]:
         return chunks(tasks, count, self.plan.chunk)
 
-    def _gradient_sums(self, ways: int | None, vectors: Vectors, tasks: Any) -> tuple[Tensor, Tensor]:
+    def _gradient_sums(
+        self, ways: int | None, vectors: Vectors, tasks: Any, estimator: Estimator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Sums over a chunk of the loss's gradients, and of measurements."""
         return self._summed(vectors[0], tasks["query"], self._parts.objective.loss)
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from distmeta.core.philox import Purpose, keys, minibatches
-from distmeta.core.records import Data, Split, TaskBatch
+from distmeta.core.records import CLASS, Data, Split, TaskBatch
 from distmeta.core.requests import Start
 from distmeta.objectives.weights import weight_of
 from distmeta.tasks.base import Episode, TaskFamily
@@ -35,12 +35,14 @@ class Use:
         merged: whether adaptation sees support and query as one set.
         batch: examples of an inner step's minibatch; ``None`` for all of them.
         dropout: whether there are masks to draw.
+        classes: whether it is to be known which of all classes each example is of.
     """
 
     steps: int | None
     merged: bool = False
     batch: int | None = None
     dropout: bool = False
+    classes: bool = False
 
 
 def lots(shards: Sequence[tuple[int, ...]], least: int | None) -> Iterator[Sequence[tuple[int, ...]]]:
@@ -164,6 +166,9 @@ class Samples:
         """The tasks as a tree of tensors with a leading task dimension."""
         support, query = self._sample(split, ids)
         seed = self._episodes[split].seed
+        if use.classes:
+            own = self._family.class_ids(split, ids).to(self._device)  # (T, ways)
+            support, query = ({**part, CLASS: own.gather(1, part["y"])} for part in (support, query))
         if use.merged:
             support = {name: torch.cat([value, query[name]], 1) for name, value in support.items()}
         tree: dict[str, Any] = {"support": dict(support), "query": dict(query)}
@@ -206,6 +211,11 @@ class Samples:
         self._sampler.shutdown(wait=False, cancel_futures=True)
         if hasattr(self._family, "close"):  # a class of the user's that is no subclass may have less
             self._family.close()
+
+    def classes(self) -> int | None:
+        """Classes of the training split; ``None`` where they are not known across tasks."""
+        count = getattr(self._family, "class_count", None)  # a class of the user's that is no subclass may have less
+        return None if count is None else count("train")
 
     def _sample(self, split: Split, ids: Sequence[int]) -> tuple[Data, Data]:
         """Support and query sets of these tasks, from what lies ready if it does."""

@@ -9,6 +9,7 @@ import torch
 
 from distmeta.core.records import Split, TaskMetrics
 from distmeta.core.requests import Start
+from distmeta.errors import ConfigError
 from distmeta.programs.samples import Samples, Sampling
 from distmeta.programs.targets import check_targets, check_weights
 from distmeta.programs.task_program import TaskProgram
@@ -21,7 +22,25 @@ class SupervisedProgram(TaskProgram):
 
     def _sampling(self) -> Sampling:
         family = open_family(self._config, self._device)
-        return Samples(family, episodes(self._config), self._device)
+        samples = Samples(family, episodes(self._config), self._device)
+        if self._use.classes:
+            self._check_classes(samples.classes())
+        return samples
+
+    def _check_classes(self, found: int | None) -> None:
+        """Refuse a classifier of other classes than those of the training split."""
+        name, asked = self._config.algorithm.adaptation, getattr(self._config.algorithm, "classes", None)
+        if found is None:
+            raise ConfigError(
+                f"algorithm.adaptation = {name} needs classes that are the same in all tasks, and tasks.kind = "
+                f"{self._config.tasks.kind} does not tell them; use images or texts, or gradient_descent with "
+                "algorithm.estimator=joint"
+            )
+        if found != asked:
+            raise ConfigError(
+                f"algorithm.classes = {asked}, and the training split of tasks.kind = {self._config.tasks.kind} has "
+                f"{found} classes (rotations count as classes of their own); set algorithm.classes={found}"
+            )
 
     def _check(self, tasks: Mapping[str, Any]) -> None:
         for part in ("support", "query"):

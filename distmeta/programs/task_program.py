@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from distmeta.adaptations import ADAPTATIONS
 from distmeta.adaptations.base import Task
 from distmeta.adaptations.gradients import curvature_product
 from distmeta.config.schema import Config
@@ -22,7 +23,7 @@ from distmeta.core.layout import Layout, Meta
 from distmeta.core.plan import Compile, Plan
 from distmeta.core.records import Split, TaskMetrics
 from distmeta.core.requests import Answer, Request, Start
-from distmeta.estimators.base import OfOutputs
+from distmeta.estimators.base import Estimator, OfOutputs
 from distmeta.functional.kernels.build import unavailable
 from distmeta.objectives.base import Curved
 from distmeta.programs.cuda import allow_tf32
@@ -69,7 +70,8 @@ class TaskProgram:
         self._steps: int | None = getattr(config.algorithm, "inner_steps", None)
         self._evaluation_steps = config.evaluation.inner_steps
         merged, batch = self._parts.estimator.merges_query, getattr(config.algorithm, "inner_batch", None)
-        self._use = Use(self._steps, merged, batch, self._parts.network.uses_dropout)
+        keyed = self._parts.network.uses_dropout or self._parts.estimator.Options.keyed
+        self._use = Use(self._steps, merged, batch, keyed, ADAPTATIONS.options[config.algorithm.adaptation].joint_alone)
         self._samples = self._sampling()
         self._answers = {
             "gradient": (("gradient",), summed_names(self._metrics)),
@@ -130,7 +132,8 @@ class TaskProgram:
 
     def sample_gradient(self, count: int, first: int = 0) -> Tensor:
         """Meta-gradient (P,) of some training tasks at the initial parameters: what plans are compared by."""
-        request, parts = Request("gradient", self._initial()), self._samples.alike(range(first, first + count))
+        start = Start.of(self._compared_at, self.initial_vector().cpu())
+        request, parts = Request("gradient", start), self._samples.alike(range(first, first + count))
         return torch.stack([self.answer(request, "train", part).vector for part in parts]).sum(0)
 
     def sample_losses(self, count: int) -> Tensor:
@@ -151,6 +154,7 @@ class TaskProgram:
         found = []
         for part in self._samples.alike(range(first, first + count)):
             tasks, ways = self._tasks("train", part, self._steps, dropout=True)
+            tasks = self._weighted(tasks, len(part), self._compared_at)
             found.append(self._reference(dtype).gradient(meta, tasks, len(part), ways, self._steps).cpu())
         return torch.stack(found).sum(0)
 
@@ -191,7 +195,24 @@ class TaskProgram:
 
     def _through_steps(self) -> bool:
         """Whether the meta-gradient goes through inner steps."""
-        return self._parts.estimator.Options.through_steps and self._parts.adaptation.iterative
+        return self._parts.estimator.Options.curved and self._parts.adaptation.iterative
+
+    @property
+    def _compared_at(self) -> int:
+        """The meta-step that plans are compared in."""
+        return int(getattr(self._parts.estimator, "compared_at", 0))
+
+    def _at(self, step: int) -> Estimator:
+        """What computes meta-gradients in a meta-step."""
+        own = self._parts.estimator
+        found: Estimator = own.at(step) if hasattr(own, "at") else own
+        return found
+
+    def _weighted(self, tasks: dict[str, Any], count: int, step: int) -> dict[str, Any]:
+        """Tasks with what the query loss after each inner step counts in a meta-step, where all of them count."""
+        estimator = self._at(step)
+        weights = estimator.weights(step, self._steps) if hasattr(estimator, "weights") else None
+        return tasks if weights is None else {**tasks, "weights": weights.to(self._device).expand(count, -1)}
 
     def _example(self, name: str, theta: Tensor) -> dict[str, Tensor]:
         """Vectors of a request's own, to try it with."""
@@ -223,13 +244,15 @@ class TaskProgram:
         """
         began = time.perf_counter()
         tasks, found = self._samples.keep(request.start, split, ids, self._use)
-        ways = self._samples.ways(split, ids)
+        ways, step = self._samples.ways(split, ids), request.start.step
+        if request.name == "gradient":
+            tasks = self._weighted(tasks, len(ids), step)
         sampled = time.perf_counter()
         given = (request.start.theta, *request.vectors.values())
         vectors = tuple(vector.to(self._device) for vector in given)
         results = []
         for part in self._chunks(tasks, len(ids)):
-            results.append(self._call(request.name, ways, True, vectors, part))
+            results.append(self._call(request.name, ways, True, vectors, part, step))
             if self.plan.compile == "none" and self.plan.differentiation == "mixed":
                 # torch.func makes a class for each call of a task-batched layer, and classes are cycles that keep
                 # activations until Python looks for them: on its own it would after gigabytes.
@@ -273,20 +296,24 @@ class TaskProgram:
     def _chunks(self, tasks: Any, count: int) -> Iterator[Any]:
         return chunks(tasks, count, self.plan.chunk if self.plan.running == "mapped" else 1)
 
-    def _call(self, name: str, ways: int | None, training: bool, vectors: Vectors, tasks: Any) -> Any:
+    def _call(self, name: str, ways: int | None, training: bool, vectors: Vectors, tasks: Any, step: int = 0) -> Any:
         """One of the functions of a chunk, recorded or compiled for these shapes as the plan says.
 
         What is recorded has the bits of what is not, so measurements are recorded once their shapes come again.
         """
-        key = (name, ways, *((leaf.shape, leaf.dtype) for leaf in tree_leaves(tasks)))
+        estimator = self._at(step) if name == "gradient" else self._parts.estimator
+        variant = name if estimator is self._parts.estimator else f"{name} by {type(estimator).__name__}"
+        key = (variant, ways, *((leaf.shape, leaf.dtype) for leaf in tree_leaves(tasks)))
         with torch.no_grad():
             if key not in self._functions:
-                if training:
+                if name == "gradient":
+                    function: Callable[..., Any] = partial(self._gradient_sums, ways, estimator=estimator)
+                elif training:
                     function = partial(getattr(self, f"_{name}_sums"), ways)
                 else:
                     function = partial(self._measurements, ways, name == "details")
                 self._seen[key] += 1
-                source = None if self._origin is None else [self._origin, _of_operations(self.plan), name, ways]
+                source = None if self._origin is None else [self._origin, _of_operations(self.plan), variant, ways]
                 seen = self._seen[key] >= RECORD_AFTER
                 if not training and not seen and not is_recorded(source, (vectors, tasks)):
                     return function(vectors, tasks)
@@ -294,12 +321,17 @@ class TaskProgram:
                 self._functions[key] = specialise(function, (vectors, tasks), how, source)
             return self._functions[key](vectors, tasks)
 
-    def _gradient_sums(self, ways: int | None, vectors: Vectors, tasks: Any) -> tuple[Tensor, Tensor]:
+    def _gradient_sums(
+        self, ways: int | None, vectors: Vectors, tasks: Any, estimator: Estimator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Sum of a chunk's meta-gradients (P,), and float64 sums: each measurement's, and 1 if one is not finite.
 
         Everything that is read of a chunk is computed with it, since tiny networks cost no more than a few calls.
         """
-        gradients, measured = self._per_task(lambda m, t: self._gradient(m, t, ways), vectors[0], tasks)
+        own, steps = estimator or self._parts.estimator, self._steps
+        gradients, measured = self._per_task(
+            lambda m, t: own.gradient(m, one_task(t, ways, steps), steps), vectors[0], tasks
+        )
         total = self.layout.flatten({name: value.sum(0) for name, value in gradients.items()})
         finite = torch.isfinite(total).all() & torch.isfinite(measured["loss"]).all()
         return total, with_bad(sums(self._metrics, measured), finite)
@@ -371,9 +403,6 @@ class TaskProgram:
         """The tasks as a tree of tensors with a leading task dimension, and their number of ways."""
         use = self._use if dropout else Use(steps, split == "train" and self._use.merged, self._use.batch)
         return self._samples.tasks(split, ids, use), self._samples.ways(split, ids)
-
-    def _gradient(self, meta: Meta, tree: Mapping[str, Any], ways: int | None) -> tuple[Meta, Mapping[str, Tensor]]:
-        return self._parts.estimator.gradient(meta, one_task(tree, ways, self._steps), self._steps)
 
 
 def with_bad(summed: Sequence[Tensor], finite: Tensor) -> Tensor:

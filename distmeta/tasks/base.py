@@ -234,6 +234,17 @@ class TaskFamily(Protocol):
         """These tasks, on the family's device; a task depends on (seed, split, id) alone."""
         ...
 
+    def class_count(self, split: Split) -> int | None:
+        """How many classes a split has, of which tasks take some; ``None`` where classes are not known across tasks."""
+        return None
+
+    def class_ids(self, split: Split, ids: Sequence[int]) -> torch.Tensor:
+        """(T, ways) int64: which of all classes of the split the labels 0, 1, ... of these tasks stand for.
+
+        Only asked where :meth:`class_count` knows them.
+        """
+        raise NotImplementedError
+
     def use(self, processes: int) -> None:
         """Told how many processes it may start to sample in, beside the worker's own; most families need none."""
         return

@@ -93,6 +93,16 @@ class EpisodeSampler:
                 data["x"] = augment(data["x"], self._augmentation, seed=seed, split=split, ids=ids, part=part)
         return TaskBatch(torch.from_numpy(np.array(ids, dtype=np.int64)), support, query)
 
+    def class_count(self, split: Split) -> int:
+        """Classes of a split, rotated ones among them."""
+        return len(self._splits[split].characters)
+
+    def class_ids(self, split: Split, ids: Sequence[int]) -> Tensor:
+        """(T, ways) int64 numbers of the classes that the labels of these tasks stand for."""
+        counts = self._store.counts[self._splits[split].characters]
+        chosen, _ = draw_examples(self._episodes[split].at(ids), split, ids, counts)
+        return torch.from_numpy(chosen)
+
     def pool(self, split: Split) -> ImagePool:
         """The images of a split without their classes, in the order of rows and, within that, of rotations."""
         classes, store = self._splits[split], self._store

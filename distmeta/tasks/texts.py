@@ -212,6 +212,16 @@ class Text(TaskFamily):
         encoded = zip(self._store.tokens(rows).tolist(), self._store.lengths(rows).tolist(), strict=True)
         return [[encoder.name(token) for token in tokens[:count]] for tokens, count in encoded]
 
+    def class_count(self, split: Split) -> int:
+        """Classes of a split."""
+        return len(self._splits[split])
+
+    def class_ids(self, split: Split, ids: Sequence[int]) -> Tensor:
+        """(T, ways) int64 numbers of the classes that the labels of these tasks stand for."""
+        counts = self._store.counts[self._splits[split]]
+        chosen, _ = draw_examples(self._episodes[split].at(ids), split, ids, counts)
+        return torch.from_numpy(chosen)
+
     def shots(self, split: Split, task: int) -> int:
         """Support texts of each class of a task."""
         return self._episodes[split].at([task]).shots

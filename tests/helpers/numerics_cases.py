@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from numerics_reference import LOSSES, Inner, gradient_by_prototypes, gradient_by_steps, plain
+from numerics_reference import (
+    LOGITS,
+    LOSSES,
+    Inner,
+    gradient_by_embedding,
+    gradient_by_steps,
+    gradient_in_context,
+    gradient_of_classifier,
+    plain,
+)
 from torch import Tensor, nn
 
 from distmeta.adaptations import ADAPTATIONS, Batch, Support, Task
 from distmeta.algorithms import algorithm_options
 from distmeta.core.layout import MODEL
-from distmeta.core.records import TensorSpec
+from distmeta.core.records import InputSpec, TensorSpec
 from distmeta.estimators import ESTIMATORS
 from distmeta.estimators.exact import Exact
 from distmeta.functional.building import build
 from distmeta.functional.module import FunctionalModule
 from distmeta.models import model_options
+from distmeta.models.insertions import contexts
 from distmeta.objectives import OBJECTIVES
 from distmeta.programs.engine.mapping import run_tasks
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 2, 2, 3
+SPEC = TensorSpec((1,))
 Named = dict[str, Tensor]
 
 
-def network(settings: Mapping[str, Any], shape: tuple[int, ...], outputs: int | None, seed: int = 0) -> nn.Module:
+def network(
+    settings: Mapping[str, Any], inputs: InputSpec | tuple[int, ...], outputs: int | None, seed: int = 0
+) -> nn.Module:
     """A row of the models' table in float64; biases, which start at 0, and norms are moved to somewhere general."""
-    module = build(model_options(settings).model_validate(settings), TensorSpec(shape), outputs, seed).double()
+    spec = TensorSpec(inputs) if isinstance(inputs, tuple) else inputs
+    module = build(model_options(settings).model_validate(settings), spec, outputs, seed).double()
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -73,8 +88,15 @@ class Case:
 
     def __post_init__(self) -> None:
         self.options: Any = algorithm_options(self.algorithm).model_validate(self.algorithm)
-        self.network = FunctionalModule(self.module, self.tasks["support"]["x"][0])
         row = ADAPTATIONS[self.options.adaptation]
+        if hasattr(row, "prepare"):
+            self.module = row.prepare(self.options, copy.deepcopy(self.module), SPEC)
+            spread(self.module)
+        example = self.tasks["support"]["x"][0]
+        if self.options.adaptation == "in_context":
+            targets = torch.zeros(len(example), WAYS, dtype=torch.float64)
+            example = {"x": example, "support_x": example, "support_y": targets}
+        self.network = FunctionalModule(self.module, example)
         self.adaptation: Any = row(self.options, self.network, OBJECTIVES[self.objective]())
         self.estimator = ESTIMATORS[self.options.estimator](self.options, self.adaptation)
         if isinstance(self.estimator, Exact):
@@ -87,6 +109,14 @@ class Case:
         if self.estimator.merges_query:
             pairs = (self.tree["support"], self.tree["query"])
             self.tree["support"] = {name: torch.cat([part[name] for part in pairs], 1) for name in pairs[0]}
+        if self.estimator.Options.keyed:
+            self.tree["key"] = torch.arange(2 * self.count).view(self.count, 2)
+        weights = self.estimator.weights(0, self.steps) if hasattr(self.estimator, "weights") else None
+        if weights is not None:
+            self.tree["weights"] = weights.double().expand(self.count, -1)
+        if self.options.adaptation == "linear_probe":
+            y = self.tree["support"]["y"]
+            self.tree["support"]["class_id"] = (y + torch.arange(self.count).unsqueeze(1)) % self.options.classes
         if getattr(self.options, "inner_batch", None):
             generator = torch.Generator().manual_seed(self.seed + 3)
             tasks, examples = self.tree["support"]["x"].shape[:2]
@@ -105,7 +135,7 @@ class Case:
         """One task as adaptations see it."""
         key = tree.get("key")
         support = Support(tree["support"], WAYS, tree.get("batches"), key)
-        return Task(support, Batch(tree["query"], key, self.steps or 0))
+        return Task(support, Batch(tree["query"], key, self.steps or 0, weights=tree.get("weights")))
 
     def run(self, *, mapped: bool) -> tuple[Named, Named]:
         """Every task's meta-gradient and measurements."""
@@ -127,10 +157,21 @@ class Case:
 
         def one_task(meta: Mapping[str, Tensor], tree: Mapping[str, Any]) -> Tensor:
             task = self.task(tree)
+            if task.query.weights is not None:
+                return self.weighted(meta, task)
             solution = self.adaptation.adapt(meta, task.support, self.steps)
             return self.adaptation.objective.loss(self.adaptation.predict(meta, solution, task.query), task.query.data)
 
         return run_tasks(one_task, meta, self.tree, self.count, running="mapped")
+
+    def weighted(self, meta: Mapping[str, Tensor], task: Task) -> Tensor:
+        """The weighted sum of the query losses after each step."""
+        losses = []
+        for steps in range(1, (self.steps or 0) + 1):
+            solution = self.adaptation.adapt(meta, task.support, steps)
+            outputs = self.adaptation.predict(meta, solution, task.query.after(steps))
+            losses.append(self.adaptation.objective.loss(outputs, task.query.data))
+        return (torch.stack(losses) * task.query.weights).sum()
 
     def reference(self) -> Named:
         """Every task's meta-gradient by plain autograd, stacked."""
@@ -141,18 +182,43 @@ class Case:
             task |= {"query_" + name: value[t] for name, value in self.tree["query"].items()}
             if "batches" in self.tree:
                 task["batches"] = self.tree["batches"][t]
-            if self.steps is None:
-                gradients.append(gradient_by_prototypes(module, self.meta, task, WAYS))
-                continue
-            o = self.options
-            rate = o.inner_lr if o.learned_rates == "none" else None
-            inner = Inner(
-                self.adaptation.names, self.steps, rate, o.inner_optimizer, o.inner_momentum, o.inner_betas, o.inner_eps
-            )
-            gradients.append(
-                gradient_by_steps(module, self.meta, task, inner, LOSSES[self.objective], self.options.estimator)
-            )
+            gradients.append(self.reference_of(module, task))
         return {name: torch.stack([gradient[name] for gradient in gradients]) for name in self.meta}
+
+    def reference_of(self, module: nn.Module, task: Mapping[str, Tensor]) -> Named:
+        o, loss = self.options, LOSSES[self.objective]
+        if o.adaptation in LOGITS:
+            return gradient_by_embedding(module, self.meta, task, WAYS, o.adaptation, loss)
+        if o.adaptation == "in_context":
+            return gradient_in_context(module, self.meta, task, WAYS, loss)
+        if o.adaptation == "linear_probe":
+            return gradient_of_classifier(module, self.meta, task)
+        assert self.steps is not None
+        inner = Inner(
+            self.adaptation.names,
+            self.steps,
+            o.inner_lr if o.learned_rates == "none" else None,
+            o.inner_optimizer,
+            o.inner_momentum,
+            o.inner_betas,
+            o.inner_eps,
+            o.preconditioner,
+            self.adaptation.norms,
+            o.proximal,
+            o.adaptation == "context",
+            self.tree["weights"][0] if "weights" in self.tree else None,
+        )
+        return gradient_by_steps(module, self.meta, task, inner, loss, o.estimator)
+
+
+def spread(module: nn.Module) -> None:
+    """Move what an adaptation has put into a network to somewhere general; contexts stay at 0."""
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and not contexts([name]):
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    module.double()
 
 
 def assert_near(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:

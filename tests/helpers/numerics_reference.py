@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ class Inner:
         momentum: decay of the velocity.
         betas: Adam's decays.
         eps: Adam's, inside the root.
+        curvature: none, diagonal or block, of meta-parameters ``curvature/NAME.MODE``.
+        norms: parameters that each step has its own of, ``norms/NAME``.
+        proximal: weight of half the squared distance from the start.
+        fresh: whether a task begins at 0 instead of the meta-parameters.
+        weights: (K,) of the query losses after each step.
     """
 
     names: Sequence[str]
@@ -48,6 +54,11 @@ class Inner:
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    curvature: str = "none"
+    norms: Sequence[str] = ()
+    proximal: float = 0.0
+    fresh: bool = False
+    weights: Tensor | None = None
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -62,15 +73,21 @@ def plain(module: nn.Module) -> nn.Module:
 
 def adapted(
     module: nn.Module, meta: Mapping[str, Tensor], task: Mapping[str, Tensor], inner: Inner, loss: Loss, exact: bool
-) -> Named:
-    """The module's parameters after the inner loop; with ``exact`` the inner gradients are differentiable."""
+) -> list[Named]:
+    """The module's parameters after each inner step; with ``exact`` the inner gradients are differentiable."""
     params = {name[6:]: value for name, value in meta.items() if name.startswith("model/")}
+    if inner.fresh:
+        params |= {name: (0 * params[name]).requires_grad_() for name in inner.names}
+    start, passed = dict(params), []
     first, second = dict.fromkeys(inner.names, 0.0), dict.fromkeys(inner.names, 0.0)
     for k in range(inner.steps):
         chosen = task["batches"][k] if "batches" in task else slice(None)
-        value = loss(functional_call(module, params, (task["x"][chosen],)), task["y"][chosen])
+        own = {**params, **{name: meta["norms/" + name][k] for name in inner.norms}}
+        value = loss(functional_call(module, own, (task["x"][chosen],)), task["y"][chosen])
+        value = value + inner.proximal / 2 * sum(((own[name] - start[name]) ** 2).sum() for name in inner.names)
         gradients = torch.autograd.grad(value, [params[name] for name in inner.names], create_graph=exact)
         for name, g in zip(inner.names, gradients, strict=True):
+            g = multiplied(g, name, meta, inner.curvature)
             if inner.optimizer == "momentum":
                 first[name] = g = inner.momentum * first[name] + g
             elif inner.optimizer == "adam":
@@ -79,8 +96,30 @@ def adapted(
                 second[name] = b2 * second[name] + (1 - b2) * g**2
                 root = (second[name] / (1 - b2 ** (k + 1)) + inner.eps**2) ** 0.5
                 g = first[name] / (1 - b1 ** (k + 1)) / root
-            params[name] = params[name] - (meta["rates/" + name] if inner.rate is None else inner.rate) * g
-    return params
+            rate = inner.rate
+            if rate is None:
+                learned = meta["rates/" + name]
+                rate = learned[k] if inner.norms else learned  # a rate for each step goes with norms for each here
+            params = {**params, name: params[name] - rate * g}
+        passed.append({**params, **{name: meta["norms/" + name][k] for name in inner.norms}})
+    return passed
+
+
+def multiplied(g: Tensor, name: str, meta: Mapping[str, Tensor], kind: str) -> Tensor:
+    """Meta-Curvature's products, by index."""
+    if kind == "none":
+        return g
+    matrices = []
+    for mode in range(3):
+        factor = meta.get(f"curvature/{name}.{mode}")
+        if factor is not None:
+            matrices.append(factor if kind == "block" else torch.diag(factor))
+    if g.dim() == 1:
+        return torch.einsum("ai,i->a", matrices[0], g)
+    if g.dim() == 2:
+        return torch.einsum("ai,bj,ij->ab", *matrices, g)
+    flat = torch.einsum("ai,bj,ck,ijk->abc", *matrices, g.reshape(*g.shape[:2], -1))
+    return flat.reshape(g.shape)
 
 
 def gradient_by_steps(
@@ -91,13 +130,47 @@ def gradient_by_steps(
     loss: Loss,
     estimator: str,
 ) -> Named:
-    """d query loss / d meta, exact or with constant inner gradients; or theta - theta_K."""
+    """d query loss / d meta: exact, with constant inner gradients, at a solution; theta - theta_K; or of all data."""
     leaves = {name: value.clone().requires_grad_() for name, value in meta.items()}
-    params = adapted(module, leaves, task, inner, loss, exact=estimator == "exact")
+
+    def judged(params: Named) -> Tensor:
+        return loss(functional_call(module, params, (task["query_x"],)), task["query_y"])
+
+    if estimator == "joint":
+        params = {name[6:]: value for name, value in leaves.items()}
+        value = loss(functional_call(module, params, (task["x"],)), task["y"])
+        return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
+    passed = adapted(module, leaves, task, inner, loss, exact=estimator == "exact")
     if estimator == "displacement":
-        return {name: (value - params[name[6:]]).detach() for name, value in leaves.items()}
-    value = loss(functional_call(module, params, (task["query_x"],)), task["query_y"])
-    return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
+        return {name: (value - passed[-1][name[6:]]).detach() for name, value in leaves.items()}
+    if estimator == "implicit":
+        return gradient_of_solution(module, leaves, task, inner, loss, passed[-1])
+    values = [judged(params) for params in passed]
+    value = values[-1] if inner.weights is None else sum(w * v for w, v in zip(inner.weights, values, strict=True))
+    found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))
+
+
+def gradient_of_solution(
+    module: nn.Module, leaves: Named, task: Mapping[str, Tensor], inner: Inner, loss: Loss, solution: Named
+) -> Named:
+    """(I + H / lambda)^-1 of the query's gradient, by the dense Hessian of the support loss, all parameters adapted."""
+    names = list(inner.names)
+    shapes = [solution[name].shape for name in names]
+    sizes = [shape.numel() for shape in shapes]
+
+    def support(vector: Tensor) -> Tensor:
+        parts = [part.view(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)]
+        return loss(functional_call(module, dict(zip(names, parts, strict=True)), (task["x"],)), task["y"])
+
+    point = {name: solution[name].detach().requires_grad_() for name in names}
+    value = loss(functional_call(module, point, (task["query_x"],)), task["query_y"])
+    slope = torch.cat([g.flatten() for g in torch.autograd.grad(value, list(point.values()))])
+    vector = torch.cat([each.detach().flatten() for each in point.values()])
+    hessian = torch.autograd.functional.hessian(support, vector)
+    found = torch.linalg.solve(torch.eye(len(vector)).double() + hessian / inner.proximal, slope)
+    pieces = dict(zip(names, found.split(sizes), strict=True))
+    return {name: pieces[name[6:]].view(value.shape) for name, value in leaves.items()}
 
 
 def prototype_logits(embedded: Tensor, y: Tensor, queries: Tensor, ways: int) -> Tensor:
@@ -106,12 +179,125 @@ def prototype_logits(embedded: Tensor, y: Tensor, queries: Tensor, ways: int) ->
     return torch.stack([torch.stack([-((q - mean) ** 2).sum() for mean in means]) for q in queries])
 
 
-def gradient_by_prototypes(
-    module: nn.Module, meta: Mapping[str, Tensor], task: Mapping[str, Tensor], ways: int
+def ridge_logits(embedded: Tensor, y: Tensor, queries: Tensor, ways: int, meta: Mapping[str, Tensor]) -> Tensor:
+    """s [q, 1] (X'X + lambda I)^-1 X'Y + b, in the primal."""
+    n = len(embedded)
+    x = torch.cat([embedded, torch.ones(n, 1).double()], 1) / n**0.5
+    targets = (torch.eye(ways).double()[y] if y.dtype == torch.int64 else y) / n**0.5
+    system = x.T @ x + meta["ridge/log_regularisation"].exp() * torch.eye(x.shape[1]).double()
+    weights = torch.linalg.inv(system) @ x.T @ targets
+    wide = torch.cat([queries, torch.ones(len(queries), 1).double()], 1)
+    return meta["ridge/scale"] * (wide @ weights) + meta["ridge/shift"]
+
+
+def logistic_logits(
+    embedded: Tensor, y: Tensor, queries: Tensor, ways: int, meta: Mapping[str, Tensor], steps: int = 10
+) -> Tensor:
+    """Newton's method on each class's own loss, in the primal, by its gradient and Hessian."""
+    x = torch.cat([embedded, torch.ones(len(embedded), 1).double()], 1)
+    wide = torch.cat([queries, torch.ones(len(queries), 1).double()], 1)
+    penalty, columns = meta["logistic/log_regularisation"].exp(), []
+    for way in range(ways):
+        w = torch.zeros(x.shape[1]).double()
+        for _ in range(steps):
+            mu = torch.sigmoid(x @ w)
+            slope = x.T @ (mu - (y == way).double()) + penalty * w
+            hessian = x.T @ torch.diag(mu * (1 - mu)) @ x + penalty * torch.eye(len(w)).double()
+            w = w - torch.linalg.inv(hessian) @ slope
+        columns.append(wide @ w)
+    return torch.stack(columns, 1)
+
+
+def svm_logits(
+    embedded: Tensor, y: Tensor, queries: Tensor, ways: int, meta: Mapping[str, Tensor], capacity: float = 0.1
+) -> Tensor:
+    """The dual's optimality conditions as one dense system, on the free set that scikit-learn's solution has."""
+    n = len(embedded)
+    kernel, across = embedded @ embedded.T, queries @ embedded.T
+    a = oracle_coefficients(kernel.detach(), embedded.detach(), y, ways, capacity)
+    labels = torch.eye(ways).double()[y]
+    free = a < capacity * labels - 1e-9
+    places = free.T.flatten().nonzero().flatten()  # class after class
+    fixed = (capacity * labels * ~free).T.flatten()
+    big = torch.block_diag(*[kernel + torch.eye(n).double()] * ways)
+    sums = torch.eye(n).double().repeat(1, ways)  # (n, n * ways): the sum over classes of an example
+    system = torch.cat(
+        [
+            torch.cat([big[places][:, places], sums[:, places].T], 1),
+            torch.cat([sums[:, places], torch.zeros(n, n).double()], 1),
+        ]
+    )
+    right = torch.cat([labels.T.flatten()[places] - big[places] @ fixed, -sums @ fixed])
+    solution = torch.linalg.solve(system, right)[: len(places)]
+    whole = fixed.index_copy(0, places, solution)
+    return meta["svm/scale"] * (across @ whole.view(ways, n).T)
+
+
+def oracle_coefficients(kernel: Tensor, embedded: Tensor, y: Tensor, ways: int, capacity: float) -> Tensor:
+    """The coefficients (n, ways) by scikit-learn, whose machine on [X, I] is the one with K + I."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sklearn.svm import LinearSVC
+
+        rows = torch.cat([embedded, torch.eye(len(embedded)).double()], 1)
+        machine = LinearSVC(
+            multi_class="crammer_singer", C=capacity, fit_intercept=False, tol=1e-12, max_iter=1_000_000
+        )
+        machine.fit(rows.numpy(), y.numpy())
+    return torch.from_numpy(machine.coef_[:, -len(embedded) :].T.copy()).double()
+
+
+def matching_logits(embedded: Tensor, y: Tensor, queries: Tensor, ways: int, meta: Mapping[str, Tensor]) -> Tensor:
+    """log of the attention that falls on each class, one pair at a time."""
+    rows = []
+    for q in queries:
+        scores = torch.stack([meta["matching/scale"] * torch.cosine_similarity(q, x, 0, 1e-300) for x in embedded])
+        attention = scores.exp() / scores.exp().sum()
+        rows.append(torch.stack([attention[y == way].sum().log() for way in range(ways)]))
+    return torch.stack(rows)
+
+
+LOGITS: dict[str, Callable[..., Tensor]] = {
+    "prototypes": lambda embedded, y, queries, ways, meta: prototype_logits(embedded, y, queries, ways),
+    "ridge": ridge_logits,
+    "logistic": logistic_logits,
+    "svm": svm_logits,
+    "matching": matching_logits,
+}
+
+
+def gradient_by_embedding(
+    module: nn.Module, meta: Mapping[str, Tensor], task: Mapping[str, Tensor], ways: int, adaptation: str, loss: Loss
 ) -> Named:
-    """d query cross-entropy / d meta of a prototypical network."""
+    """d query loss / d meta of an adaptation in closed form."""
+    leaves = {name: value.clone().requires_grad_() for name, value in meta.items()}
+    params = {name[6:]: value for name, value in leaves.items() if name.startswith("model/")}
+    support, query = (functional_call(module, params, (task[name],)) for name in ("x", "query_x"))
+    value = loss(LOGITS[adaptation](support, task["y"], query, ways, leaves), task["query_y"])
+    return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
+
+
+def gradient_in_context(
+    module: nn.Module, meta: Mapping[str, Tensor], task: Mapping[str, Tensor], ways: int, loss: Loss
+) -> Named:
+    """d query loss / d meta of a network that reads the support set."""
     leaves = {name: value.clone().requires_grad_() for name, value in meta.items()}
     params = {name[6:]: value for name, value in leaves.items()}
-    support, query = (functional_call(module, params, (task[name],)) for name in ("x", "query_x"))
-    value = cross_entropy(prototype_logits(support, task["y"], query, ways), task["query_y"])
+    y = task["y"]
+    targets = torch.eye(ways).double()[y] if y.dtype == torch.int64 else y
+    given = {"x": task["query_x"], "support_x": task["x"], "support_y": targets}
+    value = loss(functional_call(module, params, (), given), task["query_y"])
+    return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
+
+
+def gradient_of_classifier(module: nn.Module, meta: Mapping[str, Tensor], task: Mapping[str, Tensor]) -> Named:
+    """d cross-entropy of all classes / d meta."""
+    leaves = {name: value.clone().requires_grad_() for name, value in meta.items()}
+    params = {name[6:]: value for name, value in leaves.items() if name.startswith("model/")}
+    embedded, weight = functional_call(module, params, (task["x"],)), leaves["classifier/weight"]
+    if "classifier/bias" in leaves:
+        logits = embedded @ weight.T + leaves["classifier/bias"]
+    else:
+        logits = 10 * torch.nn.functional.cosine_similarity(embedded.unsqueeze(1), weight.unsqueeze(0), dim=2)
+    value = cross_entropy(logits, task["class_id"])
     return dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from distmeta.config.schema import Config
 from distmeta.config.sections import limits
 from distmeta.core.layout import MODEL, Meta
 from distmeta.core.plan import Plan
-from distmeta.core.records import NO_INPUTS, TensorSpec, zeros_of
+from distmeta.core.records import NO_INPUTS, InputSpec, TensorSpec, zeros_of
 from distmeta.errors import ConfigError
 from distmeta.estimators import ESTIMATORS
 from distmeta.functional.building import build
@@ -25,6 +26,9 @@ from distmeta.functional.module import FunctionalModule
 from distmeta.objectives import Objective, objective_name, objective_of, outputs_of
 from distmeta.tasks import TASKS
 from distmeta.tasks.base import TaskSpec
+
+_INSERTED = 0x1A7E
+"""Sets what an adaptation puts into a module apart from the module's own first parameters."""
 
 _BUILDING = threading.RLock()
 """Building a network seeds torch's global random numbers, and looking at it watches them: one thread at a time."""
@@ -51,9 +55,9 @@ class Assembly:
         outputs = self._numbers(self.objective)
         self._outputs = outputs if needs_head else None
         with _BUILDING:
-            module = self.build()
-            check_outputs(module, config.model, zeros_of(self.spec.inputs, 2), self._outputs)
-            self.network = FunctionalModule(module, zeros_of(self.spec.inputs, 2), self.build)
+            module, example = self.build(), zeros_of(self.inputs, 2)
+            check_outputs(module, config.model, example, self._outputs)
+            self.network = FunctionalModule(module, example, self.build)
         self.metric = self.objective.metrics[0]
         self.higher_is_better = self.objective.higher_is_better
         self.adaptation = ADAPTATIONS[config.algorithm.adaptation](config.algorithm, self.network, self.objective)
@@ -106,8 +110,30 @@ class Assembly:
         return {*limits(own), held_out or self.spec.outputs}
 
     def build(self) -> nn.Module:
-        """The configured module, newly built, as the user wrote it."""
-        return build(self.config.model, self.spec.inputs, self._outputs, self.config.seed)
+        """The configured module, newly built, as the user wrote it; with what the adaptation puts into it."""
+        return self._prepared(build(self.config.model, self.inputs, self._outputs, self.config.seed))
+
+    @cached_property
+    def inputs(self) -> InputSpec:
+        """What the network gets of an example: the tasks' inputs, where the adaptation does not say otherwise."""
+        options = self.config.algorithm
+        own = getattr(ADAPTATIONS[options.adaptation], "network_inputs", None)
+        return self.spec.inputs if own is None else own(options, self.spec.inputs, self._targets())
+
+    def _targets(self) -> int:
+        """Numbers of a target: classes, or dimensions."""
+        return self.spec.outputs
+
+    def _prepared(self, module: nn.Module) -> nn.Module:
+        """The module with what the adaptation puts into it, drawn like its own parameters."""
+        options = self.config.algorithm
+        own = getattr(ADAPTATIONS[options.adaptation], "prepare", None)
+        if own is None:
+            return module
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.config.seed ^ _INSERTED)
+            prepared: nn.Module = own(options, module, self.spec.inputs)
+        return prepared
 
     def on(self, network: Any, estimator: str | None = None) -> Assembly:
         """The same parts on another network, or with another estimator of the table."""
@@ -148,8 +174,12 @@ class Assembly:
             notes.append(f"tied, learned once: {_pairs(self.network.tied)}")
         if self.network.unsaved:
             notes.append(f"not saved with the parameters, since they are no tensors: {', '.join(self.network.unsaved)}")
-        if getattr(self.config.algorithm, "adapt", None) == "head":
+        adapt = getattr(self.config.algorithm, "adapt", None)
+        if adapt == "head":
             notes.append(f"a task adapts the head alone: {', '.join(self.adaptation.names)}")  # type: ignore[attr-defined]
+        if adapt == "body":
+            names = sorted(set(self.network.parameters) - set(self.adaptation.names))  # type: ignore[attr-defined]
+            notes.append(f"a task adapts all but {', '.join(names)}")
         return notes
 
 

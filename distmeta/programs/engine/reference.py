@@ -35,7 +35,7 @@ def one_task(tree: Mapping[str, Any], ways: int | None, steps: int | None) -> Ta
         support = Support(tree["episodes"], key=key, by_step=True)
     else:
         support = Support(tree["support"], ways, tree.get("batches"), key)
-    return Task(support, Batch(tree["query"], key, after))
+    return Task(support, Batch(tree["query"], key, after, weights=tree.get("weights")))
 
 
 class OwnModule:
