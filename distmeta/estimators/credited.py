@@ -40,6 +40,10 @@ class Credited(Exact):
             {**measured, "loss": measured["loss"] + value},
         )
 
+    def weights(self, step: int, inner_steps: int | None) -> Tensor | None:
+        """The last step's episodes alone count."""
+        return None
+
     def beside(self, meta: Meta, task: Task) -> Tensor:
         """What is added to the query's loss."""
         adaptation = cast(Iterative, self.adaptation)

@@ -12,9 +12,9 @@ from distmeta.adaptations.base import Adaptation, Task
 from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Layout, Meta
 from distmeta.core.plan import Differentiation
+from distmeta.core.tensor_philox import random_words
 from distmeta.estimators.base import Measured
 from distmeta.estimators.options import EvolutionOptions
-from distmeta.functional.philox import random_words
 
 _STREAM = 0x4553
 """Of a task's key: no dropout uses it, whose second number counts the calls of a forward pass."""

@@ -87,7 +87,9 @@ class Implicit:
 
 
 def conjugate_gradient(product: Callable[[Vector], Vector], right: Vector, steps: int) -> Vector:
-    """``A^-1 right`` of a symmetric positive definite A, after so many steps from 0; fewer where nothing is left.
+    """``A^-1 right`` of a symmetric positive definite A, nearly: at most so many steps from 0.
+
+    It stays where it is once nothing is left to solve, and where A turns out not to be positive.
 
     Args:
         product: A times a vector.
@@ -95,27 +97,26 @@ def conjugate_gradient(product: Callable[[Vector], Vector], right: Vector, steps
         steps: at most so many.
 
     >>> twice = lambda vector: {"x": 2 * vector["x"]}
-    >>> conjugate_gradient(twice, {"x": torch.tensor([2.0, 4.0])}, 1)
+    >>> conjugate_gradient(twice, {"x": torch.tensor([2.0, 4.0])}, 3)
     {'x': tensor([1., 2.])}
     """
     found = {name: torch.zeros_like(value) for name, value in right.items()}
     left = along = right
     size = _dot(left, left)
+    enough = size * torch.finfo(size.dtype).eps ** 2
+    going = size > 0
     for _ in range(steps):
         ahead = product(along)
-        length = _ratio(size, _dot(along, ahead))
+        curvature = _dot(along, ahead)
+        going = going & (curvature > 0) & (size > enough)
+        length = torch.where(going, size / curvature.where(going, 1.0), 0.0)
         found = {name: value + length * along[name] for name, value in found.items()}
         left = {name: value - length * ahead[name] for name, value in left.items()}
         before, size = size, _dot(left, left)
-        turn = _ratio(size, before)
+        turn = torch.where(going, size / before.where(going, 1.0), 0.0)
         along = {name: value + turn * along[name] for name, value in left.items()}
     return found
 
 
 def _dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([(value * b[name]).sum() for name, value in a.items()]).sum()
-
-
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """0 where nothing is left to divide by."""
-    return torch.where(below > 0, above / below.where(below > 0, 1.0), 0.0)

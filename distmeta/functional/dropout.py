@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from distmeta.functional.philox import random_words
+from distmeta.core.tensor_philox import random_words
 
 # The negative saturation value of SELU, -scale * alpha.
 _SELU_FLOOR = -1.7580993408473766

@@ -26,6 +26,7 @@ class PriorFitted(Model):
 
     ``x`` (Q, ...), ``support_x`` (S, ...) and ``support_y`` (S, D) to (Q, outputs).
 
+    >>> from distmeta.core.records import TensorSpec
     >>> inputs = {"x": TensorSpec((3,)), "support_x": TensorSpec((3,)), "support_y": TensorSpec((2,))}
     >>> network = PriorFitted(PriorFittedOptions(width=8, heads=2), inputs, 2)
     >>> network(x=torch.zeros(5, 3), support_x=torch.zeros(4, 3), support_y=torch.zeros(4, 2)).shape

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distmeta.functional.philox import philox4x32, random_words
+from distmeta.core.tensor_philox import philox4x32, random_words
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import distmeta
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
 from distmeta.core.requests import Request, Start
-from distmeta.functional.philox import random_words
+from distmeta.core.tensor_philox import random_words
 from distmeta.loading import load_config
 from distmeta.programs.supervised import SupervisedProgram
 from distmeta.runs.checkpoint import latest

@@ -91,7 +91,8 @@ class Case:
         row = ADAPTATIONS[self.options.adaptation]
         if hasattr(row, "prepare"):
             self.module = row.prepare(self.options, copy.deepcopy(self.module), SPEC)
-            spread(self.module)
+            if self.options.adaptation != "gradient_descent" or self.options.warp is not None:
+                spread(self.module)
         example = self.tasks["support"]["x"][0]
         if self.options.adaptation == "in_context":
             targets = torch.zeros(len(example), WAYS, dtype=torch.float64)

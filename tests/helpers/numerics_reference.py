@@ -154,23 +154,22 @@ def gradient_by_steps(
 def gradient_of_solution(
     module: nn.Module, leaves: Named, task: Mapping[str, Tensor], inner: Inner, loss: Loss, solution: Named
 ) -> Named:
-    """(I + H / lambda)^-1 of the query's gradient, by the dense Hessian of the support loss, all parameters adapted."""
-    names = list(inner.names)
-    shapes = [solution[name].shape for name in names]
-    sizes = [shape.numel() for shape in shapes]
-
-    def support(vector: Tensor) -> Tensor:
-        parts = [part.view(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)]
-        return loss(functional_call(module, dict(zip(names, parts, strict=True)), (task["x"],)), task["y"])
-
-    point = {name: solution[name].detach().requires_grad_() for name in names}
-    value = loss(functional_call(module, point, (task["query_x"],)), task["query_y"])
-    slope = torch.cat([g.flatten() for g in torch.autograd.grad(value, list(point.values()))])
-    vector = torch.cat([each.detach().flatten() for each in point.values()])
-    hessian = torch.autograd.functional.hessian(support, vector)
-    found = torch.linalg.solve(torch.eye(len(vector)).double() + hessian / inner.proximal, slope)
-    pieces = dict(zip(names, found.split(sizes), strict=True))
-    return {name: pieces[name[6:]].view(value.shape) for name, value in leaves.items()}
+    """The implicit function theorem with the dense Hessian of the inner loss, proximal term included."""
+    point = {name: solution[name].detach().requires_grad_() for name in inner.names}
+    params = {**{name[6:]: value for name, value in leaves.items() if name.startswith("model/")}, **point}
+    values, everything = list(point.values()), list(leaves.values())
+    outer = loss(functional_call(module, params, (task["query_x"],)), task["query_y"])
+    slopes = torch.autograd.grad(outer, values + everything, allow_unused=True, materialize_grads=True)
+    start = {name: torch.zeros_like(point[name]) if inner.fresh else leaves["model/" + name] for name in point}
+    value = loss(functional_call(module, params, (task["x"],)), task["y"])
+    value = value + inner.proximal / 2 * sum(((point[name] - start[name]) ** 2).sum() for name in point)
+    flat = torch.cat([each.flatten() for each in torch.autograd.grad(value, values, create_graph=True)])
+    rows = [torch.cat([g.flatten() for g in torch.autograd.grad(each, values, retain_graph=True)]) for each in flat]
+    right = torch.cat([each.flatten() for each in slopes[: len(values)]])
+    found = torch.linalg.solve(torch.stack(rows), right)
+    across = torch.autograd.grad(flat @ found, everything, allow_unused=True, materialize_grads=True)
+    pairs = zip(leaves, slopes[len(values) :], across, strict=True)
+    return {name: direct - along for name, direct, along in pairs}
 
 
 def prototype_logits(embedded: Tensor, y: Tensor, queries: Tensor, ways: int) -> Tensor:

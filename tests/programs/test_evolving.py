@@ -81,7 +81,6 @@ def test_directions_are_those_of_the_task() -> None:
         ("outer={name: trust_region}", "asks for more than a gradient"),
         ("outer={name: clipped}", "asks for more than a gradient"),
         ("engine.compile=inductor", "auto or none or graph"),
-        ("tasks={kind: sinusoid}", "es_maml is for tasks with actions"),
         ("algorithm.directions=0", r"algorithm\.directions"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distmeta.adaptations import gradient_descent
+from distmeta.adaptations import rates as learned
 from distmeta.loading import load_config
 from distmeta.programs.engine.assembly import Assembly
 
@@ -59,6 +59,6 @@ def test_constant_rates() -> None:
 
 
 def test_rates_drawn_in_pieces_are_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient_descent, "DRAWN", 1000)
+    monkeypatch.setattr(learned, "DRAWN", 1000)
     matrix = rates()["rates/body.2.weight"].flatten()
     assert len(matrix.unique()) > 9_900

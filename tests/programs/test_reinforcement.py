@@ -240,7 +240,7 @@ def test_successes_of_the_users_environments(algorithm: str) -> None:
         ("tasks.objective=cross_entropy", "loss of examples"),
         ("algorithm.inner_objective=squared_error", "loss of examples"),
         ("algorithm.name=protonet", "takes no inner steps"),
-        ("algorithm.estimator=displacement", "episodes after adaptation"),
+        ("algorithm.estimator=displacement", "not one of outputs after adaptation"),
         ("algorithm.inner_batch=3", "all of its episodes"),
         ("algorithm.estimator=credited run.tasks_per_shard=1", "compares the tasks of a shard"),
         ("algorithm.estimator=credited outer.name=clipped", "has a loss of its own"),
