@@ -82,9 +82,10 @@ class Task(NamedTuple):
 class Adaptation(Protocol):
     """How a task's solution comes from meta-parameters and a support set.
 
-    An adaptation that runs a network otherwise than it was built has two class methods more:
-    ``network_inputs(options, inputs, outputs)``, what the network gets of an example instead of the tasks' ``inputs``,
-    and ``prepare(options, module, inputs)``, the module with what the adaptation puts into it.
+    An adaptation that puts something into the module, or runs it on other inputs than those of the tasks, has up to
+    three class methods more: ``module_inputs(options, inputs, outputs)``, what the module is built for;
+    ``prepare(options, module, inputs)``, the module with what is put into it; and ``network_inputs(options, inputs,
+    outputs)``, what that gets.
 
     Attributes:
         Options: its settings under ``algorithm`` in a configuration.

@@ -30,8 +30,8 @@ class Context(GradientDescent):
     Options: ClassVar[type[AdaptationOptions]] = ContextOptions
 
     @classmethod
-    def network_inputs(cls, options: Any, inputs: InputSpec, outputs: int) -> InputSpec:
-        """What the network gets of an example: with the context behind it, where there are no layers to modulate.
+    def module_inputs(cls, options: Any, inputs: InputSpec, outputs: int) -> InputSpec:
+        """What the module is built for: an example with the context behind it, where there are no layers to modulate.
 
         Raises:
             ConfigError: examples are no vectors.

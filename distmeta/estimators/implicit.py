@@ -33,7 +33,8 @@ class Implicit:
     steps are taken for a minimum; nothing of them is kept, so time and memory do not grow with their number but for
     taking them. :math:`\lambda` is ``proximal``. ``solver: cg`` takes ``solver_steps`` steps of conjugate gradient;
     ``neumann`` sums so many powers, :math:`\sum_j (-H / \lambda)^j`, which converges where no curvature is above
-    :math:`\lambda`.
+    :math:`\lambda`. Conjugate gradient goes no further in directions in which the inner loss curves downwards by more
+    than :math:`\lambda / 2`: a task that is there has no minimum near.
 
     Source: Rajeswaran, Finn, Kakade, Levine, NeurIPS 2019, arXiv 1909.04630, equation 6 (iMAML); Lorraine, Vicol,
     Duvenaud, AISTATS 2020, arXiv 1911.02590 (Neumann series).
@@ -68,7 +69,7 @@ class Implicit:
         """``(H + lambda I)^-1 right``, nearly."""
         steps, damping = self.options.solver_steps, self._proximal()
         if self.options.solver == "cg":
-            return conjugate_gradient(curved, right, steps)
+            return conjugate_gradient(curved, right, steps, damping / 2)
         total = term = right
         for _ in range(steps):
             product = curved(term)
@@ -86,15 +87,16 @@ class Implicit:
         return loss, {"loss": loss, **objective.measure(outputs, query.data)}
 
 
-def conjugate_gradient(product: Callable[[Vector], Vector], right: Vector, steps: int) -> Vector:
+def conjugate_gradient(product: Callable[[Vector], Vector], right: Vector, steps: int, least: float = 0.0) -> Vector:
     """``A^-1 right`` of a symmetric positive definite A, nearly: at most so many steps from 0.
 
-    It stays where it is once nothing is left to solve, and where A turns out not to be positive.
+    It stays where it is once nothing is left to solve, and where A turns out to curve less than ``least``.
 
     Args:
         product: A times a vector.
         right: named tensors.
         steps: at most so many.
+        least: a bound of A's eigenvalues from below.
 
     >>> twice = lambda vector: {"x": 2 * vector["x"]}
     >>> conjugate_gradient(twice, {"x": torch.tensor([2.0, 4.0])}, 3)
@@ -108,7 +110,7 @@ def conjugate_gradient(product: Callable[[Vector], Vector], right: Vector, steps
     for _ in range(steps):
         ahead = product(along)
         curvature = _dot(along, ahead)
-        going = going & (curvature > 0) & (size > enough)
+        going = going & (curvature > least * _dot(along, along)) & (size > enough)
         length = torch.where(going, size / curvature.where(going, 1.0), 0.0)
         found = {name: value + length * along[name] for name, value in found.items()}
         left = {name: value - length * ahead[name] for name, value in left.items()}

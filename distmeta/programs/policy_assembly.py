@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from distmeta.config.schema import Config
 from distmeta.errors import ConfigError
-from distmeta.functional.building import build
 from distmeta.models.policy import GaussianPolicy
 from distmeta.objectives import Objective
-from distmeta.programs.engine.assembly import Assembly
+from distmeta.programs.engine.assembly import Assembly, build_network
 from distmeta.tasks.options.environments import EnvironmentOptions
 
 
@@ -48,7 +47,7 @@ class PolicyAssembly(Assembly):
     def build(self) -> nn.Module:
         """The configured module as a policy."""
         outputs = self.spec.outputs + self._values
-        network = self._prepared(build(self.config.model, self.inputs, outputs, self.config.seed))
+        network = build_network(self.config, self.spec, outputs)
         return GaussianPolicy(network, self.spec.outputs) if self.spec.actions == "continuous" else network
 
     def _numbers(self, objective: Objective) -> int:

@@ -17,7 +17,6 @@ from distmeta.errors import ConfigError
 from distmeta.functional.heads import output_layer
 from distmeta.functional.module import FunctionalModule
 from distmeta.runs.inference import MetaLearner
-from distmeta.tasks import TASKS
 
 BATCH = 512
 """Images that go through a network at once, about; they share the statistics of batch norms."""
@@ -44,7 +43,7 @@ class Embedding:
         self._network, self._parameters = parts.network, parameters
         if not parts.adaptation.needs_head:
             return
-        example = zeros_of(TASKS[learner.config.tasks.kind].spec(learner.config.tasks).inputs, 2)
+        example = zeros_of(parts.inputs, 2)
         module = parts.build()
         path = output_layer(module, example)
         if not path:

@@ -14,7 +14,7 @@ from distmeta.config.modules import code_of, kinds, noted
 from distmeta.config.schema import Config
 from distmeta.core.hashing import content_hash
 from distmeta.errors import ChangedError
-from distmeta.functional.building import build
+from distmeta.programs.engine.assembly import build_network
 from distmeta.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _frozen(config: Config) -> dict[str, str]:
     """Hashes of what the freshly built module holds and nothing learns: it is built once more, so that it is fresh."""
     spec = TASKS[config.tasks.kind].spec(config.tasks)
     needs_head = ADAPTATIONS.options[config.algorithm.adaptation].needs_head
-    module = build(config.model, spec.inputs, spec.outputs if needs_head else None, config.seed)
+    module = build_network(config, spec, spec.outputs if needs_head else None)
     fixed = {name: value for name, value in module.named_parameters() if not value.requires_grad}
     return {name: content_hash(value) for name, value in {**fixed, **dict(module.named_buffers())}.items()}
 

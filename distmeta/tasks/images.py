@@ -218,6 +218,14 @@ class ImageFamily(TaskFamily, ABC):
         check_store(store)
         return {options.kind: store.content_hash}
 
+    def class_count(self, split: Split) -> int:
+        """Classes of a split, rotated ones among them."""
+        return self._sampler.class_count(split)
+
+    def class_ids(self, split: Split, ids: Sequence[int]) -> Tensor:
+        """(T, ways) int64 numbers of the classes that the labels of these tasks stand for."""
+        return self._sampler.class_ids(split, ids)
+
     def pool(self, split: Split) -> ImagePool:
         """The images of a split without their classes."""
         return self._sampler.pool(split)

@@ -63,7 +63,7 @@ def opened(values: dict[str, Any], objective: str = "cross_entropy") -> Case:
     kind = algorithm_options(values)
     known = {key: value for key, value in values.items() if key in kind.model_fields}
     entry, options = ADAPTATIONS[values["adaptation"]], kind.model_validate(known)
-    own = getattr(entry, "network_inputs", None)
+    own = getattr(entry, "module_inputs", getattr(entry, "network_inputs", None))
     inputs = own(options, TensorSpec(SHAPE), WAYS) if own else TensorSpec(SHAPE)
     settings: dict[str, Any] = {"kind": "mlp", "hidden": [5], "activation": "tanh"}
     if values["adaptation"] == "in_context":

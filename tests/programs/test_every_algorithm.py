@@ -42,7 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "maml_plus_plus": {"inner_steps": 2},
     "meta_curvature": {"inner_lr": 0.1, "inner_steps": 2},
     "warp_grad": {"inner_lr": 0.1, "inner_steps": 2},
-    "imaml": {"inner_steps": 3, "solver_steps": 300, "proximal": 20.0, "inner_lr": 0.02},
+    "imaml": {"inner_steps": 3, "solver_steps": 300, "proximal": 100.0, "inner_lr": 0.005},
     "cavia": {"inner_lr": 0.5, "inner_steps": 2, "context": 3},
     "lora": {"inner_lr": 0.1, "inner_steps": 2, "rank": 2},
     "es_maml": {"inner_lr": 0.1, "inner_steps": 1, "directions": 2},
@@ -97,7 +97,8 @@ def case(request: pytest.FixtureRequest) -> Case:
         algorithm["film"] = "body.2.1" if "batch" in kind else "body.2.0"
     outputs = WAYS if ADAPTATIONS[ALGORITHMS[row].adaptation].needs_head else None
     options: Any = algorithm_options(algorithm).model_validate(algorithm)
-    own = getattr(ADAPTATIONS[options.adaptation], "network_inputs", None)
+    entry = ADAPTATIONS[options.adaptation]
+    own = getattr(entry, "module_inputs", getattr(entry, "network_inputs", None))
     inputs = own(options, TensorSpec(shape), WAYS) if own else TensorSpec(shape)
     module, tasks = network(settings, inputs, outputs), draw_tasks(shape, objective)
     return Case(algorithm, module, objective, tasks, differentiation=differentiation, layers=layers)

@@ -111,29 +111,12 @@ class Assembly:
 
     def build(self) -> nn.Module:
         """The configured module, newly built, as the user wrote it; with what the adaptation puts into it."""
-        return self._prepared(build(self.config.model, self.inputs, self._outputs, self.config.seed))
+        return build_network(self.config, self.spec, self._outputs)
 
     @cached_property
     def inputs(self) -> InputSpec:
         """What the network gets of an example: the tasks' inputs, where the adaptation does not say otherwise."""
-        options = self.config.algorithm
-        own = getattr(ADAPTATIONS[options.adaptation], "network_inputs", None)
-        return self.spec.inputs if own is None else own(options, self.spec.inputs, self._targets())
-
-    def _targets(self) -> int:
-        """Numbers of a target: classes, or dimensions."""
-        return self.spec.outputs
-
-    def _prepared(self, module: nn.Module) -> nn.Module:
-        """The module with what the adaptation puts into it, drawn like its own parameters."""
-        options = self.config.algorithm
-        own = getattr(ADAPTATIONS[options.adaptation], "prepare", None)
-        if own is None:
-            return module
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.config.seed ^ _INSERTED)
-            prepared: nn.Module = own(options, module, self.spec.inputs)
-        return prepared
+        return network_inputs(self.config, self.spec)
 
     def on(self, network: Any, estimator: str | None = None) -> Assembly:
         """The same parts on another network, or with another estimator of the table."""
@@ -181,6 +164,35 @@ class Assembly:
             names = sorted(set(self.network.parameters) - set(self.adaptation.names))  # type: ignore[attr-defined]
             notes.append(f"a task adapts all but {', '.join(names)}")
         return notes
+
+
+def network_inputs(config: Config, spec: TaskSpec) -> InputSpec:
+    """What a configuration's network gets of an example."""
+    own = getattr(ADAPTATIONS[config.algorithm.adaptation], "network_inputs", None)
+    return spec.inputs if own is None else own(config.algorithm, spec.inputs, spec.outputs)
+
+
+def build_network(config: Config, spec: TaskSpec, outputs: int | None) -> nn.Module:
+    """The configured module, newly built; with what the adaptation puts into it, drawn from the seed as well.
+
+    Args:
+        config: of a run.
+        spec: of its tasks.
+        outputs: numbers that the network gives for one example; ``None`` for an embedding.
+
+    Raises:
+        ConfigError: as :func:`~distmeta.functional.building.build`, or the module has not what the adaptation changes.
+    """
+    adaptation, options = ADAPTATIONS[config.algorithm.adaptation], config.algorithm
+    own = getattr(adaptation, "module_inputs", None)
+    inputs = network_inputs(config, spec) if own is None else own(options, spec.inputs, spec.outputs)
+    module, prepare = build(config.model, inputs, outputs, config.seed), getattr(adaptation, "prepare", None)
+    if prepare is None:
+        return module
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed ^ _INSERTED)
+        prepared: nn.Module = prepare(options, module, spec.inputs)
+    return prepared
 
 
 def _check_names(spec: TaskSpec, kind: str) -> None:
