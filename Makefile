@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all lint docs results-table bench clean
+.PHONY: setup demo test test-all lint docs results results-table bench clean
 
 setup: .venv/.ready
 
@@ -30,6 +30,10 @@ docs: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	$(BIN)/python -m sphinx -W --keep-going --builder html docs build/docs
 	@echo "open build/docs/index.html"
+
+# BUDGET in minutes; DATA for example "--data PATH_TO_OMNIGLOT=~/omniglot --data PATH_TO_CIFAR_FS=~/cifar_fs"
+results: setup
+	$(BIN)/python benchmarks/results.py --budget $(or $(BUDGET),60) $(DATA)
 
 results-table: setup
 	$(BIN)/python docs/results/records.py write

@@ -165,13 +165,43 @@ def memory_table(record: Record) -> str:
     return f"{_table(('inner steps', *peak), rows)}\n\n`{record['command']}` ({made})"
 
 
+def methods_table(records: Mapping[str, Record], published: Published, short: bool) -> str:
+    """Our figures beside the papers', with the difference and, where ours is below, the reason.
+
+    Args:
+        records: of runs.
+        published: of papers; those with a ``value`` are compared.
+        short: Omniglot's 5 ways and 1 shot alone, and few columns.
+    """
+    rows = []
+    for name, record in records.items():
+        measured, paper = record["result"]["meta_test"], published.get(name, {})
+        if short and not name.startswith("omniglot_5w1s_"):
+            continue
+        kind = metric(measured)
+        if kind != "accuracy":
+            continue
+        ours, value = measured[kind], paper.get("value")
+        apart = "" if value is None else f"{100 * ours['mean'] - float(value):+.2f}"
+        theirs = f"{paper['figure']} ({paper['source']})" if paper else "none"
+        if short:
+            rows.append((f"`{record['algorithm']}`", spread(ours, True), paper.get("figure", "none")))
+            continue
+        steps, taken = f"{record['result']['steps']:,}", clock(record["result"]["seconds"])
+        method = f"[`{record['algorithm']}`](algorithms/{record['algorithm']}.md)"
+        rows.append((method, f"`{name}`", steps, taken, spread(ours, True), theirs, apart, paper.get("why", "")))
+    if short:
+        return _table(("method", "accuracy", "published"), rows)
+    return _table(("method", "configuration", "steps", "time", "ours", "published", "difference", "why"), rows)
+
+
 def block(what: str, records: Mapping[str, Record], published: Published, others: Mapping[str, Record]) -> str:
     """What stands between a pair of markers on lines of their own.
 
     Args:
         what: ``records``, ``conditions``, ``algorithm NAME``, ``runs PART`` of the records with this in their names,
             ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines NAME``, ``rules NAME``, ``parts NAME`` or
-            ``memory NAME``.
+            ``memory NAME``; or ``methods``, all records beside their papers, and ``short``, some of them.
         records: all of runs, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
         others: records of sweeps and benchmarks, by name.
@@ -205,6 +235,8 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
             if name in key
         ]
         return _table(("command", "meta-test", "tasks", "published", "training"), rows)
+    if what in ("methods", "short"):
+        return methods_table(records, published, short=what == "short")
     if what == "conditions":
         fields = ("commit", "date", "machine", "torch")
         rows = [(f"[{key}](results/{key}.json)", *(each[field] for field in fields)) for key, each in records.items()]

@@ -15,17 +15,19 @@ draws a run's learning curve, ``docs/results/curves/NAME.png``, for a page that 
 results-table``) rewrites what stands between these markers, which are comments and not seen:
 
 - ``<!-- results: WHAT -->`` to ``<!-- /results -->``, on lines of their own: a table, or what a run prints. WHAT is
-  ``records``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines
+  ``records``, ``methods``, ``short``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines
   NAME``, ``rules NAME``, ``parts NAME`` or ``memory NAME``.
 - ``<!-- result: RECORD.FIELD -->`` to ``<!-- /result -->``, within a line and not at its start: one figure of the
   meta-test. ``RECORD.FIELD OVERRIDES`` is of a further evaluation.
 
-Figures of papers are typed, in ``published.yaml``, and stand in a column of their own.
+Figures of papers are typed, in ``published.yaml``, and stand in a column of their own; ``why`` there says why ours is
+below one. ``runs.yaml`` has the commands that ``make results`` (``benchmarks/results.py``) runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -45,6 +47,7 @@ from figures import Published, Record, block, evaluation, figure
 import distmeta
 from distmeta.config.migrations import CONFIG_MIGRATIONS, migrated
 from distmeta.config.schema import written_values
+from distmeta.core.hashing import sha256
 from distmeta.runs.directory import RESULT, RunDirectory, differences, to_json
 from distmeta.storage.files import Storage
 from distmeta.sweeps.results import RESULTS, read_results
@@ -56,6 +59,9 @@ OTHERS = "others"
 
 # These say where a run was, and not what it computed.
 _ELSEWHERE = ("tasks.root", "tasks.source.root", "tasks.partition", "cluster.address", "run.dir")
+
+_DECIDES = ("adaptations", "core", "estimators", "functional", "models", "objectives", "outer", "programs", "tasks")
+"""Folders of the package whose code decides what a run computes."""
 
 _BLOCK = re.compile(r"^(<!-- results: ([^\n]+?) -->\n).*?^(<!-- /results -->)$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(
@@ -109,9 +115,31 @@ def keep(
             evaluation(each): {"commit": here, "meta_test": distmeta.evaluate(run, shlex.split(each))}
             for each in evaluations
         }
+    if commit is None:  # else the code that made it may be another one
+        record["hashes"] = hashes_of(command)
     file = folder / f"{name}.json"
     file.write_text(to_json(record, indent=2) + "\n", encoding="utf-8")
     return file
+
+
+def hashes_of(command: str) -> dict[str, str]:
+    """By what a record is known to be current: hashes of its configuration, and of the code that computes it."""
+    values = written_values(distmeta.load_config(*_words_of(command, "train", "CONFIG")))
+    for key in _ELSEWHERE:
+        _without(values, key.split("."))
+    code = hashlib.sha256()
+    for folder in _DECIDES:
+        for file in sorted((ROOT / "distmeta" / folder).rglob("*.py")):
+            code.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    return {"config": sha256(to_json(values).encode()), "code": code.hexdigest()}
+
+
+def _without(values: Any, path: Sequence[str]) -> None:
+    """Leave a setting out of nested ones, where it is there."""
+    for part in path[:-1]:
+        values = values.get(part) if isinstance(values, dict) else None
+    if isinstance(values, dict):
+        values.pop(path[-1], None)
 
 
 def keep_sweep(sweep: Path, name: str, command: str, elapsed: float, folder: Path = RECORDS) -> Path:
@@ -240,6 +268,14 @@ def rewritten() -> Iterator[tuple[Path, str]]:
             raise ValueError(f"{file.relative_to(ROOT)}: {error}") from error
 
 
+def write() -> None:
+    """Write the figures of all records into the documents."""
+    for file, now in rewritten():
+        if now != file.read_text(encoding="utf-8"):
+            file.write_text(now, encoding="utf-8")
+            print(file.relative_to(ROOT))
+
+
 def main() -> None:
     """Keep a run, or write the documents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -278,10 +314,7 @@ def main() -> None:
     if options.does == "curve":
         draw(options.run, RECORDS / "curves" / f"{options.name}.png")
         return
-    for file, now in rewritten():
-        if now != file.read_text(encoding="utf-8"):
-            file.write_text(now, encoding="utf-8")
-            print(file.relative_to(ROOT))
+    write()
 
 
 if __name__ == "__main__":
