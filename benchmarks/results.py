@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT / "docs" / "results"))
 
 import records  # noqa: E402
 import yaml  # noqa: E402
+from figures import Record  # noqa: E402
 
 MINUTE = 60.0
 GRACE = 60.0
@@ -54,14 +55,14 @@ class Running:
     child: subprocess.Popen[bytes]
 
 
-def waiting(commands: Mapping[str, str], known: Mapping[str, records.Record]) -> list[str]:
+def waiting(commands: Mapping[str, str], known: Mapping[str, Record]) -> list[str]:
     """Rows to run: first those without a record, then those whose record is of other settings or other code."""
     missing = [name for name in commands if name not in known]
     stale = [name for name in commands if name in known and changed(commands[name], known[name])]
     return missing + stale
 
 
-def changed(command: str, record: records.Record) -> bool:
+def changed(command: str, record: Record) -> bool:
     """Whether a record was made with another configuration or other code."""
     kept = record.get("hashes")
     return kept is not None and kept != records.hashes_of(command)
@@ -132,8 +133,8 @@ def stop(running: list[Running]) -> None:
 
 def train(rows: Iterator[tuple[str, str, list[str]]], cores: int, seconds: float, work: Path) -> None:
     """Run the rows one after the other, several at a time where the cores allow, until the time is over."""
-    end, running, following = time.monotonic() + seconds, [], next(rows, None)
-    running: list[Running]
+    end, following = time.monotonic() + seconds, next(rows, None)
+    running: list[Running] = []
     while running or following is not None:
         free = cores - sum(run.cores for run in running)
         if following is not None and time.monotonic() < end and (cores_of(following[2]) <= free or not running):

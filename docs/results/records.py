@@ -15,8 +15,8 @@ draws a run's learning curve, ``docs/results/curves/NAME.png``, for a page that 
 results-table``) rewrites what stands between these markers, which are comments and not seen:
 
 - ``<!-- results: WHAT -->`` to ``<!-- /results -->``, on lines of their own: a table, or what a run prints. WHAT is
-  ``records``, ``methods``, ``short``, ``conditions``, ``algorithm NAME``, ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines
-  NAME``, ``rules NAME``, ``parts NAME`` or ``memory NAME``.
+  ``records``, ``methods``, ``short``, ``conditions``, ``algorithm NAME``, ``runs PART``, ``printed RECORD``, ``sweep
+  NAME``, ``peers NAME``, ``baselines NAME``, ``rules NAME``, ``parts NAME`` or ``memory NAME``.
 - ``<!-- result: RECORD.FIELD -->`` to ``<!-- /result -->``, within a line and not at its start: one figure of the
   meta-test. ``RECORD.FIELD OVERRIDES`` is of a further evaluation.
 
