@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,10 @@ from figures import Record  # noqa: E402
 MINUTE = 60.0
 GRACE = 60.0
 """Seconds that a run has to leave a checkpoint when the budget is over."""
+
+
+Keep = Callable[[Path, str, str], Path]
+"""Makes a run's result a record: the run's folder, the record's name, the command."""
 
 
 @dataclass
@@ -105,14 +109,14 @@ def start(name: str, command: str, words: list[str], work: Path) -> Running:
     return Running(name, command, cores_of(words), time.monotonic(), child)
 
 
-def ended(run: Running, work: Path, sole: bool) -> None:
+def ended(run: Running, work: Path, sole: bool, keep: Keep) -> None:
     """Keep the result of a run that has ended."""
     seconds = time.monotonic() - run.began
     if run.child.returncode != 0:
         print(f"{run.name}: failed after {seconds / MINUTE:.1f} minutes, see {work / run.name}.log", flush=True)
         return
-    file = records.keep(work / run.name, run.name, run.command)
-    print(f"{run.name}: kept in {file.relative_to(ROOT)} after {seconds / MINUTE:.1f} minutes", flush=True)
+    file = keep(work / run.name, run.name, run.command)
+    print(f"{run.name}: kept in {file} after {seconds / MINUTE:.1f} minutes", flush=True)
     if not sole:
         print(f"{run.name}: other runs went beside it, so its time is an upper bound", flush=True)
 
@@ -131,7 +135,9 @@ def stop(running: list[Running]) -> None:
         print(f"{run.name}: the budget is over; it goes on the next time", flush=True)
 
 
-def train(rows: Iterator[tuple[str, str, list[str]]], cores: int, seconds: float, work: Path) -> None:
+def train(
+    rows: Iterator[tuple[str, str, list[str]]], cores: int, seconds: float, work: Path, keep: Keep = records.keep
+) -> None:
     """Run the rows one after the other, several at a time where the cores allow, until the time is over."""
     end, following = time.monotonic() + seconds, next(rows, None)
     running: list[Running] = []
@@ -147,7 +153,7 @@ def train(rows: Iterator[tuple[str, str, list[str]]], cores: int, seconds: float
         time.sleep(0.5)
         for run in [each for each in running if each.child.poll() is not None]:
             running.remove(run)
-            ended(run, work, sole=not running)
+            ended(run, work, not running, keep)
 
 
 def main() -> None:

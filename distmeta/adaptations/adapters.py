@@ -17,8 +17,8 @@ class Adapters(GradientDescent):
     r"""Gradient descent on matrices of low rank beside frozen weights: :math:`(W + \frac\alpha r B A) x`, B = 0 first.
 
     The layers that ``layers`` names get adapters, and what ``trained`` names stays as it is; everything else is frozen.
-    What is frozen is no meta-parameter: it is neither sent to workers in each step nor has it a gradient, and a
-    checkpoint has it once.
+    What is frozen is no meta-parameter: it is neither sent to workers in each step nor has it a gradient or a moment of
+    the outer optimizer.
 
     Source: Hu et al., ICLR 2022, arXiv 2106.09685, equation 3 (LoRA).
     """

@@ -13,8 +13,11 @@ from distmeta.cli.display import LISTS, clock, meta_test_table, result_lines
 SHOWN_STEPS = (1, 5, 10)
 """Inner steps whose errors a table shows, where there are so many."""
 
+PART = "omniglot_5w1s_"
+"""Before the names of the records in the short table."""
+
 Record = Mapping[str, Any]
-Published = Mapping[str, Mapping[str, str]]
+Published = Mapping[str, Mapping[str, Any]]
 
 
 def evaluation(overrides: str) -> str:
@@ -165,6 +168,23 @@ def memory_table(record: Record) -> str:
     return f"{_table(('inner steps', *peak), rows)}\n\n`{record['command']}` ({made})"
 
 
+def heads_table(record: Record) -> str:
+    """What solving a task costs beside its embedding: how many times the embedding's own time a meta-gradient takes."""
+    cases = record["figures"]["cases"]
+    methods = [name for name in next(iter(cases.values())) if name != "embedding alone"]
+    rows = [
+        (
+            f"`{case}`",
+            f"{found['embedding alone']['milliseconds']:.1f} ms",
+            *(f"{found[name]['over_embedding']:.2f}" for name in methods),
+        )
+        for case, found in cases.items()
+    ]
+    made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
+    table = _table(("case", "embedding alone", *(f"`{name}`" for name in methods)), rows)
+    return f"{table}\n\n`{record['command']}` ({made})"
+
+
 def methods_table(records: Mapping[str, Record], published: Published, short: bool) -> str:
     """Our figures beside the papers', with the difference and, where ours is below, the reason.
 
@@ -173,10 +193,10 @@ def methods_table(records: Mapping[str, Record], published: Published, short: bo
         published: of papers; those with a ``value`` are compared.
         short: Omniglot's 5 ways and 1 shot alone, and few columns.
     """
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, record in records.items():
         measured, paper = record["result"]["meta_test"], published.get(name, {})
-        if short and not name.startswith("omniglot_5w1s_"):
+        if short and not name.startswith(PART):
             continue
         kind = metric(measured)
         if kind != "accuracy":
@@ -185,7 +205,8 @@ def methods_table(records: Mapping[str, Record], published: Published, short: bo
         apart = "" if value is None else f"{100 * ours['mean'] - float(value):+.2f}"
         theirs = f"{paper['figure']} ({paper['source']})" if paper else "none"
         if short:
-            rows.append((f"`{record['algorithm']}`", spread(ours, True), paper.get("figure", "none")))
+            if paper:
+                rows.append((f"`{name.removeprefix(PART)}`", spread(ours, True), paper["figure"]))
             continue
         steps, taken = f"{record['result']['steps']:,}", clock(record["result"]["seconds"])
         method = f"[`{record['algorithm']}`](algorithms/{record['algorithm']}.md)"
@@ -200,8 +221,8 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
 
     Args:
         what: ``records``, ``conditions``, ``algorithm NAME``, ``runs PART`` of the records with this in their names,
-            ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines NAME``, ``rules NAME``, ``parts NAME`` or
-            ``memory NAME``; or ``methods``, all records beside their papers, and ``short``, some of them.
+            ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines NAME``, ``rules NAME``, ``parts NAME``,
+            ``memory NAME`` or ``heads NAME``; or ``methods``, records beside their papers, and ``short``, some.
         records: all of runs, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
         others: records of sweeps and benchmarks, by name.
@@ -217,6 +238,7 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
         "rules": rules_table,
         "parts": parts_table,
         "memory": memory_table,
+        "heads": heads_table,
     }
     if kind in tables:
         return tables[kind](others[name])

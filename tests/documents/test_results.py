@@ -126,15 +126,47 @@ def test_every_further_evaluation_is_shown(name: str) -> None:
 def test_every_sweep_and_benchmark_is_shown(name: str) -> None:
     pages = [file.read_text("utf-8") for file, _ in records.rewritten()]
     assert any(
-        re.search(rf"<!-- results: (sweep|peers|baselines|rules|parts|memory) {name} -->", page) for page in pages
+        re.search(rf"<!-- results: (sweep|peers|baselines|rules|parts|memory|heads) {name} -->", page) for page in pages
     )
 
 
 def test_published_figures_have_a_source() -> None:
     for name, paper in records.read_published().items():
         assert (ROOT / "configs" / f"{name}.yaml").is_file()
-        assert set(paper) == {"figure", "source"}
+        assert {"figure", "source"} <= set(paper) <= {"figure", "source", "value", "why"}
         assert "](https://" in paper["source"]
+
+
+@pytest.mark.parametrize("name", [name for name, paper in records.read_published().items() if "value" in paper])
+def test_a_figure_below_the_published_one_has_a_reason(name: str) -> None:
+    paper, record = records.read_published()[name], RECORDS.get(name)
+    if record is None:
+        return
+    ours = record["result"]["meta_test"]["accuracy"]
+    if 100 * (ours["mean"] + ours["ci95"]) < float(paper["value"]):
+        assert paper["why"]
+
+
+def test_methods_stand_beside_their_papers() -> None:
+    text = records.rewrite(
+        "<!-- results: methods -->\n<!-- /results -->\n", RECORDS, records.read_published(), records.read_others()
+    )
+    row = next(line for line in text.splitlines() if "`omniglot_5w1s_protonet`" in line)
+    measured = RECORDS["omniglot_5w1s_protonet"]["result"]["meta_test"]["accuracy"]["mean"]
+    assert f"| {100 * measured - 98.8:+.2f} |" in row
+    assert "[`protonet`](algorithms/protonet.md)" in row
+
+
+def test_every_run_of_the_table_makes_a_configuration() -> None:
+    commands = yaml.safe_load((ROOT / "docs" / "results" / "runs.yaml").read_text("utf-8"))
+    for name, command in commands.items():
+        hashes = records.hashes_of(command)
+        assert hashes == records.hashes_of(command)
+        assert hashes["config"] != records.hashes_of(f"{command} seed=5")["config"]
+        assert (ROOT / "configs" / f"{name}.yaml").is_file()
+    data = "tasks.root=PATH_TO_OMNIGLOT"
+    moved = commands["omniglot_5w1s_r2d2"].replace(data, "tasks.root=/elsewhere")
+    assert records.hashes_of(moved) == records.hashes_of(commands["omniglot_5w1s_r2d2"])
 
 
 def test_keep(run: Path, tmp_path: Path) -> None:
