@@ -18,7 +18,7 @@ class Adapters(GradientDescent):
 
     The layers that ``layers`` names get adapters, and what ``trained`` names stays as it is; everything else is frozen.
     What is frozen is no meta-parameter: it is neither sent to workers in each step nor has it a gradient or a moment of
-    the outer optimizer.
+    the outer optimizer, and it lies beside a run's checkpoints once.
 
     Source: Hu et al., ICLR 2022, arXiv 2106.09685, equation 3 (LoRA).
     """

@@ -19,6 +19,7 @@ from distmeta.core.hashing import sha256
 from distmeta.core.layout import MODEL
 from distmeta.core.plan import Plan
 from distmeta.errors import StorageError
+from distmeta.runs import frozen
 from distmeta.runs.checkpoint_checks import join_meta, read_state, read_tensors
 from distmeta.runs.directory import CONFIG
 from distmeta.storage.files import MANIFEST, Storage
@@ -65,6 +66,7 @@ class Snapshot:
         identity: hashes of the data, the user's code and the frozen weights, see :mod:`distmeta.runs.identity`;
             empty in checkpoints of older versions.
         fitted: what the task family learned from its training split, JSON values, if it learns something.
+        frozen: names in ``module_state`` that nothing changes in a run.
     """
 
     step: int
@@ -81,6 +83,7 @@ class Snapshot:
     finished: bool
     identity: dict[str, Any] = field(default_factory=dict)
     fitted: Mapping[str, Any] | None = None
+    frozen: tuple[str, ...] = ()
 
 
 def save(run: Storage, snapshot: Snapshot) -> str:
@@ -109,12 +112,15 @@ def save(run: Storage, snapshot: Snapshot) -> str:
     }
     buffer = io.BytesIO()
     torch.save(_detached(state), buffer)
-    files = {PARAMS: _safetensors(snapshot.module_state), STATE: buffer.getvalue()}
+    beside = frozen.apart(snapshot.module_state, snapshot.frozen)
+    own = {name: tensor for name, tensor in snapshot.module_state.items() if name not in beside}
+    files = {PARAMS: _safetensors(own), STATE: buffer.getvalue()}
     if groups:
         files[META] = _safetensors(groups)
     if snapshot.fitted is not None:
         files[FITTED] = fitted_json(snapshot.fitted)
-    manifest = json.dumps(sealed(_manifest(snapshot, files)), indent=2).encode()
+    entry = frozen.write_once(checkpoints_of(run), _safetensors(beside)) if beside else None
+    manifest = json.dumps(sealed({**_manifest(snapshot, files), "frozen": entry}), indent=2).encode()
     checkpoints_of(run).publish(name_of(snapshot.step), {**files, MANIFEST: manifest})
     return checkpoint_at(run, snapshot.step).location
 
@@ -128,7 +134,9 @@ def load(checkpoint: Storage) -> Snapshot:
     """
     manifest, files = _read_files(checkpoint)
     with damage(checkpoint, PARAMS):
-        module_state = read_tensors(files[PARAMS])
+        own = read_tensors(files[PARAMS])
+    beside = frozen.read(checkpoint, manifest["frozen"])
+    module_state = {**own, **beside}
     with damage(checkpoint, META):
         groups = read_tensors(files[META]) if META in files else {}
     with damage(checkpoint, STATE):
@@ -148,6 +156,7 @@ def load(checkpoint: Storage) -> Snapshot:
         fingerprint=manifest["fingerprint"],
         identity=manifest["identity"],
         fitted=fitted,
+        frozen=tuple(beside),
     )
 
 

@@ -234,6 +234,7 @@ class Session:
                 identity=self._identity,
                 fitted=self._config.tasks.fitted,
                 seconds=seconds,
+                frozen=tuple(getattr(self._blueprint, "frozen", ())),  # a program of the user's may have less
                 finished=step == run.steps,
             )
 

@@ -129,6 +129,13 @@ class Storage:
         """The folder below this one."""
         return Storage(self._filesystem, self._join(*parts), below(self._uri, *parts), self._guard)
 
+    @property
+    def parent(self) -> Storage:
+        """The folder that this one lies in."""
+        return Storage(
+            self._filesystem, self._path.rpartition("/")[0], self._uri.rstrip("/").rpartition("/")[0], self._guard
+        )
+
     def guarded(self, guard: Guard) -> Storage:
         """The same folder, with a guard before every change in it and below it."""
         return Storage(self._filesystem, self._path, self._uri, guard)

@@ -55,6 +55,10 @@ class _File(ExactValues):
     sha256: str
 
 
+class _Frozen(_File):
+    name: Annotated[str, Field(pattern=r"^frozen-[0-9a-f]{16}\.safetensors$")]
+
+
 class _Accepted(ExactValues):
     step: Step
     changes: list[str]
@@ -77,6 +81,7 @@ class _Manifest(ExactValues):
     plan: dict[str, Any]
     fingerprint: dict[str, Any]
     identity: _Identity
+    frozen: _Frozen | None
 
 
 def read_identity(checkpoint: Storage) -> dict[str, Any]:

@@ -20,5 +20,10 @@ def three_ways_of_running(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-MANIFEST_MIGRATIONS: dict[int, Migration] = {1: three_ways_of_running}
+def frozen_weights_apart(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 3: ``frozen`` names the file of frozen weights that lies beside the checkpoints; there was none."""
+    return {"frozen": None, **manifest}
+
+
+MANIFEST_MIGRATIONS: dict[int, Migration] = {1: three_ways_of_running, 2: frozen_weights_apart}
 """By the version that each takes."""

@@ -62,6 +62,7 @@ def test_runs_are_kept_and_a_failed_one_is_said(
     assert "no_such_file" in (tmp_path / "bad.log").read_text()
 
 
+@pytest.mark.slow
 def test_what_is_cut_off_goes_on_the_next_time(
     results: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,6 @@ def test_the_configuration_has_a_version_of_its_own(monkeypatch: pytest.MonkeyPa
 
 def test_a_newer_version_is_refused_with_both() -> None:
     manifest = {**manifest_of(small_checkpoint()), "schema": 7, "versions": {"distmeta": "9.1"}}
-    expected = r"is of a newer format \(schema 7, and this version of distmeta, .+, reads up to 2\); it was written by "
+    expected = r"is of a newer format \(schema 7, and this version of distmeta, .+, reads up to 3\); it was written by "
     with pytest.raises(StorageError, match=rf"{expected}distmeta 9\.1: install that version"):
         load(sealed(small_checkpoint(), manifest))

@@ -147,6 +147,11 @@ class Assembly:
         self.estimator.follow(plan.differentiation)
 
     @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the module's parameters that nothing changes."""
+        return self.network.frozen
+
+    @property
     def notes(self) -> list[str]:
         """What a user should hear about the model: its size, frozen parameters, tied ones."""
         count = sum(value.numel() for value in self.network.parameters.values())
