@@ -73,7 +73,7 @@ def load_config(
             if section and key == "tasks" and isinstance(values.get("algorithm"), Mapping):
                 value = task_defaults(values["algorithm"].get("name"), section, value)
             if section and key in OBJECTIVE_KEYS:
-                value, wrong = _with_objective(value, key)
+                value, wrong = _with_objective(value, key, section)
                 problems += wrong
             resolved[key] = section.model_validate(value) if section else value
         except ValidationError as error:
@@ -141,12 +141,20 @@ def _unknown(key: str) -> str:
     return f"{key}: there is no such setting{suggest(key, Config.model_fields)}"
 
 
-def _with_objective(values: Mapping[str, Any], section: str) -> tuple[Mapping[str, Any], list[str]]:
-    """A section whose objective's settings, where it has any, are checked; and what is wrong with them."""
+def _with_objective(
+    values: Mapping[str, Any], section: str, kind: type[Section]
+) -> tuple[Mapping[str, Any], list[str]]:
+    """A section whose objective's settings, where it has any, are checked; and what is wrong with them.
+
+    Settings without a name are of the objective that the section has by default.
+    """
     name = OBJECTIVE_KEYS[section]
     given, key = values.get(name), f"{section}.{name}"
     if not isinstance(given, Mapping):
         return values, []
+    usual = kind.model_fields[name].default if name in kind.model_fields else None
+    if "name" not in given and isinstance(usual, str):
+        given = {"name": usual, **given}
     try:
         options = objective_options(given, key)
     except ValueError as error:

@@ -300,8 +300,12 @@ def parse_override(override: str) -> tuple[str, Any]:
         ) from None
 
 
+NAMED = ("objective", "inner_objective")
+"""Settings that are a name, or a section with this name and settings."""
+
+
 def put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value at a dotted key; sections that are missing are made.
+    """Set the value at a dotted key; sections that are missing are made, and names of objectives become sections.
 
     >>> values = {"run": {"steps": 5}}
     >>> put(values, "run.keep", 1)
@@ -312,6 +316,8 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     section = values
     for parent in parents:
         child = section.setdefault(parent, {})
+        if parent in NAMED and isinstance(child, str):
+            child = section[parent] = {"name": child}
         if not isinstance(child, dict):
             raise ConfigError(
                 f"override {shown(f'{key}={value}')}: {shown(parent)[1:-1]} is a single value, it has no setting "

@@ -18,7 +18,7 @@ from distmeta.estimators.adjoint import adjoint
 from distmeta.estimators.base import Measured
 from distmeta.estimators.options import ExactOptions
 
-LEAST = 0.03
+LEAST_WEIGHT = 0.03
 """What the inner steps before the last count at least together, as long as they count at all."""
 
 
@@ -102,12 +102,12 @@ class Exact:
 
 
 def multi_step_weights(progress: float, steps: int) -> Tensor:
-    """(K,) all alike at first, then more and more the last one's, the others' at least ``LEAST`` together divided by K.
+    """(K,) all alike at first, then more and more the last one's, the others' at least ``LEAST_WEIGHT`` over K.
 
-    As in the released code of MAML++: each but the last counts ``max((1 - progress) / K, LEAST / K)``.
+    As in the released code of MAML++: each but the last counts ``max((1 - progress) / K, LEAST_WEIGHT / K)``.
 
     >>> multi_step_weights(0.0, 4).tolist(), multi_step_weights(0.5, 2).tolist()
     ([0.25, 0.25, 0.25, 0.25], [0.25, 0.75])
     """
-    before = max(1 - progress, LEAST) / steps
+    before = max(1 - progress, LEAST_WEIGHT) / steps
     return torch.tensor([before] * (steps - 1) + [1 - (steps - 1) * before])

@@ -12,7 +12,7 @@ from distmeta.runs.checkpoint_checks import read_tensors
 from distmeta.storage.files import Storage
 from distmeta.storage.manifests import damage, damaged, read_file
 
-LEAST = 2**20
+WORTH_A_FILE = 2**20
 """Bytes of frozen weights that are worth a file of their own."""
 
 
@@ -20,7 +20,7 @@ def apart(state: Mapping[str, Tensor], frozen: Iterable[str]) -> dict[str, Tenso
     """What of a module's state lies beside the checkpoints: its frozen weights, where there are many of them."""
     found = {name: state[name] for name in frozen if name in state}
     size = sum(value.numel() * value.element_size() for value in found.values())
-    return found if size >= LEAST else {}
+    return found if size >= WORTH_A_FILE else {}
 
 
 def write_once(checkpoints: Storage, data: bytes) -> dict[str, Any]:
