@@ -7,6 +7,7 @@ from distmeta.algorithms import ALGORITHMS
 from distmeta.config.schema import Config
 from distmeta.config.sections import AlgorithmOptions, SizeRange
 from distmeta.estimators import ESTIMATORS
+from distmeta.models import MODELS
 from distmeta.objectives import Objective, objective_name, objective_of, open_objective
 from distmeta.tasks.options import EnvironmentOptions
 
@@ -51,6 +52,11 @@ def check(config: Config) -> None:
         raise ValueError(
             f"model.kind = {config.model.kind} reads a support set beside the query, and algorithm.adaptation = "
             f"{config.algorithm.adaptation} gives it none; use another model, or algorithm.name=in_context"
+        )
+    if config.algorithm.adaptation == "in_context" and config.model.kind in MODELS and not config.model.in_context:
+        raise ValueError(
+            f"algorithm.adaptation = in_context gives a network the support set beside the query, and model.kind = "
+            f"{config.model.kind} takes no support set; use model.kind=prior_fitted, or a network of your own"
         )
     _check_policies(config, objective)
     adaptation = ADAPTATIONS.options[config.algorithm.adaptation]

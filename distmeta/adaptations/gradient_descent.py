@@ -63,7 +63,7 @@ class GradientDescent:
         if options.step_norms and not self.norms:
             raise ConfigError(
                 "algorithm.step_norms gives batch norms a scale and shift for each inner step, and the model has no "
-                "batch norm with them; leave it out, or use another model (model.norm=batch)"
+                "batch norm with them; set algorithm.step_norms=false, or use a model with batch norms"
             )
         kind = options.preconditioner
         self.preconditioner = None if kind == "none" else Preconditioner(kind, self.names, network)

@@ -115,6 +115,7 @@ def test_every_algorithm_survives_a_round_trip_with_its_defaults(name: str) -> N
     row = ALGORITHMS[name]
     needed = {"classes": 1000} if row.adaptation == "linear_probe" else {}
     own = {"tasks": {"kind": "navigation"}, "model": {"kind": "mlp"}} if row.of_policies else {}
+    own |= {"model": {"kind": "prior_fitted"}} if name == "in_context" else {}
     config = load_config({**GLYPHS, **own, "algorithm": {"name": name, **needed}})
     assert config.outer.model_dump().items() >= dict(row.outer).items()
     dumped = config.algorithm.model_dump()
@@ -173,6 +174,22 @@ REFUSED: list[tuple[dict[str, Any], list[str], str]] = [
     (GLYPHS, ["algorithm={name: protonet}", "engine.differentiation=mixed"], r"engine\.differentiation = mixed"),
     (GLYPHS, ["algorithm={name: fomaml}", "engine.differentiation=mixed"], r"engine\.differentiation = mixed"),
     (GLYPHS, ["run.tasks_per_shard=4", "engine.chunk=8"], r"engine\.chunk = 8 is more than a shard"),
+    (GLYPHS, ["algorithm.name=in_context"], r"takes no support set; use model\.kind=prior_fitted"),
+    (GLYPHS, ["model={kind: prior_fitted}"], r"reads a support set beside the query, and .* use another model, or"),
+    (GLYPHS, ["algorithm.name=imaml", "algorithm.proximal=0"], r"algorithm\.proximal = 0; give the proximal term's"),
+    (GLYPHS, ["algorithm.name=imaml", "algorithm.learned_rates=per_step"], r"belongs to the way to a task's solution"),
+    (GLYPHS, ["algorithm.name=r2d2", "algorithm.estimator=first_order"], r"is about inner steps, and .* takes none"),
+    (GLYPHS, ["algorithm={name: r2d2, multi_step: 5}"], r"weighs the losses after inner steps, and .* leave it out"),
+    (GLYPHS, ["algorithm={name: baseline, classes: 9}", "algorithm.estimator=exact"], r"is trained on all classes"),
+    (GLYPHS, ["algorithm.name=baseline"], r"algorithm\.classes: this setting is required"),
+    (GLYPHS, ["algorithm.estimator=hybrid"], r"algorithm\.first_order_steps: this setting is required"),
+    (
+        GLYPHS,
+        ["algorithm.name=r2d2", "algorithm.estimator=joint"],
+        r"solves each task, which joint training leaves",
+    ),
+    (GLYPHS, ["algorithm.name=cavia", "algorithm.estimator=displacement"], r"adapts nothing that is meta-learned"),
+    (SINUSOID, ["algorithm={name: metaoptnet}"], r"needs classes, and tasks\.kind = sinusoid is a regression"),
     (GLYPHS, ["engine.precision=tf32", "run.device=cpu"], r"engine\.precision = tf32 is a mode of CUDA"),
     (GLYPHS, ["engine={precision: bf16, layers: native}"], r"engine\.layers = native computes in float32"),
     (GLYPHS, ["engine.compile=fast"], r"engine\.compile: .*graph"),
