@@ -1,10 +1,11 @@
-"""What solving a task in closed form costs beside its embedding: seconds of a meta-gradient.
+"""What solving a task in closed form costs beside its embedding: seconds of a meta-gradient, and memory.
 
     python benchmarks/heads.py [--rounds 5] [--seconds 1] [--case NAME ...] [--json FILE] [key=value ...]
 
 For each case and method the exact meta-gradient of a shard, by the plan that a run would decide on, over that of an
 adaptation that does nothing but embed support and query set and use a few of the numbers (*embedding alone*). One
-process, one thread, methods in turn within each round; ratios are medians over rounds.
+process, one thread, methods in turn within each round; ratios are medians over rounds. ``peak_mb`` is the most memory
+of a process of its own that computes a few of them, and nothing else.
 
 Cases: the strided conv4-64 on the built-in glyphs, whose images have the size of Omniglot's, and conv4-64 with pools on
 images of 32 x 32 x 3 that are drawn at random (CIFAR-FS's size), each with 15 queries a class.
@@ -13,6 +14,8 @@ images of 32 x 32 x 3 that are drawn at random (CIFAR-FS's size), each with 15 q
 from __future__ import annotations
 
 import argparse
+import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -95,6 +98,12 @@ def seconds_of(made: SupervisedProgram, start: Start, budget: float) -> float:
     return taken / count
 
 
+def peak_of(case: str, method: str, overrides: list[str]) -> float:
+    """MB of a fresh process that computes a few meta-gradients."""
+    command = [sys.executable, __file__, "--peak", method, "--case", case, *overrides]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
 def main() -> None:
     """Measure, print the table, write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,16 +112,22 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=CASES, help="all of them by default")
     parser.add_argument("--json", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--peak", choices=METHODS, help=argparse.SUPPRESS)  # what a process of its own does
     options = parser.parse_intermixed_args()
     sys.modules.setdefault("heads", sys.modules["__main__"])
     torch.set_num_threads(1)
+    if options.peak:
+        made = program(options.case[0], options.peak, options.overrides)
+        seconds_of(made, Start.of(0, made.initial_vector()), 0.5)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
     cases: dict[str, Any] = {}
     for case in options.case or CASES:
-        made = {method: program(case, method, options.overrides) for method in METHODS}
-        starts = {method: Start.of(0, each.initial_vector()) for method, each in made.items()}
+        programs = {method: program(case, method, options.overrides) for method in METHODS}
+        starts = {method: Start.of(0, each.initial_vector()) for method, each in programs.items()}
         found: dict[str, list[float]] = {method: [] for method in METHODS}
         for _ in range(options.rounds):
-            for method, each in made.items():
+            for method, each in programs.items():
                 found[method].append(seconds_of(each, starts[method], options.seconds))
         alone = found["embedding alone"]
         cases[case] = {
@@ -121,7 +136,8 @@ def main() -> None:
                 "over_embedding": median(a / b for a, b in zip(taken, alone, strict=True)),
                 "least": min(a / b for a, b in zip(taken, alone, strict=True)),
                 "most": max(a / b for a, b in zip(taken, alone, strict=True)),
-                "layers": made[method].plan.layers,
+                "layers": programs[method].plan.layers,
+                "peak_mb": peak_of(case, method, options.overrides),
             }
             for method, taken in found.items()
         }
