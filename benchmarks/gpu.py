@@ -54,6 +54,9 @@ _WORDS = "PASSED|FAILED|ERROR|SKIPPED"
 _OUTCOME = re.compile(rf"^(?:\[gw\d+\] \[ *\d+%\] ({_WORDS}) )?(tests/\S+::\S+) ?({_WORDS})?", re.M)
 """A test and its outcome: before its name where pytest works in several processes, else behind it."""
 
+GRACE = 15.0
+"""Seconds that a part has to tell of what it has seen once its time is over."""
+
 Figures = dict[str, str]
 
 
@@ -172,7 +175,7 @@ def end_group(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         os.kill(child.pid, signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
-            child.wait(15)
+            child.wait(GRACE)
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:

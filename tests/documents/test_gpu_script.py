@@ -58,7 +58,10 @@ def test_time_at_work_is_counted_once(busy: ModuleType) -> None:
     assert busy.at_work(trace) == pytest.approx(20e-6)
 
 
-def test_a_part_that_fails_or_takes_too_long_is_a_row(gpu: ModuleType, tmp_path: Path) -> None:
+def test_a_part_that_fails_or_takes_too_long_is_a_row(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "GRACE", 1.0)
     nothing = lambda output, figures: {"said": output.strip()}  # noqa: E731
     failing = gpu.Part(["-c", "print('the reason'); raise SystemExit(3)"], 60, nothing)
     rows = {row["figure"]: row["value"] for row in gpu.run("failing.py", failing, tmp_path, "cpu")}

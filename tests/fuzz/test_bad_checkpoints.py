@@ -42,7 +42,7 @@ LOOP.append(LOOP)
         ({"step": 2**70}, "step: "),
         ({"step": "2"}, "step: input should be a valid integer, got '2'"),
         ({"step": 1}, "state.pt is damaged: step is 2, but 1 in manifest.json"),
-        ({"schema": "x"}, "schema: expected the number of a version, from 1 to 2, got 'x'"),
+        ({"schema": "x"}, "schema: expected the number of a version, from 1 to 3, got 'x'"),
         ({"schema": None}, "schema: expected the number of a version"),
         ({"schema": True}, "schema: expected the number of a version"),
         ({"schema": 0}, "schema: expected the number of a version"),
@@ -89,7 +89,7 @@ def test_manifests_that_are_none(text: str) -> None:
 
 
 def test_a_newer_format_of_another_shape() -> None:
-    with pytest.raises(StorageError, match=r"newer format \(schema 99, .* up to 2\); .* by distmeta unknown: "):
+    with pytest.raises(StorageError, match=r"newer format \(schema 99, .* up to 3\); .* by distmeta unknown: "):
         load(sealed(small_checkpoint(), {"schema": 99}))
 
 

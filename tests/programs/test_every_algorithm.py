@@ -42,7 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "maml_plus_plus": {"inner_steps": 2},
     "meta_curvature": {"inner_lr": 0.1, "inner_steps": 2},
     "warp_grad": {"inner_lr": 0.1, "inner_steps": 2},
-    "imaml": {"inner_steps": 3, "solver_steps": 300, "proximal": 100.0, "inner_lr": 0.005},
+    "imaml": {"inner_steps": 3, "solver_steps": 60, "proximal": 100.0, "inner_lr": 0.005},
     "cavia": {"inner_lr": 0.5, "inner_steps": 2, "context": 3},
     "lora": {"inner_lr": 0.1, "inner_steps": 2, "rank": 2},
     "es_maml": {"inner_lr": 0.1, "inner_steps": 1, "directions": 2},

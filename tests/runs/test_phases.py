@@ -19,7 +19,7 @@ def settings(method: str) -> dict[str, Any]:
     return {**GLYPHS, "algorithm": METHODS[method], "cluster": {"workers": 0}}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param("multi_step", marks=pytest.mark.slow), "hybrid"])
 def test_phases_of_a_run(method: str, tmp_path: Path) -> None:
     plain = ("engine.layers=products", "run.validate_every=0", "outer.schedule=constant")
     train(tmp_path / "plain", settings(method), "run.steps=6", "engine.compile=none", *plain)
@@ -31,7 +31,10 @@ def test_phases_of_a_run(method: str, tmp_path: Path) -> None:
     assert_same(parameters(tmp_path / "resumed", 6), expected)
 
 
-@pytest.mark.parametrize(("method", "other"), [("multi_step", "multi_step=2"), ("hybrid", "first_order_steps=4")])
+@pytest.mark.parametrize(
+    ("method", "other"),
+    [pytest.param("multi_step", "multi_step=2", marks=pytest.mark.slow), ("hybrid", "first_order_steps=4")],
+)
 def test_the_phase_matters(method: str, other: str, tmp_path: Path) -> None:
     plain = ("engine.compile=none", "engine.layers=products", "run.validate_every=0", "run.steps=4")
     train(tmp_path / "one", settings(method), *plain)
