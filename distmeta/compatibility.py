@@ -152,6 +152,11 @@ def _check_acting(config: Config) -> None:
         )
     if options.estimator == "credited":
         _check_credited(config)
+    if getattr(options, "multi_step", 0):
+        raise ValueError(
+            f"algorithm.multi_step = {options.multi_step}: episodes are rolled out after the last inner step alone, "  # type: ignore[attr-defined]
+            "so there are no losses after the others; leave it out"
+        )
     if getattr(options, "inner_batch", None) is not None:
         raise ValueError("algorithm.inner_batch: an inner step uses all of its episodes; leave it out")
 
@@ -238,7 +243,7 @@ def _check_outer(config: Config, objective: Objective) -> None:
                 f"outer.name = {config.outer.name} is a step on policies, and tasks.kind = {config.tasks.kind} has no "
                 "actions; use outer.name=gradient"
             )
-        if not ESTIMATORS.options[config.algorithm.estimator].through_steps:
+        if config.algorithm.estimator not in ("exact", "credited"):
             raise ValueError(
                 f"outer.name = {config.outer.name} differentiates inner steps, and algorithm.estimator = "
                 f"{config.algorithm.estimator}; use exact"
