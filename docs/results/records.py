@@ -100,7 +100,8 @@ def keep(
     _check_name(name)
     directory = RunDirectory(run)
     result = directory.read_result()
-    config = migrated(yaml.safe_load(directory.read_config()), CONFIG_MIGRATIONS)
+    # Loaded, so that settings which the run's version did not know have their defaults.
+    config = written_values(distmeta.load_config(migrated(yaml.safe_load(directory.read_config()), CONFIG_MIGRATIONS)))
     _check_command(command, config)
     here = checked_out() if evaluations or commit is None else ""
     record = {
