@@ -5,7 +5,8 @@
 For each case and method the exact meta-gradient of a shard, by the plan that a run would decide on, over that of an
 adaptation that does nothing but embed support and query set and use a few of the numbers (*embedding alone*). One
 process, one thread, methods in turn within each round; ratios are medians over rounds. ``peak_mb`` is the most memory
-of a process of its own that computes a few of them, and nothing else.
+of a process of its own that computes a few of them by a plan that is kept (that of *embedding alone* is tried there, in
+float64, which takes more).
 
 Cases: the strided conv4-64 on the built-in glyphs, whose images have the size of Omniglot's, and conv4-64 with pools on
 images of 32 x 32 x 3 that are drawn at random (CIFAR-FS's size), each with 15 queries a class.

@@ -177,13 +177,14 @@ def heads_table(record: Record) -> str:
             f"`{case}`",
             f"{found['embedding alone']['milliseconds']:.1f} ms",
             *(f"{found[name]['over_embedding']:.2f}" for name in methods),
-            f"{found['embedding alone']['peak_mb']:.0f}, {found['metaoptnet']['peak_mb']:.0f} MB",
+            f"{found['protonet']['peak_mb']:.0f}, {found['metaoptnet']['peak_mb']:.0f} MB",
         )
         for case, found in cases.items()
     ]
     made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
     table = _table(
-        ("case", "embedding alone", *(f"`{name}`" for name in methods), "memory, alone and with `metaoptnet`"), rows
+        ("case", "embedding alone", *(f"`{name}`" for name in methods), "memory with `protonet` and with `metaoptnet`"),
+        rows,
     )
     return f"{table}\n\n`{record['command']}` ({made})"
 
