@@ -243,7 +243,8 @@ def _check_outer(config: Config, objective: Objective) -> None:
                 f"outer.name = {config.outer.name} is a step on policies, and tasks.kind = {config.tasks.kind} has no "
                 "actions; use outer.name=gradient"
             )
-        if config.algorithm.estimator not in ("exact", "credited"):
+        estimator = ESTIMATORS.options[config.algorithm.estimator]
+        if not estimator.through_steps or estimator.in_phases:
             raise ValueError(
                 f"outer.name = {config.outer.name} differentiates inner steps, and algorithm.estimator = "
                 f"{config.algorithm.estimator}; use exact"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from distmeta.adaptations.options import LinearProbeOptions
 from distmeta.config.sections import AdaptationOptions
 from distmeta.core.layout import Meta
 from distmeta.core.records import CLASS, Data
-from distmeta.objectives.weights import mean, share, weight_of
+from distmeta.models.base import Network
+from distmeta.objectives import Objective, outputs_of
+from distmeta.objectives.weights import share, weight_of
 
 CLASSIFIER = "classifier/"
 """Prefix of the classifier of all training classes, in a Meta."""
@@ -34,6 +37,10 @@ class LinearProbe(OnEmbedding):
 
     Options: ClassVar[type[AdaptationOptions]] = LinearProbeOptions
 
+    def __init__(self, options: Any, network: Network, objective: Objective) -> None:
+        super().__init__(options, network, objective)
+        outputs_of(objective, options.classes)  # class weights are of all classes here, or refused
+
     def extras(self, seed: int) -> dict[str, Tensor]:
         """The classifier of all classes: weights (classes, D), drawn, and biases (classes,) of 0 where it has some."""
         like = next(iter(self.network.parameters.values()))
@@ -43,14 +50,12 @@ class LinearProbe(OnEmbedding):
         extras = {f"{CLASSIFIER}weight": weight.to(like)}
         return extras if self.options.cosine else {**extras, f"{CLASSIFIER}bias": torch.zeros(classes).to(like)}
 
-    def joint_loss(self, meta: Meta, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of all training classes, and the share of examples that are told right."""
-        embedded, weight = self._embed(meta, batch), weight_of(batch.data)
+    def joint_loss(self, meta: Meta, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The objective's loss of all training classes, and its metrics of them."""
         bias = None if self.options.cosine else meta[f"{CLASSIFIER}bias"]
-        logits = self._logits(embedded, meta[f"{CLASSIFIER}weight"], bias)
-        labels = batch.data[CLASS]
-        losses = -logits.log_softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
-        return mean(losses, weight), mean((logits.argmax(1) == labels).to(losses), weight)
+        logits = self._logits(self._embed(meta, batch), meta[f"{CLASSIFIER}weight"], bias)
+        data = {**batch.data, "y": batch.data[CLASS]}
+        return self.objective.loss(logits, data), self.objective.measure(logits, data)
 
     def solve(self, meta: Meta, embedded: Tensor, data: Data, ways: int | None) -> dict[str, Tensor]:
         """The head: ``weight`` (ways, D) and ``bias`` (ways,)."""

@@ -214,6 +214,7 @@ class EstimatorOptions(Section):
         curved: whether it needs second derivatives of the inner loss.
         of_outputs: whether its meta-gradient is that of the query's outputs, see ``Estimator.outputs``.
         of_policies: whether it is for reinforcement-learning tasks alone.
+        in_phases: whether it computes otherwise as a run goes on.
         keyed: whether it draws random numbers for each task.
         joint: whether it fits all tasks together, without adaptation.
         program: the entry of :data:`distmeta.programs.PROGRAMS` that it needs for reinforcement-learning tasks, where
@@ -221,6 +222,7 @@ class EstimatorOptions(Section):
     """
 
     program: ClassVar[str | None] = None
+    in_phases: ClassVar[bool] = False
     keyed: ClassVar[bool] = False
     curved: ClassVar[bool] = False
     joint: ClassVar[bool] = False

@@ -34,8 +34,7 @@ class FirstOrder:
     def gradient(self, meta: Meta, task: Task, steps: int | None) -> tuple[Meta, Measured]:
         """The task's first-order meta-gradient."""
         assert steps is not None
-        directions = first_gradients(self.adaptation, meta, task, steps)
-        found, (_, measured) = gradient(self._loss, meta, task, directions)
+        found, (_, measured) = gradient(self._loss, meta, task, self._given(meta, task, steps), steps)
         return found, measured
 
     def follow(self, differentiation: Differentiation) -> None:
@@ -48,18 +47,25 @@ class FirstOrder:
     def outputs(self, task: Task, steps: int | None, meta: Meta) -> Callable[[Meta], Tensor]:
         """The query's outputs after the updates whose gradients are those at ``meta``."""
         assert steps is not None
-        return partial(self._outputs, task=task, gradients=first_gradients(self.adaptation, meta, task, steps))
+        return partial(self._outputs, task=task, given=self._given(meta, task, steps), steps=steps)
 
-    def _outputs(self, meta: Meta, task: Task, gradients: list[Params]) -> Tensor:
-        params, state = self.adaptation.init(meta)
-        for step, found in enumerate(gradients):
-            params, state = self.adaptation.update(params, state, found, meta, step)
-        return self.adaptation.predict(meta, params, task.query)
+    def _given(self, meta: Meta, task: Task, steps: int) -> list[Params]:
+        """The inner gradients that count as constants, of the first steps: all of them."""
+        return first_gradients(self.adaptation, meta, task, steps)
 
-    def _loss(self, meta: Meta, task: Task, gradients: list[Params]) -> tuple[Tensor, Measured]:
+    def _outputs(self, meta: Meta, task: Task, given: list[Params], steps: int) -> Tensor:
+        adaptation = self.adaptation
+        params, state = adaptation.init(meta)
+        for step in range(steps):
+            known = step < len(given)
+            found = given[step] if known else inner_gradient(adaptation, params, meta, task.support.step(step))
+            params, state = adaptation.update(params, state, found, meta, step)
+        return adaptation.predict(meta, params, task.query)
+
+    def _loss(self, meta: Meta, task: Task, given: list[Params], steps: int) -> tuple[Tensor, Measured]:
         """The query loss of the updates with these gradients given."""
         objective = self.adaptation.objective
-        outputs = self._outputs(meta, task, gradients)
+        outputs = self._outputs(meta, task, given, steps)
         loss = objective.loss(outputs, task.query.data)
         return loss, {"loss": loss, **objective.measure(outputs, task.query.data)}
 

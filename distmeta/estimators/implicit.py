@@ -67,7 +67,7 @@ class Implicit:
 
     def _solve(self, curved: Callable[[Vector], Vector], right: Vector) -> Vector:
         """``(H + lambda I)^-1 right``, nearly."""
-        steps, damping = self.options.solver_steps, self._proximal()
+        steps, damping = self.options.solver_steps, float(self.options.proximal)
         if self.options.solver == "cg":
             return conjugate_gradient(curved, right, steps, damping / 2)
         total = term = right
@@ -76,9 +76,6 @@ class Implicit:
             term = {name: value - product[name] / damping for name, value in term.items()}
             total = {name: value + term[name] for name, value in total.items()}
         return {name: value / damping for name, value in total.items()}
-
-    def _proximal(self) -> float:
-        return float(self.options.proximal)
 
     def _query_loss(self, params: Params, meta: Meta, query: Batch) -> tuple[Tensor, Measured]:
         objective = self.adaptation.objective

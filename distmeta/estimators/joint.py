@@ -42,8 +42,8 @@ class Joint:
     def _loss(self, meta: Meta, task: Task) -> tuple[Tensor, Measured]:
         batch, adaptation = task.support.step(0), self.adaptation
         if hasattr(adaptation, "joint_loss"):
-            loss, accuracy = adaptation.joint_loss(meta, batch)
-            return loss, {"loss": loss, **dict.fromkeys(adaptation.objective.metrics, accuracy)}
+            loss, measured = adaptation.joint_loss(meta, batch)
+            return loss, {"loss": loss, **measured}
         iterative = cast(Iterative, adaptation)
         params, _ = iterative.init(meta)
         loss, outputs = iterative.loss(params, meta, batch)

@@ -30,9 +30,10 @@ class ExactOptions(EstimatorOptions):
 
 
 class HybridOptions(ExactOptions):
-    """Beside the exact estimator's: meta-steps before ``first_order_steps`` are of first order."""
+    """Beside the exact estimator's: meta-steps before ``first_order_steps`` are of first order and the last loss."""
 
     needs_steps: ClassVar[bool] = True
+    in_phases: ClassVar[bool] = True
 
     first_order_steps: Annotated[int, Field(gt=0)]
 

@@ -18,6 +18,7 @@ WARP = "task_warp"
 """Attribute that holds what stands behind a warped layer."""
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
 
 
 def matches(name: str, patterns: str | Sequence[str]) -> bool:
@@ -32,12 +33,12 @@ def matches(name: str, patterns: str | Sequence[str]) -> bool:
 def chosen_layers(
     module: nn.Module, patterns: str | Sequence[str], types: tuple[type[nn.Module], ...], key: str
 ) -> list[str]:
-    """Paths of the submodules of these types whose names match.
+    """Paths of the submodules of exactly these types whose names match.
 
     Raises:
         ConfigError: there is none; ``key`` is the setting that names them.
     """
-    paths = [path for path, layer in module.named_modules() if path and isinstance(layer, types)]
+    paths = [path for path, layer in module.named_modules() if path and type(layer) in types]
     found = [path for path in paths if matches(path, patterns)]
     if not found:
         wanted = ", ".join(each.__name__ for each in types)
@@ -100,7 +101,9 @@ class Modulated(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, C, ...) to the layer's outputs, modulated."""
         outputs: Tensor = self.layer(inputs)
-        scale, shift = self.film(getattr(self, CONTEXT)).view(2, -1, *(1 for _ in outputs.shape[2:]))
+        # Channels come second, but those of a matrix last.
+        places = () if isinstance(self.layer, nn.Linear) else outputs.shape[2:]
+        scale, shift = self.film(getattr(self, CONTEXT)).view(2, -1, *(1 for _ in places))
         modulated: Tensor = outputs * (1 + scale) + shift
         return modulated
 
@@ -123,7 +126,7 @@ class Contextual(nn.Module):
 def modulate(module: nn.Module, patterns: str | Sequence[str], size: int) -> nn.Module:
     """Let one context of this size modulate all layers of these names."""
     context = nn.Parameter(torch.zeros(size))
-    types = (nn.Linear, *_CONVOLUTIONS, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+    types = (nn.Linear, *_CONVOLUTIONS, *_NORMS)
     for path in chosen_layers(module, patterns, types, "algorithm.film"):
         layer = module.get_submodule(path)
         exchange(module, path, Modulated(layer, _channels(layer), context))

@@ -204,8 +204,8 @@ def _check_names(spec: TaskSpec, kind: str) -> None:
     reserved = [] if isinstance(spec.inputs, TensorSpec) else [name for name in NO_INPUTS if name in spec.inputs]
     if reserved:
         raise ConfigError(
-            f"tasks.kind = {kind}: an input is called {reserved[0]}, but in a task's data y holds the targets, and "
-            "weight what the examples weigh; give the input another name"
+            f"tasks.kind = {kind}: an input is called {reserved[0]}, but in a task's data y holds the targets, weight "
+            "what the examples weigh, and class_id their classes; give the input another name"
         )
 
 
