@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from distmeta.config.schema import Config
     from distmeta.errors import DistmetaError
     from distmeta.loading import load_config
+    from distmeta.runs.adapting import adapt
     from distmeta.runs.evaluate import evaluate
     from distmeta.runs.inference import AdaptedModel, MetaLearner
     from distmeta.runs.learners import load
@@ -25,6 +26,7 @@ else:
             "DistmetaError": "errors:DistmetaError",
             "MetaLearner": "runs.inference:MetaLearner",
             "__version__": "version:__version__",
+            "adapt": "runs.adapting:adapt",
             "evaluate": "runs.evaluate:evaluate",
             "load": "runs.learners:load",
             "load_config": "loading:load_config",
@@ -39,6 +41,7 @@ __all__ = [
     "DistmetaError",
     "MetaLearner",
     "__version__",
+    "adapt",
     "evaluate",
     "load",
     "load_config",

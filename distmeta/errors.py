@@ -27,6 +27,22 @@ class DataError(DistmetaError):
     """Task data is missing, damaged or incomplete."""
 
 
+class WrongTask(ConfigError):
+    """One of several given tasks does not fit the learner.
+
+    Attributes:
+        number: of the task, from 0.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, number: int, problem: str) -> None:
+        super().__init__(f"task {number}: {problem}")
+        self.number, self.problem = number, problem
+
+    def __reduce__(self) -> tuple[type[WrongTask], tuple[int, str]]:
+        return type(self), (self.number, self.problem)
+
+
 class StorageError(DistmetaError):
     """A run directory or checkpoint cannot be written, read or trusted."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast, get_args
 
@@ -14,11 +15,14 @@ from torch import Tensor
 from distmeta.adaptations import Batch, Iterative, Support
 from distmeta.config.schema import Config, written_values
 from distmeta.core.layout import Meta
-from distmeta.core.records import Inputs
-from distmeta.errors import ConfigError
+from distmeta.core.plan import Running
+from distmeta.core.records import Data, Inputs
+from distmeta.errors import ConfigError, WrongTask
 from distmeta.loading import load_config
+from distmeta.programs.batches import TaskBatches
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.task_inputs import TaskInputs
+from distmeta.runs.grouping import by_shape
 from distmeta.runs.replicas import Replicas
 from distmeta.tasks import with_fitted
 
@@ -55,8 +59,7 @@ class AdaptedModel:
         Raises:
             ConfigError: inputs that do not fit the model, or unknown ``statistics``.
         """
-        if statistics not in get_args(Statistics):
-            raise ConfigError(f"statistics = {statistics!r}: expected one of {', '.join(get_args(Statistics))}")
+        check_statistics(statistics)
         with self._learner.computing() as parts:
             batch = Batch(self._learner.inputs(x, "x"))
             meta, adapted = self._learner.meta, self._adapted
@@ -65,6 +68,10 @@ class AdaptedModel:
             else:
                 outputs = parts.adaptation.predict(meta, adapted, batch)
             return self._learner.outputs(outputs)
+
+    def solution(self, statistics: Statistics) -> tuple[Any, Support | None]:
+        """What the task changed, and the support set whose statistics normalise inputs, if any does."""
+        return self._adapted, self._support if statistics == "support" else None
 
 
 class MetaLearner:
@@ -79,19 +86,30 @@ class MetaLearner:
         config: of the run.
         meta: trained parameters.
         device: where to adapt and predict.
+        running: how the run's plan computes several tasks: mapped together wherever the network allows it.
 
     Raises:
         ConfigError: there is no such device, or the network cannot be built.
     """
 
-    def __init__(self, config: Config, meta: Meta, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, config: Config, meta: Meta, device: str | torch.device = "cpu", running: Running = "mapped"
+    ) -> None:
         self.config = config
+        self.running: Running = running
         self._device = _device(device)
         self.parts = self._assembly(config)
         self.parts.network.to(self._device)
         self.meta = {name: value.to(self._device) for name, value in meta.items()}
         self._replicas = Replicas(self.parts)
         self._inputs = TaskInputs(config, self.parts, self._device)
+        self._batches: TaskBatches | None = None
+        self._one_batch = threading.Lock()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
 
     @staticmethod
     def _assembly(config: Config) -> Assembly:
@@ -120,9 +138,87 @@ class MetaLearner:
                 adapted = cast(Iterative, parts.adaptation).descend(self.meta, support, count)
             else:
                 adapted = parts.adaptation.adapt(self.meta, support, count)
-            given = {name: value for name, value in support.data.items() if name != "y"}
-            kept = support._replace(data=given) if parts.network.uses_batch_statistics else None
-            return AdaptedModel(self, kept, adapted)
+            return AdaptedModel(self, self._kept(support), adapted)
+
+    def adapt_batch(self, tasks: Iterable[tuple[Inputs, Tensor]], steps: int | None = None) -> list[AdaptedModel]:
+        """Adapt to many tasks at once: those of one shape together, several times faster than one by one.
+
+        What a task gets does not depend on the others, to the bit. :meth:`adapt`, which computes a single task without
+        padding, may round otherwise.
+
+        Args:
+            tasks: ``(x_support, y_support)`` of each, as :meth:`adapt` takes them; they may have several shapes.
+            steps: inner steps, as there.
+
+        Returns:
+            The tasks' models, in their order.
+
+        Raises:
+            WrongTask: what :meth:`adapt` refuses, with the number of the task, from 0.
+            ConfigError: a wrong number of steps.
+
+        Example::
+
+            models = learner.adapt_batch([(x1, y1), (x2, y2)])
+            outputs = learner.predict_batch(models, [query1, query2])
+        """
+        count, supports = self._steps(steps), []
+        for number, task in enumerate(tasks):
+            with _of_task(number):
+                if not isinstance(task, (tuple, list)) or len(task) != 2:
+                    raise ConfigError("expected (x_support, y_support)")
+                supports.append(self._inputs.support(*task))
+        found: list[AdaptedModel | None] = [None] * len(supports)
+        with self._batched() as batches:
+            for places in by_shape(supports):
+                for place, adapted in zip(
+                    places, batches.adapt([supports[place] for place in places], count), strict=True
+                ):
+                    found[place] = AdaptedModel(self, self._kept(supports[place]), adapted)
+        return cast("list[AdaptedModel]", found)
+
+    def predict_batch(
+        self, models: Sequence[AdaptedModel], inputs: Sequence[Inputs], statistics: Statistics = "support"
+    ) -> list[Tensor]:
+        """Predictions of many adapted models of this learner, those of one shape together.
+
+        Args:
+            models: of any of :meth:`adapt` and :meth:`adapt_batch`.
+            inputs: of each model, as :meth:`AdaptedModel.predict` takes them.
+            statistics: as there.
+
+        Raises:
+            WrongTask: inputs that do not fit the model, with the number of the task, from 0.
+            ConfigError: unknown ``statistics``, or another number of inputs than of models.
+        """
+        check_statistics(statistics)
+        if len(models) != len(inputs):
+            raise ConfigError(f"predict_batch got {len(models)} models and inputs of {len(inputs)}; give one for each")
+        trees: list[tuple[Any, Support | None, Data]] = []
+        for number, (model, given) in enumerate(zip(models, inputs, strict=True)):
+            with _of_task(number):
+                trees.append((*model.solution(statistics), self.inputs(given, "x")))
+        found: list[Tensor | None] = [None] * len(trees)
+        with self._batched() as batches:
+            for places in by_shape(trees):
+                adapted, supports, data = zip(*(trees[place] for place in places), strict=True)
+                for place, outputs in zip(places, batches.predict(adapted, supports, data), strict=True):
+                    found[place] = self.outputs(outputs)
+        return cast("list[Tensor]", found)
+
+    def _kept(self, support: Support) -> Support | None:
+        """What of a support set predictions need."""
+        if not self.parts.network.uses_batch_statistics:
+            return None
+        return support._replace(data={name: value for name, value in support.data.items() if name != "y"})
+
+    @contextmanager
+    def _batched(self) -> Iterator[TaskBatches]:
+        """Computes for many tasks, one caller after the other, with as many threads as a worker of the run."""
+        with self._one_batch, torch.inference_mode(False), torch.no_grad(), threads(self.config.run.threads):
+            if self._batches is None:
+                self._batches = TaskBatches(self.config, self.parts.replica(), self.meta, self._device, self.running)
+            yield self._batches
 
     def inputs(self, values: Any, name: str) -> dict[str, Tensor]:
         """Inputs as the tasks have them, in new tensors on the learner's device."""
@@ -165,6 +261,7 @@ class MetaLearner:
             "meta": _copies(self.meta),
             "constants": _copies(self.parts.network.constants()),
             "device": str(self._device),
+            "running": self.running,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -173,9 +270,35 @@ class MetaLearner:
             log.warning("the learner was pickled on %s, which is not here: it computes on the CPU", device)
             device = torch.device("cpu")
         config = with_fitted(load_config(state["config"]), state.get("fitted"))
-        self.__init__(config, state["meta"], device)  # type: ignore[misc]
+        self.__init__(config, state["meta"], device, state["running"])  # type: ignore[misc]
         for name, value in self.parts.network.constants().items():
             value.copy_(state["constants"][name])
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads within the block: their number decides how sums are rounded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_statistics(statistics: str) -> None:
+    """Refuse unknown ``statistics``."""
+    if statistics not in get_args(Statistics):
+        raise ConfigError(f"statistics = {statistics!r}: expected one of {', '.join(get_args(Statistics))}")
+
+
+@contextmanager
+def _of_task(number: int) -> Iterator[None]:
+    """Say whose mistake it is."""
+    try:
+        yield
+    except ConfigError as error:
+        raise WrongTask(number, str(error)) from None
 
 
 def _copies(tensors: Meta) -> dict[str, Tensor]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+from distmeta.config.schema import Config
+from distmeta.core.layout import Meta
+from distmeta.core.plan import Plan, Running
 from distmeta.runs.evaluate import load_snapshot
 from distmeta.runs.inference import MetaLearner
 from distmeta.runs.policies import PolicyLearner
@@ -45,8 +48,12 @@ def load(
     policy has a memory, a :class:`~distmeta.runs.recurrent_policies.RecurrentLearner`.
     """
     snapshot, config = load_snapshot(location, overrides, trust_code=trust_code)
-    if config.algorithm.adaptation == "recurrent":
-        return RecurrentLearner(config, snapshot.meta, device)
+    return learner_of(config, snapshot.meta, device, Plan.from_dict(snapshot.plan).running)
+
+
+def learner_of(config: Config, meta: Meta, device: str | torch.device, running: Running) -> MetaLearner:
+    """The learner of the kind that a configuration's tasks need."""
+    kind = MetaLearner
     if isinstance(config.tasks, EnvironmentOptions):
-        return PolicyLearner(config, snapshot.meta, device)
-    return MetaLearner(config, snapshot.meta, device)
+        kind = RecurrentLearner if config.algorithm.adaptation == "recurrent" else PolicyLearner
+    return kind(config, meta, device, running)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distmeta.adaptations.base import Batch, Iterative, inner_gradient
 from distmeta.config.schema import Config
+from distmeta.core.plan import Running
 from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError
 from distmeta.objectives.distributions import draw, likeliest, log_probability
@@ -63,8 +64,14 @@ class AdaptedPolicy:
 class PolicyLearner(MetaLearner):
     """A :class:`~distmeta.runs.inference.MetaLearner` of reinforcement-learning tasks."""
 
-    def __init__(self, config: Config, meta: Mapping[str, Tensor], device: str | torch.device = "cpu") -> None:
-        super().__init__(config, meta, device)
+    def __init__(
+        self,
+        config: Config,
+        meta: Mapping[str, Tensor],
+        device: str | torch.device = "cpu",
+        running: Running = "mapped",
+    ) -> None:
+        super().__init__(config, meta, device, running)
         self.continuous = self.parts.spec.actions == "continuous"
 
     @staticmethod
@@ -103,6 +110,10 @@ class PolicyLearner(MetaLearner):
                 found = inner_gradient(adaptation, params, self.meta, Batch(data, None, step))
                 params, state = adaptation.update(params, state, found, self.meta, step)
         return AdaptedPolicy(self, params)
+
+    def adapt_batch(self, *_: Any, **__: Any) -> Any:
+        """Refused: a policy adapts by what it does."""
+        raise ConfigError("a policy adapts by acting in its task; call adapt(collect) for each task")
 
     def observations(self, values: Any, name: str) -> Tensor:
         """Observations (O,) or (N, O) as the policy takes them.

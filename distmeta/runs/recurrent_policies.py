@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from distmeta.config.schema import Config
+from distmeta.core.plan import Running
 from distmeta.errors import ConfigError
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.recurrent_assembly import RecurrentAssembly
@@ -90,8 +91,14 @@ class RecurrentPolicy:
 class RecurrentLearner(PolicyLearner):
     """A :class:`~distmeta.runs.policies.PolicyLearner` whose policies adapt by their memory."""
 
-    def __init__(self, config: Config, meta: Mapping[str, Tensor], device: str | torch.device = "cpu") -> None:
-        super().__init__(config, meta, device)
+    def __init__(
+        self,
+        config: Config,
+        meta: Mapping[str, Tensor],
+        device: str | torch.device = "cpu",
+        running: Running = "mapped",
+    ) -> None:
+        super().__init__(config, meta, device, running)
         cast(RecurrentAssembly, self.parts).unrolled.to(self._device)
 
     @staticmethod

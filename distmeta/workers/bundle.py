@@ -111,8 +111,7 @@ def unpack(bundle: Bundle, values: Mapping[str, Any], read: Read) -> Config:
     Raises:
         DataError: a file did not arrive as it was sent, or cannot be written.
     """
-    if bundle.modules:
-        _unpack_modules(bundle.modules)
+    unpack_modules(bundle.modules)
     config = read_config(bundle, values)
     if not bundle.files:
         return config
@@ -146,8 +145,10 @@ def _fetch(name: str, content: Content, read: Read, path: Path) -> None:
             )
 
 
-def _unpack_modules(modules: Mapping[str, bytes]) -> None:
+def unpack_modules(modules: Mapping[str, bytes]) -> None:
     """Make these modules importable, before what this host may have of the same name."""
+    if not modules:
+        return
     digest = hashlib.sha256(b"".join(name.encode() + b"\0" + text for name, text in sorted(modules.items())))
     folder = cache_for(*modules, folder=f"modules/{digest.hexdigest()[:16]}")
     for name, text in modules.items():

@@ -1,0 +1,159 @@
+"""Adapts to many tasks that are given, and predicts for many: those of one shape together, mapped as in training."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from distmeta.adaptations.base import Batch, Support
+from distmeta.config.schema import Config
+from distmeta.core.layout import Meta
+from distmeta.core.plan import Layers, Plan, Running
+from distmeta.core.records import Data
+from distmeta.functional.kernels.build import unavailable
+from distmeta.programs.deciding import ACTIVATIONS, LONGEST_GRAPH
+from distmeta.programs.engine.assembly import Assembly
+from distmeta.programs.engine.compiling import specialise
+from distmeta.programs.engine.kept import origin
+from distmeta.programs.engine.mapping import run_tasks
+
+MOST = 64
+"""Tasks of a chunk at most."""
+
+RECORD_AFTER = 2
+"""Chunks of one shape after which their operations are recorded; fewer do not repay it."""
+
+SHAPES = 128
+"""Shapes whose recordings are kept; of more, those that were not used for longest are made again."""
+
+
+class TaskBatches:
+    """Computes a trained learner's adaptations and predictions for many tasks at a time.
+
+    Tasks of one shape go in chunks of a size that the shape alone decides; one that is not full is filled up with
+    copies of its last task. So what a task gets depends on itself alone, to the bit: not on how many others there are,
+    on their order, or on who computes them.
+
+    Not to be used by two threads at once.
+
+    Args:
+        config: of the run.
+        parts: nobody else's.
+        meta: trained parameters, on the device.
+        device: where to compute.
+        running: how the run's plan computes tasks.
+        limit: tasks of a chunk at most.
+    """
+
+    def __init__(
+        self, config: Config, parts: Assembly, meta: Meta, device: torch.device, running: Running, limit: int = MOST
+    ) -> None:
+        self._parts = parts
+        self._device = device
+        self._limit = limit
+        self.plan = Plan(running=running, layers=self._layers(running))
+        parts.follow(self.plan)
+        self._meta = parts.network.arrange(meta) if self.plan.layers != "general" else dict(meta)
+        # Recordings hold the module's constants, which a configuration decides only where they are newly built.
+        self._origin = None if parts.network.constants() else origin(config)
+        self._functions: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
+        self._seen: Counter[Hashable] = Counter()
+
+    def adapt(self, supports: Sequence[Support], steps: int | None) -> list[Any]:
+        """The solutions of tasks whose support sets have one shape, in their order."""
+        ways, adaptation = supports[0].ways, self._parts.adaptation
+
+        def one(meta: Meta, data: Data) -> Any:
+            return adaptation.adapt(meta, Support(data, ways), steps)
+
+        key = ("adapt", ways, steps)
+        recorded = (steps or 0) <= LONGEST_GRAPH
+        return self._chunked(key, one, [dict(support.data) for support in supports], _examples(supports[0]), recorded)
+
+    def predict(
+        self, adapted: Sequence[Any], supports: Sequence[Support | None], inputs: Sequence[Data]
+    ) -> list[Tensor]:
+        """Outputs (N, D) of adapted tasks for inputs of one shape.
+
+        Args:
+            adapted: solutions of one structure and shape.
+            supports: whose statistics normalise the inputs; ``None`` for the inputs' own. All or none.
+            inputs: (N, ...) of each task.
+        """
+        first, adaptation = supports[0], self._parts.adaptation
+        ways = None if first is None else first.ways
+
+        def one(meta: Meta, tree: Any) -> Tensor:
+            solution, given, data = tree
+            if first is None:
+                return adaptation.predict(meta, solution, Batch(data))
+            return adaptation.predict_inductive(meta, solution, Support(given, ways), Batch(data))
+
+        given = [{} if support is None else dict(support.data) for support in supports]
+        trees = list(zip(adapted, given, map(dict, inputs), strict=True))
+        count = len(next(iter(inputs[0].values()))) + (0 if first is None else _examples(first))
+        return self._chunked(("predict", ways, first is None), one, trees, count, recorded=True)
+
+    def _chunked(
+        self, key: tuple[Hashable, ...], one: Callable[..., Any], trees: Sequence[Any], examples: int, recorded: bool
+    ) -> list[Any]:
+        """``one(meta, tree)`` of every tree, in chunks."""
+        size, results = self._size(examples), []
+        for first in range(0, len(trees), size):
+            part = [*trees[first : first + size]]
+            count = len(part)
+            part += [part[-1]] * (size - count)
+            stacked = tree_map(lambda *leaves: torch.stack(leaves), *part)
+            found = self._call(key, one, stacked, size, recorded)
+            results += [tree_map(lambda leaf, t=t: leaf[t].clone(), found) for t in range(count)]
+        return results
+
+    def _call(self, key: tuple[Hashable, ...], one: Callable[..., Any], stacked: Any, size: int, record: bool) -> Any:
+        def chunk(meta: Meta, trees: Any) -> Any:
+            return run_tasks(one, meta, trees, size, running=self.plan.running)
+
+        whole = (*key, *((leaf.shape, leaf.dtype) for leaf in tree_leaves(stacked)))
+        self._seen[whole] += 1
+        with torch.no_grad():
+            if not record or self.plan.running != "mapped" or self._seen[whole] <= RECORD_AFTER:
+                return chunk(self._meta, stacked)
+            if whole not in self._functions:
+                source = None if self._origin is None else [self._origin, self.plan.settings(), size, key]
+                self._functions[whole] = specialise(chunk, (self._meta, stacked), "graph", source)
+                self._forget()
+            self._functions.move_to_end(whole)
+            return self._functions[whole](self._meta, stacked)
+
+    def _forget(self) -> None:
+        if len(self._functions) > SHAPES:
+            oldest, _ = self._functions.popitem(last=False)
+            del self._seen[oldest]
+        if len(self._seen) > 100 * SHAPES:  # of shapes that came once or twice
+            self._seen = Counter({each: self._seen[each] for each in self._functions})
+
+    def _size(self, examples: int) -> int:
+        """Tasks of a chunk: a power of two, pure in what a task has."""
+        if self.plan.running != "mapped":
+            return 1
+        if self._device.type == "cuda":
+            return self._limit
+        bytes_each = 4 * max(1, self._parts.network.activations) * examples
+        fitting = max(1, ACTIVATIONS[self.plan.layers] // bytes_each)
+        return min(self._limit, 1 << int(math.log2(fitting)))
+
+    def _layers(self, running: Running) -> Layers:
+        if not self._parts.network.has_task_layers or running != "mapped":
+            return "general"
+        if self._device.type == "cuda":
+            return "products"
+        return "general" if unavailable() else "native"
+
+
+def _examples(support: Support) -> int:
+    return len(next(iter(support.data.values())))

@@ -1,0 +1,132 @@
+"""Spreads calls of one function over workers of a Ray cluster; results come in the order of their arguments."""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from distmeta.config.schema import Config
+from distmeta.errors import ClusterError, DistmetaError
+from distmeta.workers.base import Check
+from distmeta.workers.bundle import pack, unpack_modules
+from distmeta.workers.ray.cluster import Cluster
+from distmeta.workers.ray.worker import view
+
+AHEAD = 3
+"""Calls that a worker has before it, one of them being computed."""
+
+RESTARTS = 5
+"""Times that a worker is started again where its process dies, and that a call is repeated."""
+
+POLL = 0.5
+"""Seconds between looks at whether to end."""
+
+
+@ray.remote
+class _Caller:
+    """Calls the function in a process of its own."""
+
+    def __init__(self, modules: Mapping[str, bytes], function: bytes) -> None:
+        unpack_modules(modules)
+        self._function: Callable[[Any], Any] = pickle.loads(function)
+
+    def call(self, argument: Any) -> Any:
+        """The function's result."""
+        return _sent(self._function(_received(argument)))
+
+
+def spread(
+    config: Config, function: Callable[[Any], Any], arguments: Iterable[Any], check: Check = lambda: None
+) -> Iterator[Any]:
+    """``function(argument)`` of every argument, computed by the workers that ``config.cluster`` asks for.
+
+    A worker whose process dies is started again, and its calls are repeated. Arguments are taken as workers get free.
+
+    Args:
+        config: of the run.
+        function: can be pickled.
+        arguments: trees of tensors and plain values.
+        check: raises when the work should end.
+
+    Raises:
+        ClusterError: no cluster at the address, too few resources, or workers that keep dying.
+        DistmetaError: whatever of this kind the function raises.
+    """
+    cluster = Cluster(config)
+    callers: list[Any] = []
+    try:
+        need = {"num_cpus": cluster.need["CPU"], "num_gpus": cluster.need["GPU"]}
+        given = (pack(config, elsewhere=not cluster.private).modules, pickle.dumps(function))
+        options = {**need, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+        hired: Any = _Caller  # Ray's decorator adds to the class
+        callers += [hired.options(**options).remote(*given) for _ in range(max(1, cluster.wanted))]
+        yield from _in_order(callers, iter(arguments), check)
+    finally:
+        for caller in callers:
+            ray.kill(caller)
+        cluster.close()
+
+
+def _in_order(callers: list[Any], arguments: Iterator[Any], check: Check) -> Iterator[Any]:
+    """Results as their turn comes; each worker has a few calls before it."""
+    waiting: deque[Any] = deque()
+    busy: dict[Any, int] = {}
+    load = dict.fromkeys(range(len(callers)), 0)
+    more = True
+    while more or waiting:
+        while more and len(waiting) < 2 * AHEAD * len(callers) and min(load.values()) < AHEAD:
+            caller = min(load, key=load.__getitem__)
+            try:
+                argument = next(arguments)
+            except StopIteration:
+                more = False
+                break
+            ref = callers[caller].call.remote(_sent(argument))
+            waiting.append(ref)
+            busy[ref] = caller
+            load[caller] += 1
+        if not waiting:
+            break
+        check()
+        done, _ = ray.wait([*busy] or [waiting[0]], num_returns=1, timeout=POLL, fetch_local=False)
+        for ref in done:
+            if ref in busy:
+                load[busy.pop(ref)] -= 1
+        while waiting and waiting[0] not in busy:
+            yield _result(waiting.popleft())
+
+
+def _result(ref: Any) -> Any:
+    try:
+        return _received(ray.get(ref))
+    except RayTaskError as error:
+        if isinstance(error.cause, DistmetaError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        raise ClusterError(
+            f"a worker's process died {RESTARTS + 1} times ({str(error).splitlines()[0]}); see whether its memory "
+            "suffices, or use fewer workers"
+        ) from None
+
+
+def _sent(tree: Any) -> Any:
+    """Tensors as arrays, which Ray sends and reads without a copy."""
+    return tree_map(lambda leaf: leaf.cpu().numpy() if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _received(tree: Any) -> Any:
+    return tree_map(lambda leaf: _tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return view(array) if array.size else torch.from_numpy(array.copy())
