@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from distmeta.loading import load_config
     from distmeta.runs.adapting import adapt
     from distmeta.runs.evaluate import evaluate
+    from distmeta.runs.export import export
     from distmeta.runs.inference import AdaptedModel, MetaLearner
     from distmeta.runs.learners import load
     from distmeta.runs.train import train
@@ -28,6 +29,7 @@ else:
             "__version__": "version:__version__",
             "adapt": "runs.adapting:adapt",
             "evaluate": "runs.evaluate:evaluate",
+            "export": "runs.export:export",
             "load": "runs.learners:load",
             "load_config": "loading:load_config",
             "train": "runs.train:train",
@@ -43,6 +45,7 @@ __all__ = [
     "__version__",
     "adapt",
     "evaluate",
+    "export",
     "load",
     "load_config",
     "train",

@@ -23,13 +23,13 @@ from distmeta.programs.engine.compiling import specialise
 from distmeta.programs.engine.kept import origin
 from distmeta.programs.engine.mapping import run_tasks
 
-MOST = 64
+LARGEST_CHUNK = 64
 """Tasks of a chunk at most."""
 
-RECORD_AFTER = 2
+REPEATS = 2
 """Chunks of one shape after which their operations are recorded; fewer do not repay it."""
 
-SHAPES = 128
+KEPT_SHAPES = 128
 """Shapes whose recordings are kept; of more, those that were not used for longest are made again."""
 
 
@@ -52,7 +52,13 @@ class TaskBatches:
     """
 
     def __init__(
-        self, config: Config, parts: Assembly, meta: Meta, device: torch.device, running: Running, limit: int = MOST
+        self,
+        config: Config,
+        parts: Assembly,
+        meta: Meta,
+        device: torch.device,
+        running: Running,
+        limit: int = LARGEST_CHUNK,
     ) -> None:
         self._parts = parts
         self._device = device
@@ -121,7 +127,7 @@ class TaskBatches:
         whole = (*key, *((leaf.shape, leaf.dtype) for leaf in tree_leaves(stacked)))
         self._seen[whole] += 1
         with torch.no_grad():
-            if not record or self.plan.running != "mapped" or self._seen[whole] <= RECORD_AFTER:
+            if not record or self.plan.running != "mapped" or self._seen[whole] <= REPEATS:
                 return chunk(self._meta, stacked)
             if whole not in self._functions:
                 source = None if self._origin is None else [self._origin, self.plan.settings(), size, key]
@@ -131,10 +137,10 @@ class TaskBatches:
             return self._functions[whole](self._meta, stacked)
 
     def _forget(self) -> None:
-        if len(self._functions) > SHAPES:
+        if len(self._functions) > KEPT_SHAPES:
             oldest, _ = self._functions.popitem(last=False)
             del self._seen[oldest]
-        if len(self._seen) > 100 * SHAPES:  # of shapes that came once or twice
+        if len(self._seen) > 100 * KEPT_SHAPES:  # of shapes that came once or twice
             self._seen = Counter({each: self._seen[each] for each in self._functions})
 
     def _size(self, examples: int) -> int:

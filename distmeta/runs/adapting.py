@@ -13,7 +13,7 @@ from distmeta.core.records import Inputs
 from distmeta.errors import ConfigError, WrongTask
 from distmeta.runs.inference import MetaLearner, Statistics, check_statistics
 
-WINDOW = 64
+TASKS_A_CALL = 64
 """Tasks that are computed in one call."""
 
 GivenTask = tuple[Inputs, Tensor, Inputs]
@@ -31,7 +31,7 @@ def adapt(
 ) -> Iterator[Tensor]:
     """Predictions for the query inputs of tasks, each after adaptation to the task's support set.
 
-    Tasks are read as they are needed, :data:`WINDOW` at a time, so there may be more of them than memory holds. What a
+    Tasks are read as they are needed, :data:`TASKS_A_CALL` at a time, so there may be more of them than memory holds. What a
     task gets does not depend, to the bit, on the other tasks, on their order, or on the number of workers.
 
     Args:
@@ -79,7 +79,7 @@ def _on_workers(learner: MetaLearner, workers: int) -> Config:
 def _windows(tasks: Iterable[GivenTask], check: Callable[[], None]) -> Iterator[tuple[int, list[GivenTask]]]:
     """Tasks with the number of the first of each window."""
     given, first = iter(tasks), 0
-    while window := list(islice(given, WINDOW)):
+    while window := list(islice(given, TASKS_A_CALL)):
         check()
         yield first, window
         first += len(window)

@@ -97,7 +97,7 @@ def save(run: Storage, snapshot: Snapshot) -> str:
     Raises:
         StorageError: it cannot be written; what was there before is as it was.
     """
-    shared = {name for name in snapshot.meta if _in_module(name, snapshot)}
+    shared = in_module(snapshot)
     groups = {name: tensor for name, tensor in snapshot.meta.items() if not name.startswith(MODEL)}
     state = {
         "step": snapshot.step,
@@ -114,12 +114,12 @@ def save(run: Storage, snapshot: Snapshot) -> str:
     torch.save(_detached(state), buffer)
     beside = frozen.apart(snapshot.module_state, snapshot.frozen)
     own = {name: tensor for name, tensor in snapshot.module_state.items() if name not in beside}
-    files = {PARAMS: _safetensors(own), STATE: buffer.getvalue()}
+    files = {PARAMS: safetensors_of(own), STATE: buffer.getvalue()}
     if groups:
-        files[META] = _safetensors(groups)
+        files[META] = safetensors_of(groups)
     if snapshot.fitted is not None:
         files[FITTED] = fitted_json(snapshot.fitted)
-    entry = frozen.write_once(checkpoints_of(run), _safetensors(beside)) if beside else None
+    entry = frozen.write_once(checkpoints_of(run), safetensors_of(beside)) if beside else None
     manifest = json.dumps(sealed({**_manifest(snapshot, files), "frozen": entry}), indent=2).encode()
     checkpoints_of(run).publish(name_of(snapshot.step), {**files, MANIFEST: manifest})
     return checkpoint_at(run, snapshot.step).location
@@ -288,8 +288,12 @@ def _read_files(checkpoint: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
     return manifest, files
 
 
+def in_module(snapshot: Snapshot) -> set[str]:
+    """Meta-parameters that the module's state holds too, bit for bit, so that once is enough."""
+    return {name for name in snapshot.meta if _in_module(name, snapshot)}
+
+
 def _in_module(name: str, snapshot: Snapshot) -> bool:
-    """Whether the module's state holds exactly this meta-parameter, bit for bit, so that once is enough."""
     if not name.startswith(MODEL):
         return False
     mine, its = snapshot.meta[name], snapshot.module_state.get(name.removeprefix(MODEL))
@@ -302,7 +306,12 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
-def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+def safetensors_of(tensors: Mapping[str, Tensor]) -> bytes:
+    """The content of a safetensors file.
+
+    Raises:
+        StorageError: a tensor is of a type that such files do not hold.
+    """
     import safetensors.torch
 
     try:

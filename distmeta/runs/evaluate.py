@@ -28,11 +28,13 @@ from distmeta.origins import of_run
 from distmeta.outer.learner import check_layout
 from distmeta.programs import blueprint
 from distmeta.programs.deciding import RunPlan
-from distmeta.runs import checkpoint
+from distmeta.runs import artefact, checkpoint
 from distmeta.runs.identity import differing
 from distmeta.runs.metrics import have, mean_ci
+from distmeta.storage.files import Storage
 from distmeta.tasks import TASKS, prepare_family, with_fitted
 from distmeta.workers import Check, Transport, start_transport
+from distmeta.workers.bundle import unpack_modules
 
 log = logging.getLogger(__name__)
 
@@ -189,14 +191,22 @@ def _part(progress: Progress, place: int, parts: int) -> Progress:
 def load_snapshot(
     location: str | Path, overrides: Iterable[str] = (), *, trust_code: bool = False, with_data: bool = False
 ) -> tuple[checkpoint.Snapshot, Config]:
-    """A run's best checkpoint, or one checkpoint, and its configuration with changes that leave the layout alone.
+    """A run's best checkpoint, one checkpoint or an artefact, and its configuration with changes that keep the layout.
+
+    An artefact's modules are imported from the artefact itself, and only where code is trusted.
 
     With data, which will be read, hosts of it that the run names are refused. Raises what :func:`evaluate` does, before
     code that the checkpoint names can run.
     """
-    snapshot, damaged = checkpoint.resolve(location)
-    for message in damaged:
-        log.warning("%s", message)
+    location = artefact.fetched(location)
+    folder, modules = Storage.at(location), dict[str, bytes]()
+    exported = artefact.is_artefact(folder)
+    if exported:
+        snapshot, modules = artefact.read(folder)
+    else:
+        snapshot, damaged = checkpoint.resolve(location)
+        for message in damaged:
+            log.warning("%s", message)
     overrides = list(overrides)
     values = read_mapping(snapshot.config)
     for override in overrides:
@@ -205,9 +215,12 @@ def load_snapshot(
         trust.check_hosts({"tasks": values.get("tasks")}, named_keys(overrides), mask(str(location)))
     origin = of_run(location, snapshot.identity)
     with trust.check(values, named_kinds(overrides), origin, trust_code).guard():
+        if trust_code:
+            unpack_modules(modules)
         config = with_fitted(load_config(values), snapshot.fitted)
         _check_layout(config, snapshot.meta)
-        for change in differing(config, snapshot.identity, ["frozen"]):
+        # A learner takes an artefact's own; a meta-test, whose workers build the network, does not.
+        for change in differing(config, snapshot.identity, ["frozen"] if with_data or not exported else []):
             log.warning("since the run was computed: %s", change)
     return snapshot, config if trust_code else _without_address(config, named_keys(overrides))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast, get_args
 
@@ -130,7 +130,7 @@ class MetaLearner:
         Raises:
             ConfigError: shapes, types, values or labels that do not fit the model, or a wrong number of steps.
         """
-        count = self._steps(steps)
+        count = self.steps_of(steps)
         with self.computing() as parts:
             support = self._inputs.support(x_support, y_support)
             if parts.adaptation.iterative:
@@ -162,7 +162,7 @@ class MetaLearner:
             models = learner.adapt_batch([(x1, y1), (x2, y2)])
             outputs = learner.predict_batch(models, [query1, query2])
         """
-        count, supports = self._steps(steps), []
+        count, supports = self.steps_of(steps), []
         for number, task in enumerate(tasks):
             with _of_task(number):
                 if not isinstance(task, (tuple, list)) or len(task) != 2:
@@ -220,6 +220,10 @@ class MetaLearner:
                 self._batches = TaskBatches(self.config, self.parts.replica(), self.meta, self._device, self.running)
             yield self._batches
 
+    def support_of(self, x: Any, y: Any) -> Support:
+        """A support set as the adaptation takes it; raises as :meth:`adapt`."""
+        return self._inputs.support(x, y)
+
     def inputs(self, values: Any, name: str) -> dict[str, Tensor]:
         """Inputs as the tasks have them, in new tensors on the learner's device."""
         return self._inputs.inputs(values, name)
@@ -235,7 +239,12 @@ class MetaLearner:
         with self._replicas.borrow() as parts, torch.inference_mode(False), torch.no_grad():
             yield parts
 
-    def _steps(self, steps: int | None) -> int | None:
+    def steps_of(self, steps: int | None) -> int | None:
+        """How many inner steps ``steps`` means; ``None`` where there are none to take.
+
+        Raises:
+            ConfigError: it is no number of steps, or the adaptation takes none.
+        """
         if steps is None:
             return self.config.evaluation.inner_steps
         if not self.parts.adaptation.iterative:
@@ -252,6 +261,23 @@ class MetaLearner:
         if count < 0:
             raise ConfigError(f"steps = {steps!r}: expected a whole number of inner steps, 0 or more")
         return count
+
+    def restore(self, constants: Mapping[str, Tensor]) -> None:
+        """Take the values of frozen weights and buffers, by their names in the network; others stay as built.
+
+        Raises:
+            ConfigError: one has another shape or type here.
+        """
+        for name, value in self.parts.network.constants().items():
+            given = constants.get(name)
+            if given is None:
+                continue
+            if given.shape != value.shape or given.dtype != value.dtype:
+                raise ConfigError(
+                    f"the network's {name} is {value.dtype} of the shape {tuple(value.shape)}, and {given.dtype} of "
+                    f"{tuple(given.shape)} in what was saved; its code has changed since"
+                )
+            value.copy_(given)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies: a view would take everything that it is a view of with it.
@@ -271,8 +297,7 @@ class MetaLearner:
             device = torch.device("cpu")
         config = with_fitted(load_config(state["config"]), state.get("fitted"))
         self.__init__(config, state["meta"], device, state["running"])  # type: ignore[misc]
-        for name, value in self.parts.network.constants().items():
-            value.copy_(state["constants"][name])
+        self.restore(state["constants"])
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class PolicyLearner(MetaLearner):
             policy = distmeta.load("runs/navigation_maml_trpo").adapt(collect)
             action = policy.act(observation)
         """
-        count = self._steps(steps)
+        count = self.steps_of(steps)
         assert count is not None
         with self.computing() as parts:
             adaptation = cast(Iterative, parts.adaptation)

@@ -188,8 +188,9 @@ class Storage:
 
         Args:
             name: the folder; it must not begin with ``.partial-``.
-            files: content of each file, or the local file to copy it from. Where the file system is not local
-                the folder is whole once ``manifest.json`` is there, so one of the files should be that.
+            files: content of each file, or the local file to copy it from; names may lead into folders. Where
+                the file system is not local a checkpoint's folder is whole once its ``manifest.json`` is there, which
+                comes last; other folders are written in the order of their files.
         """
         with explained("write", self.child(name).location):
             if self.local is None:
@@ -200,6 +201,7 @@ class Storage:
             with temporary(self.local) as folder:
                 folder.mkdir()
                 for file, content in files.items():
+                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
                     write_durably(folder / file, content)
                 sync_folder(folder)
                 with self._guard():

@@ -27,3 +27,6 @@ def frozen_weights_apart(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 MANIFEST_MIGRATIONS: dict[int, Migration] = {1: three_ways_of_running, 2: frozen_weights_apart}
 """By the version that each takes."""
+
+ARTEFACT_MIGRATIONS: dict[int, Migration] = {}
+"""The same of ``artefact.json``."""

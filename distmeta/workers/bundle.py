@@ -72,10 +72,16 @@ def pack(config: Config, elsewhere: bool = True) -> Bundle:
     if not elsewhere:
         return Bundle(code=code, fitted=config.tasks.fitted)
     files = TASKS[config.tasks.kind].holdings(config.tasks)
+    contents = {name: _content(path) for name, path in files.items()}
+    return Bundle(contents, modules_of(config), code, config.tasks.fitted)
+
+
+def modules_of(config: Config) -> dict[str, bytes]:
+    """Sources of the user's modules that a configuration names, by their path below a folder of ``sys.path``."""
     modules: dict[str, bytes] = {}
     for key, kind in kinds(config.model_dump(mode="json")).items():
         modules |= sources(kind, key)
-    return Bundle({name: _content(path) for name, path in files.items()}, modules, code, config.tasks.fitted)
+    return modules
 
 
 def values_of(config: Config) -> dict[str, Any]:

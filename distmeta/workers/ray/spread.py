@@ -17,17 +17,17 @@ from torch.utils._pytree import tree_map
 from distmeta.config.schema import Config
 from distmeta.errors import ClusterError, DistmetaError
 from distmeta.workers.base import Check
-from distmeta.workers.bundle import pack, unpack_modules
+from distmeta.workers.bundle import modules_of, unpack_modules
 from distmeta.workers.ray.cluster import Cluster
 from distmeta.workers.ray.worker import view
 
-AHEAD = 3
+CALLS_EACH = 3
 """Calls that a worker has before it, one of them being computed."""
 
-RESTARTS = 5
+REPLACEMENTS = 5
 """Times that a worker is started again where its process dies, and that a call is repeated."""
 
-POLL = 0.5
+WAIT = 0.5
 """Seconds between looks at whether to end."""
 
 
@@ -65,8 +65,8 @@ def spread(
     callers: list[Any] = []
     try:
         need = {"num_cpus": cluster.need["CPU"], "num_gpus": cluster.need["GPU"]}
-        given = (pack(config, elsewhere=not cluster.private).modules, pickle.dumps(function))
-        options = {**need, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+        given = (modules_of(config), pickle.dumps(function))
+        options = {**need, "max_restarts": REPLACEMENTS, "max_task_retries": REPLACEMENTS}
         hired: Any = _Caller  # Ray's decorator adds to the class
         callers += [hired.options(**options).remote(*given) for _ in range(max(1, cluster.wanted))]
         yield from _in_order(callers, iter(arguments), check)
@@ -83,7 +83,7 @@ def _in_order(callers: list[Any], arguments: Iterator[Any], check: Check) -> Ite
     load = dict.fromkeys(range(len(callers)), 0)
     more = True
     while more or waiting:
-        while more and len(waiting) < 2 * AHEAD * len(callers) and min(load.values()) < AHEAD:
+        while more and len(waiting) < 2 * CALLS_EACH * len(callers) and min(load.values()) < CALLS_EACH:
             caller = min(load, key=load.__getitem__)
             try:
                 argument = next(arguments)
@@ -97,7 +97,7 @@ def _in_order(callers: list[Any], arguments: Iterator[Any], check: Check) -> Ite
         if not waiting:
             break
         check()
-        done, _ = ray.wait([*busy] or [waiting[0]], num_returns=1, timeout=POLL, fetch_local=False)
+        done, _ = ray.wait([*busy] or [waiting[0]], num_returns=1, timeout=WAIT, fetch_local=False)
         for ref in done:
             if ref in busy:
                 load[busy.pop(ref)] -= 1
@@ -114,7 +114,7 @@ def _result(ref: Any) -> Any:
         raise
     except RayActorError as error:
         raise ClusterError(
-            f"a worker's process died {RESTARTS + 1} times ({str(error).splitlines()[0]}); see whether its memory "
+            f"a worker's process died {REPLACEMENTS + 1} times ({str(error).splitlines()[0]}); see whether its memory "
             "suffices, or use fewer workers"
         ) from None
 
