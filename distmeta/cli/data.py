@@ -33,9 +33,9 @@ def build(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Settings of the store, as under tasks: size, channels, splits."),
     ] = None,
-) -> None:
+) -> dict[str, Any]:
     """Build an episode store from a data set's images."""
-    _, err = consoles()
+    terminal, err = consoles()
     with errors(), messages(err), Display(err, 0, 1) as display:
         check_local(out, "folder of --out")
         if family == "omniglot":
@@ -49,14 +49,15 @@ def build(
 
             options = _options(family, source, settings or ())
             path = TASKS[family].build(options, out, display.built)  # type: ignore[attr-defined]
-    print(path)
+    terminal.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    return {"store": str(path)}
 
 
 def check(
     data: Annotated[str, typer.Argument(metavar="STORE_OR_CONFIG", help="A built store (.arrow) or a configuration.")],
     overrides: Overrides = None,
     trust_code: TrustCode = False,
-) -> None:
+) -> dict[str, Any]:
     """Read all of a store or of a configuration's data, compare it with its hash, and count it."""
     out, err = consoles()
     with errors(), messages(err), Display(err, 0, 1):
@@ -69,23 +70,25 @@ def check(
             found = groups if any(groups.values()) else {"all": list(range(len(store.classes)))}
             out.print(_counts(store, found))
             out.print(f"whole, as written: {store.content_hash}", markup=False, highlight=False, soft_wrap=True)
-            return
+            return {"contents": {"store": store.content_hash}, "splits": _table(store, found)}
         config = load_config(data, overrides or (), trust_code=trust_code)
         from distmeta.data.verified import SMALL
         from distmeta.tasks import TASKS, prepare_family
 
         prepare_family(config)
         family = TASKS[config.tasks.kind]
-        contents = dict(family.contents(config.tasks))
+        contents, splits = dict(family.contents(config.tasks)), dict[str, Any]()
         if hasattr(family, "classes"):
             store, classes = family.classes(config.tasks)
             if store.nbytes > SMALL:  # of small ones contents are verified
                 store.verify()
             out.print(_counts(store, classes))
+            splits = _table(store, classes)
         for name, digest in contents.items():
             out.print(f"{name}: {digest}", markup=False, highlight=False, soft_wrap=True)
         if not contents:
             out.print(f"tasks of kind {config.tasks.kind} are computed: there is no data to check", highlight=False)
+    return {"contents": contents, "splits": splits}
 
 
 def show(
@@ -95,7 +98,7 @@ def show(
     tasks: Annotated[int, typer.Option(help="How many tasks.")] = 2,
     out: Annotated[Path | None, typer.Option(help="Write a picture (.png) of image tasks there.")] = None,
     trust_code: TrustCode = False,
-) -> None:
+) -> dict[str, Any]:
     """Show a few tasks, support and query, as the learner sees them."""
     terminal, err = consoles()
     with errors(), messages(err):
@@ -121,9 +124,10 @@ def show(
         if out is not None:
             picture(family, split, range(tasks), out)
             terminal.print(str(out), markup=False, highlight=False, soft_wrap=True)
-            return
+            return {"picture": str(out)}
         for view in views(loaded.tasks.kind, family, split, range(tasks), terminal):
             terminal.print(view)
+    return {"kind": loaded.tasks.kind, "split": split, "tasks": list(range(tasks))}
 
 
 def _options(family: str, source: str, settings: Sequence[str]) -> StoredImageOptions:
@@ -149,6 +153,12 @@ def _options(family: str, source: str, settings: Sequence[str]) -> StoredImageOp
     except ValueError as error:
         problems = [str(error)]
     raise ConfigError("the store cannot be built so:" + listed(problems))
+
+
+def _table(store: EpisodeStore, classes: Any) -> dict[str, Any]:
+    """The same as plain values."""
+    counts = {split: store.counts[list(indices)] for split, indices in classes.items()}
+    return {split: {"classes": len(each), "images": int(each.sum())} for split, each in counts.items()}
 
 
 def _counts(store: EpisodeStore, classes: Any) -> Table:

@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from distmeta.cli.style import STYLE
 from distmeta.core.secrets import mask
 from distmeta.objectives.metrics import FRACTION, SQUARED, TARGET, described
 
@@ -162,6 +163,13 @@ class Display:
         elif done * 10 // total > (done - 1) * 10 // total and (things == "partitions" or done == total):
             self._print(f"{done:,} of {total:,} {things}")
 
+    def adapted(self, done: int, total: int) -> None:
+        """Show the advance of adapting to given tasks."""
+        if self._bar:
+            self._advance("adapting", done, total, "tasks")
+        elif done * 10 // total > (done - 1) * 10 // total:
+            self._print(f"{done:,} of {total:,} tasks")
+
     def measured(self, done: int, total: int) -> None:
         """Show the advance of a series of measurements."""
         if self._bar:
@@ -218,6 +226,18 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size_of(count: int) -> str:
+    """Bytes as people read them.
+
+    >>> size_of(512), size_of(1_500_000)
+    ('512 B', '1.5 MB')
+    """
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count} B"
 
 
 UNTOLD = ("", TARGET, SQUARED)
@@ -350,5 +370,6 @@ def result_lines(result: Mapping[str, Any], location: str) -> list[str]:
 
 
 def consoles() -> tuple[Console, Console]:
-    """Standard output for results, standard error for progress and messages."""
-    return Console(file=sys.stdout), Console(file=sys.stderr)
+    """Standard output for results, standard error for progress and messages, as the command's style has them."""
+    style = STYLE.get()
+    return Console(file=sys.stdout, quiet=style.json), Console(file=sys.stderr, quiet=style.quiet)

@@ -6,7 +6,7 @@ import sys
 import time
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, errors
 from distmeta.cli.display import consoles
+from distmeta.cli.style import STYLE, styled
 from distmeta.core.secrets import mask
 
 if TYPE_CHECKING:  # it brings Ray
@@ -41,6 +42,7 @@ class Command(str, Enum):
 
 
 @app.command()
+@styled
 def submit(
     source: Annotated[
         str,
@@ -66,7 +68,7 @@ def submit(
     ] = None,
     trust_code: TrustCode = False,
     accept_changes: AcceptChanges = False,
-) -> None:
+) -> dict[str, Any]:
     """Send a run to a Ray cluster as a job, with this package, the configuration and your own modules."""
     from distmeta.jobs.packing import Submission, prepare
 
@@ -83,13 +85,15 @@ def submit(
             _say(f"run directory, on the cluster: {job.run_dir}")
         if follow:
             cluster.follow(job.name, _write)
-            return
+            return {"job": job.name, "address": cluster.address, "run": job.run_dir}
         _say(f"{cluster.hint('logs', job.name)} follows it, {cluster.hint('stop', job.name)} ends it")
-    print(job.name)
+    _result(job.name)
+    return {"job": job.name, "address": cluster.address, "run": job.run_dir}
 
 
 @app.command()
-def jobs(address: Address = None) -> None:
+@styled
+def jobs(address: Address = None) -> list[dict[str, Any]]:
     """List the jobs of a cluster."""
     out, _ = consoles()
     table = Table(box=SIMPLE_HEAD)
@@ -97,17 +101,20 @@ def jobs(address: Address = None) -> None:
     for column in ("status", "started", "took"):
         table.add_column(column, no_wrap=True)
     with errors():
-        for job in _cluster(address).jobs():
+        found = _cluster(address).jobs()
+        for job in found:
             table.add_row(Text(_story(job)), str(job.status), _started(job), _took(job))
     out.print(table)
+    return [_plain(job) for job in found]
 
 
 @app.command()
+@styled
 def logs(
     name: Name,
     address: Address = None,
     follow: Annotated[bool, typer.Option(help="Go on until the job ends, and exit with its code.")] = True,
-) -> None:
+) -> dict[str, Any]:
     """Show a job's log from its beginning."""
     with errors():
         cluster = _cluster(address)
@@ -115,19 +122,22 @@ def logs(
             cluster.follow(name, _write)
         else:
             _write(cluster.log(name))
+        return _plain(cluster.find(name))
 
 
 @app.command()
-def stop(name: Name, address: Address = None) -> None:
+@styled
+def stop(name: Name, address: Address = None) -> dict[str, Any]:
     """Let a job checkpoint and end; waits until it has."""
     with errors():
         cluster = _cluster(address)
         if (job := cluster.find(name)).status.is_terminal():
             _say(f"job {name} has ended already: {job.status}")
-            return
+            return _plain(job)
         _say(f"stopping job {name}")
         job = cluster.stop(name)
     _say(f"job {name} has ended: {job.status}")
+    return _plain(job)
 
 
 def _cluster(address: str | None) -> JobCluster:
@@ -137,11 +147,32 @@ def _cluster(address: str | None) -> JobCluster:
 
 
 def _say(line: str) -> None:
-    print(mask(line), file=sys.stderr, flush=True)
+    if not STYLE.get().quiet:
+        print(mask(line), file=sys.stderr, flush=True)
+
+
+def _result(line: str) -> None:
+    if not STYLE.get().json:
+        print(line)
 
 
 def _write(text: str) -> None:
-    print(text, end="", flush=True)
+    """A job's log is its output; beside a result in JSON it is a message."""
+    style = STYLE.get()
+    if not (style.json and style.quiet):
+        print(text, end="", file=sys.stderr if style.json else sys.stdout, flush=True)
+
+
+def _plain(job: JobDetails) -> dict[str, Any]:
+    """A job as plain values."""
+    return {
+        "job": job.submission_id,
+        "status": str(job.status),
+        "command": mask(job.entrypoint),
+        "message": mask(job.message or ""),
+        "started": job.start_time,
+        "ended": job.end_time,
+    }
 
 
 def _started(job: JobDetails) -> str:

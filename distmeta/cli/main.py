@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 import distmeta
-from distmeta.cli import data
+from distmeta.cli import data, learners
 from distmeta.cli import jobs as cli_jobs
 from distmeta.cli import tune as cli_tune
 from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, output
 from distmeta.cli.common import errors as _errors
 from distmeta.cli.display import Display, consoles, messages, meta_test_table, plan_table, result_lines, shots_table
 from distmeta.cli.partition import partition
+from distmeta.cli.style import styled
 from distmeta.cli.watch import watch
 from distmeta.config.schema import dump_config
 from distmeta.config.sections import Section
@@ -38,15 +39,8 @@ app = typer.Typer(
     help="Meta-train any PyTorch module over a distribution of tasks, on one machine or on a Ray cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 data_app = typer.Typer(help="Prepare task data, check it and look at it.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-for command in (data.build, data.check, data.show, partition):
-    data_app.command()(command)
-app.command()(watch)
-app.add_typer(cli_jobs.app)
-app.add_typer(cli_tune.app)
 
 
 class Listing(str, Enum):
@@ -73,6 +67,7 @@ def _main(
 
 
 @app.command()
+@styled
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration file.")],
     overrides: Overrides = None,
@@ -80,7 +75,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that lies in the run directory.")] = False,
     trust_code: TrustCode = False,
     accept_changes: AcceptChanges = False,
-) -> None:
+) -> dict[str, Any]:
     """Meta-train, checkpoint, and meta-test at the end."""
     out, err = consoles()
     with _errors(), messages(err), interruptible() as check:
@@ -96,6 +91,7 @@ def train(
         _show(out, result["meta_test"])
         for line in result_lines(result, location):
             out.print(line, markup=False, highlight=False, soft_wrap=True)
+    return {**result, "run": mask(location)}
 
 
 def _drain(steps: Any, display: Display) -> dict[str, Any]:
@@ -113,6 +109,7 @@ def _show(out: Console, measured: dict[str, Any]) -> None:
 
 
 @app.command()
+@styled
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run directory or one checkpoint.")],
     overrides: Overrides = None,
@@ -120,24 +117,20 @@ def evaluate(
         list[int] | None,
         typer.Option("--shots", min=1, help="Test with so many support examples; give it several times for a table."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the meta_test object of result.json.")] = False,
     trust_code: TrustCode = False,
-) -> None:
+) -> dict[str, Any]:
     """Meta-test a run's best-validation checkpoint (else its last), or one checkpoint."""
     out, err = consoles()
     with _errors(), messages(err), interruptible() as check, Display(err, 0, 1) as display:
         measured = distmeta.evaluate(
             run, overrides or (), trust_code=trust_code, check=check, progress=display.test, shots=shots or ()
         )
-    if as_json:
-        from distmeta.runs.directory import to_json
-
-        print(to_json(measured, indent=2))
-    else:
-        _show(out, measured)
+    _show(out, measured)
+    return measured
 
 
 @app.command()
+@styled
 def plan(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration file.")],
     overrides: Overrides = None,
@@ -145,9 +138,8 @@ def plan(
         Path | None, typer.Option(help="Write a configuration with the fastest plan's values; may be CONFIG itself.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time to measure each plan for.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
     trust_code: TrustCode = False,
-) -> None:
+) -> list[dict[str, Any]]:
     """Measure the ways to compute this configuration's meta-gradients here; check that they agree."""
     out, err = consoles()
     with _errors(), messages(err), Display(err, 0, 1) as display:
@@ -169,28 +161,28 @@ def plan(
             if write.exists() and write.samefile(config) and read_text(config, "configuration") != text:
                 raise ConfigError(f"{config} was changed while plans were measured; nothing is written, run this again")
             write_engine(write, dump_config(loaded) if overrides else text, best.plan)
-    if as_json:
-        from distmeta.runs.directory import to_json
-
-        print(to_json([asdict(each) for each in measured], indent=2))
-        return
     out.print(plan_table(measured, best, loaded))
     chosen = ", ".join(f"{key}: {value}" for key, value in best.plan.settings().items())
     out.print(f"engine: {{{chosen}}}", markup=False, highlight=False, soft_wrap=True)
     if write:
         out.print(f"written to {write}", markup=False, highlight=False, soft_wrap=True)
+    return [asdict(each) for each in measured]
 
 
 @app.command("list")
-def list_entries(what: Annotated[Listing, typer.Argument(help="What to list.")]) -> None:
+@styled
+def list_entries(what: Annotated[Listing, typer.Argument(help="What to list.")]) -> list[dict[str, str]]:
     """List the entries of a registry, with their settings."""
     out, _ = consoles()
     table = Table(title=what.value)
-    for column in {"algorithms": ("name", "adaptation", "estimator", "paper")}.get(what.value, ("kind", "settings")):
+    columns = {"algorithms": ("name", "adaptation", "estimator", "paper")}.get(what.value, ("kind", "settings"))
+    for column in columns:
         table.add_column(column)
-    for row in _entries(what):
+    rows = list(_entries(what))
+    for row in rows:
         table.add_row(*row)
     out.print(table)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _entries(what: Listing) -> Iterator[tuple[str, ...]]:
@@ -216,6 +208,17 @@ def _setting(key: str, info: FieldInfo) -> str:
         return f"{key} (required)"
     default = info.get_default(call_default_factory=True)
     return f"{key}={default.model_dump(exclude_defaults=True) if isinstance(default, Section) else default}"
+
+
+_IN_DATA: tuple[Callable[..., Any], ...] = (data.build, data.check, data.show, partition)
+_OTHERS: tuple[Callable[..., Any], ...] = (learners.adapt, learners.export, watch)
+for command in _IN_DATA:
+    data_app.command()(styled(command))
+for command in _OTHERS:
+    app.command()(styled(command))
+app.add_typer(cli_tune.app)
+app.add_typer(data_app, name="data")
+app.add_typer(cli_jobs.app)
 
 
 def main() -> None:

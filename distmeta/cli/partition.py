@@ -31,9 +31,9 @@ def partition(
     out: Annotated[str | None, typer.Option(help="File to write (default: tasks.partition of CONFIG).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Fixes scales and first centres.")] = 0,
     trust_code: TrustCode = False,
-) -> None:
+) -> dict[str, str]:
     """Cluster training images, of whose classes nothing is used, for tasks of method cactus."""
-    _, err = consoles()
+    terminal, err = consoles()
     with errors(), messages(err), Display(err, 0, 1) as display:
         loaded = load_config(config, overrides or (), trust_code=trust_code)
         target = out or getattr(loaded.tasks, "partition", None)
@@ -52,4 +52,5 @@ def partition(
             trust_code=trust_code,
             progress=display.partitioned,
         )
-    print(path)
+    terminal.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    return {"partition": str(path)}

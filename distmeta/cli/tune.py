@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, errors
 from distmeta.cli.display import consoles, messages, meta_test_table
+from distmeta.cli.style import styled
 from distmeta.runs.interrupts import interruptible
 
 app = typer.Typer()
 
 
 @app.command()
+@styled
 def tune(
     sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="YAML sweep file.")],
     overrides: Overrides = None,
@@ -27,7 +29,7 @@ def tune(
     ] = None,
     trust_code: TrustCode = False,
     accept_changes: AcceptChanges = False,
-) -> None:
+) -> dict[str, Any]:
     """Search settings over whole runs with Ray Tune, and meta-test the best."""
     import distmeta
     from distmeta.cli.sweep_view import SweepDisplay, ranking, told
@@ -61,3 +63,4 @@ def tune(
         )
         for line in lines:
             out.print(line, markup=False, highlight=False, soft_wrap=True)
+    return {**results, "run": mask(location)}

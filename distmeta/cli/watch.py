@@ -25,7 +25,7 @@ def watch(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     tasks: Annotated[int, typer.Option(help="How many tasks.")] = 4,
     trust_code: TrustCode = False,
-) -> None:
+) -> dict[str, str | None]:
     """Look on at a policy before and after it adapts to a few tasks."""
     terminal, err = consoles()
     with errors(), messages(err):
@@ -46,3 +46,4 @@ def watch(
         if video is not None:
             watching.film(watched, video)
             terminal.print(str(video), markup=False, highlight=False, soft_wrap=True)
+    return {"picture": None if out is None else str(out), "video": None if video is None else str(video)}

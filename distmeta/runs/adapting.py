@@ -31,8 +31,8 @@ def adapt(
 ) -> Iterator[Tensor]:
     """Predictions for the query inputs of tasks, each after adaptation to the task's support set.
 
-    Tasks are read as they are needed, :data:`TASKS_A_CALL` at a time, so there may be more of them than memory holds. What a
-    task gets does not depend, to the bit, on the other tasks, on their order, or on the number of workers.
+    Tasks are read as they are needed, :data:`TASKS_A_CALL` at a time, so there may be more of them than memory holds.
+    What a task gets does not depend, to the bit, on the other tasks, on their order, or on the number of workers.
 
     Args:
         learner: of :func:`~distmeta.runs.learners.load`.

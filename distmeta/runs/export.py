@@ -87,7 +87,7 @@ def export(
     _warn_of_changes(snapshot, modules)
     files = _tensors(snapshot) | {f"{artefact.CODE}/{name}": content for name, content in modules.items()}
     if snapshot.fitted is not None:
-        files[FITTED] = checkpoint.fitted_json(snapshot.fitted)
+        files[FITTED] = checkpoint.fitted_json(_without_place(snapshot.fitted))
     if program or onnx:
         files |= _programs(run, overrides, trust_code, program, onnx, support)
     elif support is not None:
@@ -137,10 +137,21 @@ def portable(config: Config) -> dict[str, Any]:
             section[last] = NOWHERE
         else:
             del section[last]
-    tokenizer = values["tasks"].get("tokenizer", "")
-    if "/" in tokenizer:  # a file, whose content was learned with the rest
-        values["tasks"]["tokenizer"] = f"artefact://{Path(tokenizer).name}"
+    values["tasks"] = _without_tokenizer(values["tasks"])
     return values
+
+
+def _without_tokenizer(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the place of a tokenizer's file, whose content was learned with the rest."""
+    tokenizer = values.get("tokenizer")
+    if not isinstance(tokenizer, str) or "/" not in tokenizer:
+        return dict(values)
+    return {**values, "tokenizer": f"artefact://{tokenizer.rpartition('/')[2]}"}
+
+
+def _without_place(fitted: Mapping[str, Any]) -> dict[str, Any]:
+    settings = fitted.get("settings")
+    return {**fitted, "settings": _without_tokenizer(settings)} if isinstance(settings, Mapping) else dict(fitted)
 
 
 def _target(out: str | Path) -> Storage:

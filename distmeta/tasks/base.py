@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from distmeta.config.sections import SizeRange, limits
-from distmeta.core.records import Inputs, InputSpec, Split, TaskBatch
+from distmeta.core.records import Inputs, InputSpec, Split, TaskBatch, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -211,6 +211,23 @@ class TaskFamily(Protocol):
     def groups(cls, options: TaskOptions, split: Split, ids: Sequence[int]) -> Sequence[str] | None:
         """The group of each task, where there are several whose measurements are worth telling apart."""
         return None
+
+    @classmethod
+    def picture(cls, options: TaskOptions, content: bytes) -> torch.Tensor:
+        """The content of an image file as the network's input (C, H, W), brought to size and colours as in training.
+
+        Raises:
+            OSError, ValueError: it cannot be decoded, or is too large.
+        """
+        import torch
+
+        from distmeta.data.images.pixels import pixels
+
+        inputs = cls.spec(options).inputs
+        assert isinstance(inputs, TensorSpec)
+        channels, height, width = inputs.shape
+        image = torch.from_numpy(pixels(content, (height, width), channels).copy()).float() / 255
+        return image.reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
     @classmethod
     def encode(cls, options: TaskOptions, values: Any) -> Inputs | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from distmeta.config.sections import TaskOptions
 from distmeta.core.philox import Purpose, distinct, words
@@ -58,6 +59,11 @@ class Omniglot(ImageFamily):
         split = by_alphabets(store) if options.split == "alphabets" else by_characters(store, *SHUFFLED[options.split])
         rotations = range(4 if options.rotations else 1)
         return store, {name: SplitClasses.of(characters, rotations) for name, characters in split.items()}
+
+    @classmethod
+    def picture(cls, options: TaskOptions, content: bytes) -> Tensor:
+        """Dark strokes on a light ground, as in the data's own files, become strokes of 1 on 0."""
+        return 1 - super().picture(options, content)
 
     @classmethod
     def holdings(cls, options: TaskOptions) -> Mapping[str, Path]:

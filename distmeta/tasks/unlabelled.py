@@ -164,6 +164,12 @@ class Unlabelled(TaskFamily):
         own = _own(options)
         return TaskSpec(_family(own).spec(_images_of(own)).inputs, outputs=own.ways)
 
+    @classmethod
+    def picture(cls, options: TaskOptions, content: bytes) -> Tensor:
+        """As the images' own family reads it."""
+        own = _own(options)
+        return _family(own).picture(_images_of(own), content)
+
     def sample(self, split: Split, ids: Sequence[int]) -> TaskBatch:
         """These tasks: ``x`` (T, N, C, H, W) float32 in [0, 1] and ``y`` (T, N) int64, class by class."""
         if split != "train":
