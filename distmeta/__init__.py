@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from distmeta.errors import DistmetaError
     from distmeta.loading import load_config
     from distmeta.runs.adapting import adapt
+    from distmeta.runs.callbacks import Callback
     from distmeta.runs.evaluate import evaluate
     from distmeta.runs.export import export
     from distmeta.runs.inference import AdaptedModel, MetaLearner
@@ -23,6 +24,7 @@ else:
         __name__,
         {
             "AdaptedModel": "runs.inference:AdaptedModel",
+            "Callback": "runs.callbacks:Callback",
             "Config": "config.schema:Config",
             "DistmetaError": "errors:DistmetaError",
             "MetaLearner": "runs.inference:MetaLearner",
@@ -39,6 +41,7 @@ else:
 
 __all__ = [
     "AdaptedModel",
+    "Callback",
     "Config",
     "DistmetaError",
     "MetaLearner",

@@ -26,7 +26,8 @@ from rich.text import Text
 
 from distmeta.cli.style import STYLE
 from distmeta.core.secrets import mask
-from distmeta.objectives.metrics import FRACTION, SQUARED, TARGET, described
+from distmeta.core.words import clock
+from distmeta.objectives.metrics import FRACTION, LISTS, SQUARED, TARGET, described
 
 if TYPE_CHECKING:  # measuring needs a good part of torch, showing does not
     from distmeta.config.schema import Config
@@ -217,17 +218,6 @@ def fault_words(faults: Mapping[str, int]) -> list[str]:
     return words
 
 
-def clock(seconds: float) -> str:
-    """Seconds as people read them.
-
-    >>> clock(75), clock(3675)
-    ('1:15', '1:01:15')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def size_of(count: int) -> str:
     """Bytes as people read them.
 
@@ -244,9 +234,6 @@ UNTOLD = ("", TARGET, SQUARED)
 """Units that tell nothing beyond the metric's name."""
 
 NAMES = {"before_adaptation": "before adaptation"}
-
-LISTS = ("by_step", "by_episode", "by_group")
-"""What of a meta-test is no single figure."""
 
 
 def meta_test_table(measured: Mapping[str, Any]) -> Table:

@@ -13,7 +13,7 @@ from distmeta.cli.display import Display, consoles, messages, size_of
 from distmeta.config.text import check_local
 from distmeta.runs.interrupts import interruptible
 
-Learner = Annotated[
+RunOrArtefact = Annotated[
     str,
     typer.Argument(
         metavar="RUN_OR_ARTEFACT", help="A run directory, a checkpoint, an artefact, or hf://owner/name on the hub."
@@ -22,7 +22,7 @@ Learner = Annotated[
 
 
 def adapt(
-    learner: Learner,
+    learner: RunOrArtefact,
     support: Annotated[
         str, typer.Option(help="Labelled examples: a folder of class folders, a table, texts, or arrays (.npz).")
     ],
@@ -64,7 +64,7 @@ def adapt(
 
 
 def export(
-    learner: Learner,
+    learner: RunOrArtefact,
     out: Annotated[str, typer.Option(help="Folder or URI to write.")],
     overrides: Overrides = None,
     program: Annotated[

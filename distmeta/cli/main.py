@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import distmeta
-from distmeta.cli import data, learners
+from distmeta.cli import data, learners, reports
 from distmeta.cli import jobs as cli_jobs
 from distmeta.cli import tune as cli_tune
 from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, output
@@ -89,9 +89,12 @@ def train(
             )
             result = _drain(steps, display)
         _show(out, result["meta_test"])
-        for line in result_lines(result, location):
+        from distmeta.runs.report.writing import write_report
+
+        page = write_report([location], trust_code=True)  # what was trained here was trusted
+        for line in (*result_lines(result, location), f"report: {mask(page)}"):
             out.print(line, markup=False, highlight=False, soft_wrap=True)
-    return {**result, "run": mask(location)}
+    return {**result, "run": mask(location), "report": mask(page)}
 
 
 def _drain(steps: Any, display: Display) -> dict[str, Any]:
@@ -211,7 +214,14 @@ def _setting(key: str, info: FieldInfo) -> str:
 
 
 _IN_DATA: tuple[Callable[..., Any], ...] = (data.build, data.check, data.show, partition)
-_OTHERS: tuple[Callable[..., Any], ...] = (learners.adapt, learners.export, watch)
+_OTHERS: tuple[Callable[..., Any], ...] = (
+    reports.runs,
+    reports.show,
+    reports.report,
+    learners.adapt,
+    learners.export,
+    watch,
+)
 for command in _IN_DATA:
     data_app.command()(styled(command))
 for command in _OTHERS:

@@ -13,7 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distmeta.cli.display import Display, clock
+from distmeta.cli.display import Display
+from distmeta.core.words import clock
 from distmeta.sweeps.sweep import Sweep
 from distmeta.sweeps.view import TrialStatus
 

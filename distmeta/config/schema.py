@@ -45,6 +45,7 @@ class Config(Section):
     evaluation: EvaluationOptions = EvaluationOptions()
     cluster: ClusterOptions = ClusterOptions()
     engine: EngineOptions = EngineOptions()
+    callbacks: tuple[Annotated[str, Field(pattern=r"^(wandb|mlflow|module:.+)$")], ...] = ()
 
     @model_validator(mode="after")
     def _resolve_evaluation(self) -> Config:
@@ -83,6 +84,10 @@ class Config(Section):
         if self.engine.precision == "tf32" and self.run.device == "cpu":
             raise ValueError("engine.precision = tf32 is a mode of CUDA devices, and run.device = cpu; use float32")
         return self
+
+
+CALLBACKS = "callbacks"
+"""The setting that says who is told of a run, and decides nothing of it."""
 
 
 def dump_config(config: Config) -> str:

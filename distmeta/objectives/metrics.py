@@ -12,6 +12,9 @@ Kind = Literal["classes", "labels", "values", "ranks"]
 FRACTION = "fraction"
 """Unit of what lies between 0 and 1 and is shown in percent."""
 
+LISTS = ("by_step", "by_episode", "by_group")
+"""What of a meta-test is no single figure."""
+
 TARGET, SQUARED = "target", "target squared"
 """Units of what is measured in the target's own unit, or in its square."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distmeta.adaptations import Support
 from distmeta.config.schema import Config
-from distmeta.core.records import TensorSpec
+from distmeta.core.records import Data, TensorSpec
 from distmeta.errors import ConfigError
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.targets import check_bounds
@@ -60,6 +60,11 @@ class TaskInputs:
             return Support({**inputs, "y": self._values(targets)})
         labels = _labels(targets)
         return Support({**inputs, "y": labels.to(self._device)}, self._count(labels))
+
+    def sampled(self, data: Data) -> Support:
+        """A support set as the task family samples it."""
+        here = {name: value.to(self._device) for name, value in data.items()}
+        return Support(here, self._count(data["y"].cpu()) if self._objective.classes else None)
 
     def inputs(self, values: Any, name: str) -> dict[str, Tensor]:
         """Inputs of N examples as a task's data: ``x``, or tensors by the tasks' names.

@@ -10,7 +10,7 @@ import yaml
 from distmeta.algorithms import ALGORITHMS
 from distmeta.config.modules import kinds
 from distmeta.config.schema import Config
-from distmeta.objectives.metrics import FRACTION, described
+from distmeta.objectives.metrics import FRACTION, LISTS, described
 from distmeta.tasks.options import EnvironmentOptions
 
 PIPELINES = {
@@ -20,8 +20,6 @@ PIPELINES = {
     "policy": "reinforcement-learning",
 }
 """The hub's names of what a model does."""
-
-NO_FIGURES = ("by_step", "by_episode", "by_group")
 
 
 def text(config: Config, values: Mapping[str, Any], files: Sequence[str]) -> str:
@@ -125,7 +123,7 @@ def _results(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _figures(measured: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(name, value) for name, value in measured.items() if name not in NO_FIGURES]
+    return [(name, value) for name, value in measured.items() if name not in LISTS]
 
 
 def _is_fraction(name: str, figure: Mapping[str, Any]) -> bool:

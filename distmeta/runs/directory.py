@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt
 
 from distmeta.config.anchors import data_places
+from distmeta.config.schema import CALLBACKS
 from distmeta.core.secrets import without_secrets
 from distmeta.errors import ConfigError, StorageError
 from distmeta.storage.files import Storage
@@ -26,6 +27,7 @@ _MAY_CHANGE = frozenset(
     [
         *(f"run.{key}" for key in ("steps", "keep", "validate_every", "checkpoint_every", "log_every", "dir")),
         "outer.max_skips",
+        CALLBACKS,
     ]
 )
 _NEED_STEPS = ("linear", "cosine")
@@ -140,7 +142,8 @@ class RunDirectory:
 def check_resume(old: Mapping[str, Any], new: Mapping[str, Any], data_is_known: bool = False) -> None:
     """Refuse to resume a run with settings that would make it another run.
 
-    ``cluster.*``, ``run.{steps, keep, dir}``, ``run.*_every`` and ``outer.max_skips`` may change; ``run.steps`` may not
+    ``cluster.*``, ``run.{steps, keep, dir}``, ``run.*_every`` and ``outer.max_skips`` and ``callbacks`` may
+    change; ``run.steps`` may not
     where ``outer.schedule`` depends on it.
 
     Args:
@@ -158,7 +161,7 @@ def check_resume(old: Mapping[str, Any], new: Mapping[str, Any], data_is_known: 
       seed: was 1, is 2
     start a new run in another --run-dir, or leave these as they were
     """
-    schedule = dict(_flatten(old)).get("outer.schedule")
+    schedule = dict(flattened(old)).get("outer.schedule")
     fixed = {"run.steps"} if schedule in _NEED_STEPS else set()
     places = {key for each in (old, new) for key in data_places(each.get("tasks", {}))} if data_is_known else set()
     free = (_MAY_CHANGE | places) - fixed
@@ -180,7 +183,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str
     >>> differences({"run": {"steps": 5}}, {"run": {"steps": 9}})
     {'run.steps': 'run.steps: was 5, is 9'}
     """
-    before, after = dict(_flatten(without_secrets(old))), dict(_flatten(without_secrets(new)))
+    before, after = dict(flattened(without_secrets(old))), dict(flattened(without_secrets(new)))
     return {
         key: f"{key}: was {_show(was)}, is {_show(now)}"
         for key in [*before, *(key for key in after if key not in before)]
@@ -207,10 +210,11 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted keys."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flattened(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from distmeta import trust
-from distmeta.config.schema import Config
+from distmeta.config.schema import CALLBACKS, Config
 from distmeta.config.sections import EngineOptions
 from distmeta.config.text import parse_override, put, read_mapping
 from distmeta.core.hosts import hosts_in
@@ -208,7 +208,7 @@ def load_snapshot(
         for message in damaged:
             log.warning("%s", message)
     overrides = list(overrides)
-    values = read_mapping(snapshot.config)
+    values = {key: value for key, value in read_mapping(snapshot.config).items() if key != CALLBACKS}
     for override in overrides:
         put(values, *parse_override(override))
     if with_data and not trust_code:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from distmeta.config.anchors import data_places
-from distmeta.config.schema import Config, written_values
+from distmeta.config.schema import CALLBACKS, Config, written_values
 from distmeta.core.hashing import sha256
 from distmeta.errors import ConfigError, StorageError
 from distmeta.runs import artefact, card, checkpoint
@@ -126,7 +126,7 @@ def portable(config: Config) -> dict[str, Any]:
     ['algorithm', 'evaluation', 'model', 'name', 'outer', 'run', 'schema', 'seed', 'tasks']
     """
     values = written_values(config)
-    values = {key: value for key, value in values.items() if key not in ("cluster", "engine")}
+    values = {key: value for key, value in values.items() if key not in ("cluster", "engine", CALLBACKS)}
     values["run"] = {"threads": config.run.threads}
     for place in data_places(values["tasks"]):
         *path, last = place.split(".")

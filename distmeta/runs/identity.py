@@ -11,7 +11,7 @@ from typing import Any
 
 from distmeta.adaptations import ADAPTATIONS
 from distmeta.config.modules import code_of, kinds, noted
-from distmeta.config.schema import Config
+from distmeta.config.schema import CALLBACKS, Config
 from distmeta.core.hashing import content_hash
 from distmeta.errors import ChangedError
 from distmeta.programs.engine.assembly import build_network
@@ -131,7 +131,7 @@ def _data(config: Config) -> dict[str, str]:
 
 def _code(config: Config, also: Iterable[str], loaded: bool) -> dict[str, str]:
     """Hashes of the user's files: those that the sources show, others, and those that were seen to be loaded."""
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json", exclude={CALLBACKS})
     seen = [path for kind in kinds(values).values() for path in noted(kind)] if loaded else []
     return code_of(values, [*also, *seen])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast, get_args
 
@@ -219,6 +219,22 @@ class MetaLearner:
             if self._batches is None:
                 self._batches = TaskBatches(self.config, self.parts.replica(), self.meta, self._device, self.running)
             yield self._batches
+
+    def adapt_raw(self, support: Data, steps: int | None = None) -> Callable[[Data], Tensor]:
+        """As :meth:`adapt`, for a support set as the task family samples it; the network's own outputs come back."""
+        count = self.steps_of(steps)
+        given = self._inputs.sampled(support)
+        with self.computing() as parts:
+            adapted = parts.adaptation.adapt(self.meta, given, count)
+
+        def predict(query: Data) -> Tensor:
+            with self.computing() as parts:
+                batch = Batch({name: value.to(self._device) for name, value in query.items()})
+                if parts.network.uses_batch_statistics:
+                    return parts.adaptation.predict_inductive(self.meta, adapted, given, batch)
+                return parts.adaptation.predict(self.meta, adapted, batch)
+
+        return predict
 
     def support_of(self, x: Any, y: Any) -> Support:
         """A support set as the adaptation takes it; raises as :meth:`adapt`."""

@@ -90,6 +90,14 @@ def acquire(storage: Storage, patience: float = 0.0, check: Callable[[], None] =
         time.sleep(1.0)
 
 
+def is_driven(storage: Storage) -> bool:
+    """Whether a driver is at work in a folder, as far as its heartbeats tell; nothing is written."""
+    now = time.time()
+    here = Claim(0, "", False, Process.current(), now, now, _limit())
+    found = [claim for claim in claims.read_all(storage) if claim.held]
+    return any(not _is_dead(claim, here, max(0.0, now - claim.heartbeat)) for claim in found)
+
+
 def _contend(storage: Storage) -> Lease:
     with explained("look for", storage.location):
         new = storage.local is not None and not storage.local.exists()

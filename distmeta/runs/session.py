@@ -24,6 +24,7 @@ from distmeta.runs.evaluate import Progress, meta_test, validate
 from distmeta.runs.identity import identify, resumed
 from distmeta.runs.lease import Lease
 from distmeta.runs.metrics import MetricsLog, flat, shares
+from distmeta.runs.report.of_run import report
 from distmeta.runs.restore import check_fingerprint
 from distmeta.runs.saving import Saver
 from distmeta.runs.stepping import Stepped, Stepper
@@ -282,7 +283,15 @@ class Session:
             "meta_test": measured,
         }
         self._directory.write_result(result)
+        self._report()
         return result
+
+    def _report(self) -> None:
+        """Write the run's page, without example tasks, which would take a learner; a run does not fail by it."""
+        try:
+            report(self._directory)
+        except StorageError as error:
+            log.warning("there is no report: %s", error)
 
     def close(self) -> None:
         """Give back threads, files and workers."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from distmeta.config.schema import Config
 from distmeta.core.records import StepRecord
+from distmeta.runs.callbacks import Callbacks
 from distmeta.runs.directory import RunDirectory
 from distmeta.runs.evaluate import Progress
 from distmeta.runs.lease import Lease, acquire
@@ -90,13 +91,21 @@ def _train(
         log.info("no checkpoint in %s: starting at step 0", directory.location)
     # A run that goes on has what its family learned as it began, whatever lies in the data by now.
     config = with_fitted(config, snapshot.fitted) if snapshot else fit_family(config)
-    session = Session(config, directory, snapshot, lease, check, settle, accept_changes)
+    callbacks = Callbacks(config, directory.location)
+    result: dict[str, Any] | None = None
     try:
-        while session.learner.step < config.run.steps:
-            yield session.step()
-        return session.finish(progress)
-    except BaseException as error:
-        session.rescue(error)
-        raise
+        session = Session(config, directory, snapshot, lease, check, settle, accept_changes)
+        try:
+            while session.learner.step < config.run.steps:
+                record = session.step()
+                callbacks.step(record)
+                yield record
+            result = session.finish(progress)
+            return result
+        except BaseException as error:
+            session.rescue(error)
+            raise
+        finally:
+            session.close()
     finally:
-        session.close()
+        callbacks.end(result)

@@ -6,7 +6,7 @@ import functools
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,16 +57,22 @@ def importance(sweep: Sweep, results: Sequence[TrialResult]) -> dict[str, float]
         sweep: the sweep.
         results: trials with a score; with fewer than three there is nothing to tell.
     """
+    listed = {key: domain.listed for key, domain in sweep.options.space.items()}
+    return importance_of(listed, [(each.values, each.score) for each in results])
+
+
+def importance_of(listed: Mapping[str, bool], results: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, float]:
+    """The same, of settings of which is known whether they are listed values, and of values with their score."""
     shares: dict[str, float] = {}
-    for key, domain in sweep.options.space.items():
-        having = [each for each in results if key in each.values]
+    for key, is_listed in listed.items():
+        having = [(values, score) for values, score in results if key in values]
         if len(having) < 3:
             continue
-        scores = _ranks([each.score for each in having])
-        if domain.listed:
-            shares[key] = _between([str(each.values[key]) for each in having], scores)
+        scores = _ranks([score for _, score in having])
+        if is_listed:
+            shares[key] = _between([str(values[key]) for values, _ in having], scores)
         else:
-            shares[key] = _correlation(_ranks([each.values[key] for each in having]), scores) ** 2
+            shares[key] = _correlation(_ranks([values[key] for values, _ in having]), scores) ** 2
     return shares
 
 

@@ -13,11 +13,13 @@ import yaml
 from distmeta.config.schema import dump_config
 from distmeta.errors import StorageError
 from distmeta.runs.directory import to_json
+from distmeta.runs.report.page import REPORT
 from distmeta.storage.files import Storage
 from distmeta.storage.json_files import JsonValues, MetaTest, read_json
 from distmeta.storage.manifests import CHECKPOINTS
 from distmeta.sweeps.outcomes import Point, TrialResult
 from distmeta.sweeps.points import Values
+from distmeta.sweeps.report import sweep_page
 from distmeta.sweeps.sweep import Sweep
 from distmeta.sweeps.trial import Moment, TrialPart, diverged, mean, read_parts, read_validations
 
@@ -109,7 +111,7 @@ def write_results(
         files[BEST] = dump_config(sweep.best_config(best.values)).encode()
     for name, content in files.items():
         home.write_bytes(name, content)
-    summary = {
+    summary: dict[str, Any] = {
         "name": sweep.options.name,
         "metric": sweep.metric,
         "mode": sweep.mode,
@@ -121,11 +123,16 @@ def write_results(
             "checkpoint": checkpoint,
             "meta_test": meta_test,
         },
-        "files": sorted([*files, RESULTS]),
+        "files": sorted([*files, RESULTS, REPORT]),
         "seeds": sweep.seeds,
         "trials": [{key: getattr(each, key) for key in _TOLD} for each in results],
     }
     text = to_json(summary, indent=2) + "\n"
+    curves = {
+        each.name: [(float(step), point.metrics[sweep.metric]) for step, point in sorted(each.points.items())]
+        for each in results
+    }
+    home.write_bytes(REPORT, sweep_page(json.loads(text), curves, home.location).encode())
     home.write_bytes(RESULTS, text.encode())  # the last one: with it a sweep has ended
     return dict(json.loads(text))
 

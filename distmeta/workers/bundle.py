@@ -16,7 +16,7 @@ from typing import Any
 from distmeta.config.importing import sources
 from distmeta.config.migrations import CONFIG_MIGRATIONS, SCHEMA, newest
 from distmeta.config.modules import code_of, kinds
-from distmeta.config.schema import Config
+from distmeta.config.schema import CALLBACKS, Config
 from distmeta.errors import ChangedError, DataError
 from distmeta.loading import load_config
 from distmeta.storage.cache import build_once, cache_for, written_whole
@@ -68,7 +68,7 @@ def pack(config: Config, elsewhere: bool = True) -> Bundle:
         config: the resolved configuration.
         elsewhere: whether there may be workers on other hosts.
     """
-    code = code_of(config.model_dump(mode="json"))
+    code = code_of(config.model_dump(mode="json", exclude={CALLBACKS}))
     if not elsewhere:
         return Bundle(code=code, fitted=config.tasks.fitted)
     files = TASKS[config.tasks.kind].holdings(config.tasks)
@@ -79,14 +79,14 @@ def pack(config: Config, elsewhere: bool = True) -> Bundle:
 def modules_of(config: Config) -> dict[str, bytes]:
     """Sources of the user's modules that a configuration names, by their path below a folder of ``sys.path``."""
     modules: dict[str, bytes] = {}
-    for key, kind in kinds(config.model_dump(mode="json")).items():
+    for key, kind in kinds(config.model_dump(mode="json", exclude={CALLBACKS})).items():
         modules |= sources(kind, key)
     return modules
 
 
 def values_of(config: Config) -> dict[str, Any]:
     """A configuration as plain values, which a host takes that has none of the user's code yet; secrets and all."""
-    return {SCHEMA: newest(CONFIG_MIGRATIONS), **config.model_dump(mode="json")}
+    return {SCHEMA: newest(CONFIG_MIGRATIONS), **config.model_dump(mode="json", exclude={CALLBACKS})}
 
 
 def check_code(bundle: Bundle, values: Mapping[str, Any]) -> None:

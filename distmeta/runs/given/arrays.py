@@ -9,7 +9,7 @@ import numpy as np
 
 from distmeta.core.quoting import shown
 from distmeta.errors import DataError
-from distmeta.runs.given.base import ONE, Examples
+from distmeta.runs.given.base import ONE, GivenExamples
 
 
 class GivenArrays:
@@ -44,7 +44,7 @@ class GivenArrays:
         ordered = found[np.argsort(first)]
         self.tasks = {str(name): self._examples(np.flatnonzero(names == name)) for name in ordered}
 
-    def inputs(self, examples: Examples) -> Any:
+    def inputs(self, examples: GivenExamples) -> Any:
         """One array, or arrays by name."""
         arrays = {name: array[examples.source] for name, array in self._arrays.items()}
         return arrays["x"] if list(arrays) == ["x"] else arrays
@@ -52,6 +52,6 @@ class GivenArrays:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _examples(self, rows: np.ndarray) -> Examples:
+    def _examples(self, rows: np.ndarray) -> GivenExamples:
         labels = None if self._y is None else list(self._y[rows])
-        return Examples([int(row) + 1 for row in rows], labels, rows)
+        return GivenExamples([int(row) + 1 for row in rows], labels, rows)

@@ -11,7 +11,7 @@ ONE = ""
 
 
 @dataclass(frozen=True)
-class Examples:
+class GivenExamples:
     """The examples of one task in one place.
 
     Attributes:
@@ -35,11 +35,11 @@ class Reader(Protocol):
     place: str
 
     @property
-    def tasks(self) -> Mapping[str, Examples]:
+    def tasks(self) -> Mapping[str, GivenExamples]:
         """The examples of each task by its name, in the order of the place."""
         ...
 
-    def inputs(self, examples: Examples) -> Any:
+    def inputs(self, examples: GivenExamples) -> Any:
         """What the learner takes of them."""
         ...
 

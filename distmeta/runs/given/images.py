@@ -14,7 +14,7 @@ from distmeta.core.quoting import shown
 from distmeta.data.images.files import DataFile, DataPlace, opened
 from distmeta.data.images.sources import SUFFIXES
 from distmeta.errors import DataError
-from distmeta.runs.given.base import ONE, Examples
+from distmeta.runs.given.base import ONE, GivenExamples
 
 Decode = Callable[[bytes], Tensor]
 """The content of a file to (C, H, W), as in training."""
@@ -50,7 +50,7 @@ class GivenImages:
         if not self.tasks:
             raise DataError(f"{place} holds no images of the types {', '.join(SUFFIXES)}")
 
-    def inputs(self, examples: Examples) -> Tensor:
+    def inputs(self, examples: GivenExamples) -> Tensor:
         """(N, C, H, W) images."""
         images = []
         for file in examples.source:
@@ -113,14 +113,14 @@ class GivenImages:
             yield row.get("task") or ONE, row.get("label"), file
 
 
-def _grouped(found: Iterator[tuple[str, str | None, DataFile]]) -> dict[str, Examples]:
+def _grouped(found: Iterator[tuple[str, str | None, DataFile]]) -> dict[str, GivenExamples]:
     tasks: dict[str, list[tuple[str | None, DataFile]]] = {}
     for task, label, file in found:
         tasks.setdefault(task, []).append((label, file))
     return {task: _examples(each) for task, each in tasks.items()}
 
 
-def _examples(found: Sequence[tuple[str | None, DataFile]]) -> Examples:
+def _examples(found: Sequence[tuple[str | None, DataFile]]) -> GivenExamples:
     labels = [label for label, _ in found]
     known = [label for label in labels if label is not None]
-    return Examples([file.path for _, file in found], known or None, [file for _, file in found])
+    return GivenExamples([file.path for _, file in found], known or None, [file for _, file in found])

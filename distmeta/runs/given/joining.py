@@ -17,7 +17,7 @@ from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError, DataError
 from distmeta.runs.adapting import GivenTask
 from distmeta.runs.given.arrays import GivenArrays
-from distmeta.runs.given.base import Examples, Reader
+from distmeta.runs.given.base import GivenExamples, Reader
 from distmeta.runs.given.images import GivenImages
 from distmeta.runs.given.rows import GivenRows
 from distmeta.runs.inference import MetaLearner
@@ -92,12 +92,12 @@ class GivenTasks:
         self._support.close()
         self._query.close()
 
-    def _names(self, support: Examples) -> list[Any]:
+    def _names(self, support: GivenExamples) -> list[Any]:
         """What class indices stand for: the labels, sorted; of classes that all tasks share, these."""
         assert support.labels is not None
         return list(self._shared) if self._shared is not None else sorted(set(map(_plain, support.labels)))
 
-    def _targets(self, name: str, support: Examples) -> Any:
+    def _targets(self, name: str, support: GivenExamples) -> Any:
         if support.labels is None:
             raise DataError(f"{self._support.place}: the support set of task {shown(name)} has no labels")
         if not self._classes:

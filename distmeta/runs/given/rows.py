@@ -11,7 +11,7 @@ import pyarrow as pa
 from distmeta.core.quoting import shown
 from distmeta.data.table_source import TABLE_FORMATS, TableReader, find_table
 from distmeta.errors import DataError
-from distmeta.runs.given.base import ONE, Examples
+from distmeta.runs.given.base import ONE, GivenExamples
 
 
 class GivenRows:
@@ -58,7 +58,7 @@ class GivenRows:
             raise DataError(f"{place} has {shown(self._target[0])} and lacks other columns of the target")
         self.tasks = {name: self._examples(rows) for name, rows in self._places(task).items()}
 
-    def inputs(self, examples: Examples) -> Any:
+    def inputs(self, examples: GivenExamples) -> Any:
         """A list of texts, or columns by name."""
         rows = self._rows.take(pa.array(examples.source))
         if self._text is None:
@@ -85,7 +85,7 @@ class GivenRows:
         parts = np.split(order, np.cumsum(np.bincount(codes))[:-1])
         return {known[at]: parts[at] for at in np.argsort(first)}
 
-    def _examples(self, rows: np.ndarray) -> Examples:
+    def _examples(self, rows: np.ndarray) -> GivenExamples:
         labels: list[Any] | None = None
         if self._target:
             given = self._rows.select(self._target).take(pa.array(rows))
@@ -95,7 +95,7 @@ class GivenRows:
                 if empty is not None:
                     raise DataError(f"{self.place}, row {rows[empty] + 1}: nothing stands under {shown(name)}")
             labels = [values[0] if len(values) == 1 else list(values) for values in zip(*columns, strict=True)]
-        return Examples([int(row) + 1 for row in rows], labels, rows)
+        return GivenExamples([int(row) + 1 for row in rows], labels, rows)
 
 
 def _plain(value: Any) -> str:
