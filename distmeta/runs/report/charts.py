@@ -10,7 +10,7 @@ from html import escape
 from distmeta.runs.report.scales import Scale, short
 
 CHART_WIDTH, CHART_HEIGHT = 440, 270
-BEGINNING, ENDING = 60, 426
+BEGINNING, RIGHT_END = 60, 426
 """Of the axis across."""
 
 CEILING, FLOOR = 14, 226
@@ -85,7 +85,7 @@ def lines(
     points = [point for line in series for point in line.points]
     highest = [y + b for line in series for (_, y), b in zip(line.points, line.band or (), strict=False)]
     lowest = [y - b for line in series for (_, y), b in zip(line.points, line.band or (), strict=False)]
-    x = Scale.of([px for px, _ in points], BEGINNING, ENDING, log=log_x)
+    x = Scale.of([px for px, _ in points], BEGINNING, RIGHT_END, log=log_x)
     y = Scale.of(
         [*(py for _, py in points), *highest, *lowest],
         FLOOR,
@@ -120,7 +120,7 @@ def bars(title: str, values: Mapping[str, float], up: str, *, percent: bool = Fa
 
 def stacked(title: str, series: Mapping[str, Sequence[float]], across: Sequence[float], label: str) -> Chart:
     """Shares that lie on one another, over a common axis."""
-    x = Scale.of(across, BEGINNING, ENDING)
+    x = Scale.of(across, BEGINNING, RIGHT_END)
     y = Scale(0.0, 1.0, FLOOR, CEILING, percent=True)
     parts, below = [*_axes(x, y, label, "share of the workers' time")], [0.0] * len(across)
     for place, values in enumerate(series.values()):
@@ -139,7 +139,7 @@ def dots(
     title: str, points: Sequence[tuple[float, float, float, str]], across: str, up: str, score: str, *, log: bool
 ) -> Chart:
     """Points coloured by a score, with a word for each."""
-    x = Scale.of([px for px, *_ in points], BEGINNING, ENDING, log=log)
+    x = Scale.of([px for px, *_ in points], BEGINNING, RIGHT_END, log=log)
     y = Scale.of([py for _, py, *_ in points], FLOOR, CEILING, log=log)
     shade = Scale.of([value for *_, value, _ in points], 0.15, 1.0)
     parts = [*_axes(x, y, across, up)]
@@ -159,7 +159,7 @@ def parallel(
 ) -> Chart:
     """A line for each row over one vertical axis for each name; the higher the score, the stronger the line."""
     logged = set(logs)
-    gap = (CHART_WIDTH - BEGINNING - MARGIN_RIGHT - 20) / max(1, len(names) - 1)
+    gap = (RIGHT_END - BEGINNING - 20) / max(1, len(names) - 1)
     scales = {n: Scale.of([r[n] for r in rows], FLOOR, CEILING + 14, log=n in logged) for n in names}
     shade = Scale.of([row[score] for row in rows], 0.1, 1.0)
     parts = []
@@ -200,12 +200,12 @@ def _line(line: Line, number: int, x: Scale, y: Scale) -> list[str]:
 def _axes(x: Scale, y: Scale, across: str, up: str) -> Iterable[str]:
     for value, text in y.ticks():
         at = y.place(value)
-        yield f'<line class="grid" x1="{BEGINNING}" x2="{ENDING}" y1="{at:.1f}" y2="{at:.1f}"/>'
+        yield f'<line class="grid" x1="{BEGINNING}" x2="{RIGHT_END}" y1="{at:.1f}" y2="{at:.1f}"/>'
         yield f'<text class="tick right" x="{BEGINNING - 6}" y="{at + 4:.1f}">{text}</text>'
     for value, text in x.ticks():
         yield f'<text class="tick middle" x="{x.place(value):.1f}" y="{FLOOR + 16}">{text}</text>'
-    yield f'<line class="axis" x1="{BEGINNING}" x2="{ENDING}" y1="{FLOOR}" y2="{FLOOR}"/>'
-    yield f'<text class="label middle" x="{(BEGINNING + ENDING) / 2}" y="{CHART_HEIGHT - 8}">{escape(across)}</text>'
+    yield f'<line class="axis" x1="{BEGINNING}" x2="{RIGHT_END}" y1="{FLOOR}" y2="{FLOOR}"/>'
+    yield f'<text class="label middle" x="{(BEGINNING + RIGHT_END) / 2}" y="{CHART_HEIGHT - 8}">{escape(across)}</text>'
     middle = (FLOOR + CEILING) / 2
     yield (f'<text class="label middle" transform="translate(12 {middle}) rotate(-90)">{escape(up)}</text>')
 
