@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import distmeta
-from distmeta.cli import data, learners, reports
+from distmeta.cli import data, learners, reports, serving
 from distmeta.cli import jobs as cli_jobs
 from distmeta.cli import tune as cli_tune
 from distmeta.cli.common import AcceptChanges, Overrides, TrustCode, output
@@ -220,6 +220,7 @@ _OTHERS: tuple[Callable[..., Any], ...] = (
     reports.report,
     learners.adapt,
     learners.export,
+    serving.serve,
     watch,
 )
 for command in _IN_DATA:

@@ -49,6 +49,8 @@ class TaskBatches:
         device: where to compute.
         running: how the run's plan computes tasks.
         limit: tasks of a chunk at most.
+        steady: whether chunks of one shape always have one size; otherwise they are as small as they can be, and what a
+            task gets may differ by rounding.
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class TaskBatches:
         device: torch.device,
         running: Running,
         limit: int = LARGEST_CHUNK,
+        steady: bool = True,
     ) -> None:
         self._parts = parts
         self._device = device
-        self._limit = limit
+        self._limit, self._steady = limit, steady
         self.plan = Plan(running=running, layers=self._layers(running))
         parts.follow(self.plan)
         self._meta = parts.network.arrange(meta) if self.plan.layers != "general" else dict(meta)
@@ -110,10 +113,11 @@ class TaskBatches:
         self, key: tuple[Hashable, ...], one: Callable[..., Any], trees: Sequence[Any], examples: int, recorded: bool
     ) -> list[Any]:
         """``one(meta, tree)`` of every tree, in chunks."""
-        size, results = self._size(examples), []
-        for first in range(0, len(trees), size):
-            part = [*trees[first : first + size]]
+        whole, results = self._size(examples), []
+        for first in range(0, len(trees), whole):
+            part = [*trees[first : first + whole]]
             count = len(part)
+            size = whole if self._steady else 1 << (count - 1).bit_length()
             part += [part[-1]] * (size - count)
             stacked = tree_map(lambda *leaves: torch.stack(leaves), *part)
             found = self._call(key, one, stacked, size, recorded)
@@ -151,7 +155,7 @@ class TaskBatches:
             return self._limit
         bytes_each = 4 * max(1, self._parts.network.activations) * examples
         fitting = max(1, ACTIVATIONS[self.plan.layers] // bytes_each)
-        return min(self._limit, 1 << int(math.log2(fitting)))
+        return 1 << int(math.log2(min(self._limit, fitting)))
 
     def _layers(self, running: Running) -> Layers:
         if not self._parts.network.has_task_layers or running != "mapped":

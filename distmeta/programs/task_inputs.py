@@ -40,7 +40,7 @@ class TaskInputs:
         self._inputs = spec.inputs
         self._outputs = spec.outputs
         self._objective = parts.objective
-        self._ways = (config.evaluation.ways or spec.outputs) if parts.adaptation.needs_head else None
+        self.ways = (config.evaluation.ways or spec.outputs) if parts.adaptation.needs_head else None
         self._device = device
 
     def support(self, x: Any, y: Any) -> Support:
@@ -134,13 +134,13 @@ class TaskInputs:
     def _count(self, labels: Tensor) -> int:
         """The number of classes of a support set, checked."""
         ways = int(labels.max()) + 1
-        if self._ways is not None:
-            if ways > self._ways:
+        if self.ways is not None:
+            if ways > self.ways:
                 raise ConfigError(
-                    f"y_support names class {ways - 1}, but the model was trained for {self._ways} ways: "
-                    f"0 to {self._ways - 1}"
+                    f"y_support names class {ways - 1}, but the model was trained for {self.ways} ways: "
+                    f"0 to {self.ways - 1}"
                 )
-            return self._ways
+            return self.ways
         present = torch.unique(labels)
         if len(present) < ways:
             missing = int((present != torch.arange(len(present))).nonzero()[0])

@@ -19,7 +19,7 @@ from distmeta.core.plan import Running
 from distmeta.core.records import Data, Inputs
 from distmeta.errors import ConfigError, WrongTask
 from distmeta.loading import load_config
-from distmeta.programs.batches import TaskBatches
+from distmeta.programs.batches import LARGEST_CHUNK, TaskBatches
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.task_inputs import TaskInputs
 from distmeta.runs.grouping import by_shape
@@ -105,6 +105,7 @@ class MetaLearner:
         self._inputs = TaskInputs(config, self.parts, self._device)
         self._batches: TaskBatches | None = None
         self._one_batch = threading.Lock()
+        self._chunks = (LARGEST_CHUNK, True)
 
     @property
     def device(self) -> torch.device:
@@ -138,7 +139,7 @@ class MetaLearner:
                 adapted = cast(Iterative, parts.adaptation).descend(self.meta, support, count)
             else:
                 adapted = parts.adaptation.adapt(self.meta, support, count)
-            return AdaptedModel(self, self._kept(support), adapted)
+            return AdaptedModel(self, self.kept_of(support), adapted)
 
     def adapt_batch(self, tasks: Iterable[tuple[Inputs, Tensor]], steps: int | None = None) -> list[AdaptedModel]:
         """Adapt to many tasks at once: those of one shape together, several times faster than one by one.
@@ -169,12 +170,12 @@ class MetaLearner:
                     raise ConfigError("expected (x_support, y_support)")
                 supports.append(self._inputs.support(*task))
         found: list[AdaptedModel | None] = [None] * len(supports)
-        with self._batched() as batches:
+        with self.batched() as batches:
             for places in by_shape(supports):
                 for place, adapted in zip(
                     places, batches.adapt([supports[place] for place in places], count), strict=True
                 ):
-                    found[place] = AdaptedModel(self, self._kept(supports[place]), adapted)
+                    found[place] = AdaptedModel(self, self.kept_of(supports[place]), adapted)
         return cast("list[AdaptedModel]", found)
 
     def predict_batch(
@@ -199,25 +200,43 @@ class MetaLearner:
             with _of_task(number):
                 trees.append((*model.solution(statistics), self.inputs(given, "x")))
         found: list[Tensor | None] = [None] * len(trees)
-        with self._batched() as batches:
+        with self.batched() as batches:
             for places in by_shape(trees):
                 adapted, supports, data = zip(*(trees[place] for place in places), strict=True)
                 for place, outputs in zip(places, batches.predict(adapted, supports, data), strict=True):
                     found[place] = self.outputs(outputs)
         return cast("list[Tensor]", found)
 
-    def _kept(self, support: Support) -> Support | None:
+    def batch_by(self, most: int, *, steady: bool = True) -> None:
+        """How :meth:`adapt_batch` and :meth:`predict_batch` cut tasks into chunks, before they are first called.
+
+        Args:
+            most: tasks of a chunk at most.
+            steady: whether chunks of one shape are of one size always, so that a task gets the same bits however many
+                others there are. Otherwise they are as small as the tasks allow, which answers a few of them sooner;
+                what a task gets may then differ by rounding.
+        """
+        self._chunks = (most, steady)
+        self._batches = None
+
+    @property
+    def ways(self) -> int | None:
+        """Classes that a task has at most; ``None`` where any number will do, or where there are none."""
+        return self._inputs.ways
+
+    def kept_of(self, support: Support) -> Support | None:
         """What of a support set predictions need."""
         if not self.parts.network.uses_batch_statistics:
             return None
         return support._replace(data={name: value for name, value in support.data.items() if name != "y"})
 
     @contextmanager
-    def _batched(self) -> Iterator[TaskBatches]:
+    def batched(self) -> Iterator[TaskBatches]:
         """Computes for many tasks, one caller after the other, with as many threads as a worker of the run."""
         with self._one_batch, torch.inference_mode(False), torch.no_grad(), threads(self.config.run.threads):
             if self._batches is None:
-                self._batches = TaskBatches(self.config, self.parts.replica(), self.meta, self._device, self.running)
+                parts = self.parts.replica()
+                self._batches = TaskBatches(self.config, parts, self.meta, self._device, self.running, *self._chunks)
             yield self._batches
 
     def adapt_raw(self, support: Data, steps: int | None = None) -> Callable[[Data], Tensor]:

@@ -121,7 +121,7 @@ class _Writer(AbstractContextManager["_Writer"]):
     def _of_classes(self, told: Told, outputs: Tensor) -> dict[str, list[Any]]:
         assert told.classes is not None
         names = [str(each) for each in told.classes]
-        probabilities = outputs.double().softmax(-1)[:, : len(names)]
+        probabilities = outputs[:, : len(names)].double().softmax(-1)  # of those that the task has
         likely, chosen = probabilities.max(-1)
         found: dict[str, list[Any]] = {
             "prediction": [names[place] for place in chosen.tolist()],

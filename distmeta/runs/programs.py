@@ -26,8 +26,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from distmeta.adaptations.base import Batch, Support
-from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError
+from distmeta.runs.example_support import example_support
 from distmeta.runs.inference import AdaptedModel, MetaLearner
 from distmeta.runs.policies import PolicyLearner
 from distmeta.storage.atomic import temporary
@@ -87,7 +87,7 @@ class _Programs:
         self._adaptation = parts.adaptation
         self._meta_names = list(learner.meta)
         self._meta = [value.cpu() for value in learner.meta.values()]
-        given = _example(learner) if support is None else learner.support_of(*support)
+        given = example_support(learner) if support is None else learner.support_of(*support)
         self._ways = given.ways
         self._support = {name: value.cpu() for name, value in given.data.items()}
         self._steps = learner.steps_of(None)
@@ -176,30 +176,6 @@ class _Programs:
     def _first(values: Tensor) -> Tensor:
         """Some inputs, of the support set's."""
         return values[torch.arange(RECORDED_INPUTS) % len(values)].clone()
-
-
-def _example(learner: MetaLearner) -> Support:
-    """A support set of the meta-test's shape."""
-    config, spec = learner.config, learner.parts.spec
-    shots = config.evaluation.shots or getattr(config.tasks, "shots", None)
-    shots = getattr(shots, "max", shots) or 1
-    classes: int | None = None
-    if learner.parts.objective.classes:
-        ways = config.evaluation.ways or getattr(config.tasks, "ways", None)
-        classes = int(getattr(ways, "max", ways) or spec.outputs or 2)
-        targets = torch.arange(classes).repeat_interleave(shots)
-    else:
-        targets = torch.ones(shots, spec.outputs or 1)
-    inputs = spec.inputs
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(each: TensorSpec) -> Tensor:
-        if each.dtype.startswith("float"):
-            return torch.rand(len(targets), *each.shape, generator=generator)
-        return torch.ones(len(targets), *each.shape, dtype=getattr(torch, each.dtype))
-
-    named = {"x": inputs} if isinstance(inputs, TensorSpec) else inputs
-    return Support({**{name: drawn(each) for name, each in named.items()}, "y": targets}, classes)
 
 
 def _saved(program: Any) -> bytes:

@@ -40,6 +40,7 @@ FOLDERS = (
     "sweeps",
     "sweeps/tune",
     "jobs",
+    "serving",
     "cli",
 )
 """Folders, and single files beside them, in the order in which they may import one another: from above."""

@@ -1,0 +1,193 @@
+"""What a replica computes: adaptations and predictions, those that come together in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from distmeta.core.records import Inputs
+from distmeta.errors import ConfigError
+from distmeta.runs.inference import AdaptedModel, MetaLearner
+from distmeta.serving.bodies import BadRequest, Body, refused, targets_of
+from distmeta.serving.models import PackedModel
+from distmeta.serving.settings import ServeSettings
+
+MODELS_HERE = 256
+"""Models that a replica keeps at hand, beside the store."""
+
+
+@dataclass
+class _Waiting:
+    """A request that waits for others."""
+
+    work: Any
+    key: Any
+    done: asyncio.Future[Any]
+
+
+class Batcher:
+    """Collects requests for a moment and computes those of one key in one call, in a thread of its own.
+
+    Args:
+        compute: of several works of one key, their results in their order.
+        most: works of a call.
+        wait: seconds that the first of them waits.
+        pool: where to compute.
+        note: told of the size of each call.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Any, Sequence[Any]], Sequence[Any]],
+        most: int,
+        wait: float,
+        pool: ThreadPoolExecutor,
+        note: Callable[[int], None],
+    ) -> None:
+        self._compute, self._most, self._wait, self._pool, self._note = compute, most, wait, pool, note
+        self._waiting: list[_Waiting] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def ask(self, key: Any, work: Any) -> Any:
+        """The result of one work."""
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(work, key, done))
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        return await done
+
+    async def _run(self) -> None:
+        """Calls, until nothing waits; while one is computed, the next one's works come together."""
+        if self._most > 1:
+            await asyncio.sleep(self._wait)
+        while self._waiting:
+            key = self._waiting[0].key
+            chosen = [each for each in self._waiting if each.key == key][: self._most]
+            taken = set(map(id, chosen))
+            self._waiting = [each for each in self._waiting if id(each) not in taken]
+            self._note(len(chosen))
+            try:
+                works = [each.work for each in chosen]
+                results = await asyncio.get_running_loop().run_in_executor(self._pool, self._compute, key, works)
+            except Exception as error:  # of all of them: none may wait for ever
+                results = [error] * len(chosen)
+            for each, result in zip(chosen, results, strict=True):
+                if each.done.cancelled():
+                    continue
+                if isinstance(result, Exception):
+                    each.done.set_exception(result)
+                else:
+                    each.done.set_result(result)
+
+
+class Answers:
+    """Adapts and predicts for requests.
+
+    Args:
+        learner: of the service.
+        settings: of the service.
+        store: handle of a :class:`~distmeta.serving.models.ModelStore`.
+        note: told of the size of each call.
+    """
+
+    def __init__(self, learner: MetaLearner, settings: ServeSettings, store: Any, note: Callable[[int], None]) -> None:
+        self._learner, self._settings, self._store = learner, settings, store
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._here: OrderedDict[str, tuple[AdaptedModel, list[Any] | None]] = OrderedDict()
+        most, wait = settings.batch, settings.wait
+        self._adapting = Batcher(self._adapt, most, wait, self._pool, note)
+        self._predicting = Batcher(self._predict, most, wait, self._pool, note)
+
+    async def adapt(self, body: Body) -> dict[str, Any]:
+        """Adapt to a support set; gives the model's id and its classes."""
+        if body.labels is None:
+            raise BadRequest("labels: expected the class or the value of each example")
+        steps = self._steps(body)
+        targets, classes = targets_of(self._learner, body.labels)
+        try:  # before others are computed with it
+            self._learner.support_of(body.inputs, targets)
+            self._learner.steps_of(steps)
+        except ConfigError as error:
+            raise refused(error) from None
+        model: AdaptedModel = await self._adapting.ask(steps, (body.inputs, targets))
+        name = secrets.token_urlsafe(16)
+        await self._store.keep.remote(name, PackedModel.of(model, classes))
+        self._remember(name, model, classes)
+        return {"model": name, "classes": classes, "expires_in": self._settings.ttl}
+
+    async def predict(self, body: Body, name: str) -> dict[str, Any]:
+        """Predict with a model that was adapted before."""
+        model, classes = await self._model(name)
+        try:
+            self._learner.inputs(body.inputs, "inputs")
+        except ConfigError as error:
+            raise refused(error) from None
+        outputs: Tensor = await self._predicting.ask(None, (model, body.inputs))
+        return told(self._learner, outputs, classes)
+
+    async def forget(self, name: str) -> bool:
+        """Forget a model."""
+        self._here.pop(name, None)
+        there: bool = await self._store.forget.remote(name)
+        return there
+
+    def _adapt(self, steps: int | None, works: Sequence[tuple[Inputs, Tensor]]) -> Sequence[AdaptedModel]:
+        if self._settings.batch == 1:
+            return [self._learner.adapt(*works[0], steps)]
+        return self._learner.adapt_batch(works, steps)
+
+    def _predict(self, _: None, works: Sequence[tuple[AdaptedModel, Inputs]]) -> Sequence[Tensor]:
+        if self._settings.batch == 1:
+            model, inputs = works[0]
+            return [model.predict(inputs)]
+        return self._learner.predict_batch([model for model, _ in works], [inputs for _, inputs in works])
+
+    async def _model(self, name: str) -> tuple[AdaptedModel, list[Any] | None]:
+        found = self._here.get(name)
+        kept = await self._store.find.remote(name, found is not None)
+        if kept is None:
+            self._here.pop(name, None)
+            raise BadRequest("there is no such model, or it was not used for too long; adapt again", 404)
+        if found is None:
+            packed: PackedModel = await kept[0]
+            found = packed.on(self._learner), packed.classes
+            self._remember(name, *found)
+        elif name in self._here:  # another request may have made room meanwhile
+            self._here.move_to_end(name)
+        return found
+
+    def _remember(self, name: str, model: AdaptedModel, classes: list[Any] | None) -> None:
+        self._here[name] = model, classes
+        while len(self._here) > min(MODELS_HERE, self._settings.models):
+            self._here.popitem(last=False)
+
+    def _steps(self, body: Body) -> int | None:
+        steps = body.options.get("steps")
+        if steps is None:
+            return None
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= self._settings.steps:
+            raise BadRequest(f"steps: expected a whole number, 0 to {self._settings.steps}")
+        return steps
+
+
+def told(learner: MetaLearner, outputs: Tensor, classes: list[Any] | None) -> dict[str, Any]:
+    """Outputs as an answer: of classes the likeliest and all probabilities, else values."""
+    if classes is not None:
+        probabilities = outputs[:, : len(classes)].double().softmax(-1)  # of those that the task has
+        return {
+            "predictions": [classes[place] for place in probabilities.argmax(-1).tolist()],
+            "probabilities": probabilities.tolist(),
+            "classes": classes,
+        }
+    of_outputs = getattr(learner.parts.objective, "predicted", None)
+    predicted = outputs if of_outputs is None else of_outputs(outputs)
+    if predicted.shape != outputs.shape:
+        predicted = learner.outputs(predicted)
+    return {"predictions": predicted[:, 0].tolist() if predicted.shape[-1] == 1 else predicted.tolist()}

@@ -1,0 +1,235 @@
+"""Requests' bodies, checked: JSON, Arrow, or images in a form; whatever else they hold is refused by name."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from distmeta.core.records import TensorSpec
+from distmeta.errors import ConfigError
+from distmeta.runs.inference import MetaLearner
+from distmeta.tasks import TASKS
+from distmeta.tasks.options import TableOptions
+
+ARROW = "application/vnd.apache.arrow.stream"
+KEYS = {"inputs", "images", "texts", "columns", "labels", "targets", "steps", "model"}
+"""Fields of a JSON body."""
+
+LONGEST_TEXT = 100_000
+"""Characters of a text."""
+
+
+class BadRequest(Exception):
+    """A request that cannot be answered; its message is for whoever sent it.
+
+    Attributes:
+        status: of the answer, 400 to 499.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a request asks for.
+
+    Attributes:
+        inputs: as the learner takes them.
+        count: examples.
+        labels: classes or values of each; ``None`` where there are none.
+        options: other fields.
+    """
+
+    inputs: Any
+    count: int
+    labels: Sequence[Any] | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class BodyReader:
+    """Reads bodies for one learner.
+
+    Args:
+        learner: whose inputs are wanted.
+        most: examples of a request.
+    """
+
+    def __init__(self, learner: MetaLearner, most: int) -> None:
+        self._most = most
+        self._options = learner.config.tasks
+        self._spec = learner.parts.spec.inputs
+        images = isinstance(self._spec, TensorSpec) and len(self._spec.shape) == 3
+        self.kind = "inputs"
+        if isinstance(self._options, TableOptions):
+            self.kind = "columns"
+        elif hasattr(self._options, "tokenizer"):
+            self.kind = "texts"
+        elif images:
+            self.kind = "images"
+
+    def read(self, content: bytes, kind: str) -> Body:
+        """A JSON or Arrow body.
+
+        Raises:
+            BadRequest: telling what is wrong.
+        """
+        plain = kind.partition(";")[0].strip().lower()
+        if plain == "application/json":
+            return self._of_json(content)
+        if plain == ARROW:
+            return self._of_arrow(content)
+        raise BadRequest(f"Content-Type: expected application/json, {ARROW} or multipart/form-data", 415)
+
+    def of_images(self, images: Sequence[bytes], labels: Sequence[str] | None, options: Mapping[str, Any]) -> Body:
+        """Images of a form, each under its label."""
+        if self.kind != "images":
+            raise BadRequest(f"this learner takes {self.kind}, no images", 415)
+        self._check_count(len(images))
+        return Body(self._decoded(images), len(images), labels, options)
+
+    def _of_json(self, content: bytes) -> Body:
+        try:
+            values = json.loads(content)
+        except (ValueError, RecursionError):
+            raise BadRequest("the body is no JSON") from None
+        if not isinstance(values, dict):
+            raise BadRequest("the body is no JSON object")
+        if unknown := sorted(set(values) - KEYS):
+            raise BadRequest(f"{unknown[0]!r:.60}: there is no such field; there are {', '.join(sorted(KEYS))}")
+        given = [name for name in ("inputs", "images", "texts", "columns") if name in values]
+        if len(given) != 1:
+            raise BadRequest(f"expected one of inputs, images, texts and columns; {self.kind} fit this learner")
+        name = given[0]
+        if name != self.kind and name != "inputs":
+            raise BadRequest(f"this learner takes {self.kind}, not {name}")
+        inputs, count = self._inputs(name, values[name])
+        labels = values.get("labels", values.get("targets"))
+        if labels is not None and (not isinstance(labels, list) or len(labels) != count):
+            raise BadRequest(f"labels: expected a list of {count}, one for each example")
+        options = {key: values[key] for key in ("steps", "model") if key in values}
+        return Body(inputs, count, labels, options)
+
+    def _inputs(self, name: str, value: Any) -> tuple[Any, int]:
+        if name == "columns":
+            if not isinstance(value, dict) or not value or not all(isinstance(each, list) for each in value.values()):
+                raise BadRequest("columns: expected an object of lists by the columns' names")
+            count = self._check_count(len(next(iter(value.values()))))
+            return value, count
+        if name == "inputs" and isinstance(value, dict):
+            found = {key: self._array(each, f"inputs.{key:.60}") for key, each in value.items()}
+            count = len(next(iter(found.values()))) if found else 0
+            return found, self._check_count(count)
+        if not isinstance(value, list):
+            raise BadRequest(f"{name}: expected a list")
+        count = self._check_count(len(value))
+        if name == "texts":
+            if not all(isinstance(each, str) and len(each) <= LONGEST_TEXT for each in value):
+                raise BadRequest(f"texts: expected texts of at most {LONGEST_TEXT:,} characters")
+            return value, count
+        if name == "images":
+            return self._decoded([self._bytes(each, at) for at, each in enumerate(value)]), count
+        return self._array(value, "inputs"), count
+
+    def _of_arrow(self, content: bytes) -> Body:
+        import pyarrow as pa
+
+        try:
+            with pa.ipc.open_stream(io.BytesIO(content)) as stream:
+                table = stream.read_all()
+            table.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise BadRequest(f"the body is no stream of Arrow's: {str(error).splitlines()[0]:.200}") from None
+        count = self._check_count(table.num_rows)
+        names = set(table.column_names)
+        target = list(self._options.target) if isinstance(self._options, TableOptions) else ["label"]
+        labels: list[Any] | None = None
+        if set(target) <= names:
+            columns = [table.column(name).to_pylist() for name in target]
+            labels = columns[0] if len(columns) == 1 else [list(row) for row in zip(*columns, strict=True)]
+        if self.kind == "columns":
+            return Body(table, count, labels)
+        wanted = {"texts": getattr(self._options, "text", "text"), "images": "image"}.get(self.kind)
+        if wanted is None:
+            raise BadRequest("this learner takes inputs as JSON", 415)
+        if wanted not in names:
+            raise BadRequest(f"the table has no column {wanted!r}")
+        values = table.column(wanted).to_pylist()
+        if self.kind == "texts":
+            return Body(values, count, labels)
+        if not all(isinstance(each, bytes) for each in values):
+            raise BadRequest("image: expected binary values, the content of image files")
+        return Body(self._decoded(values), count, labels)
+
+    def _check_count(self, count: int) -> int:
+        if not 0 < count <= self._most:
+            raise BadRequest(f"expected 1 to {self._most:,} examples, got {count:,}", 413 if count else 400)
+        return count
+
+    def _decoded(self, images: Sequence[bytes]) -> torch.Tensor:
+        family = TASKS[self._options.kind]
+        found = []
+        for at, content in enumerate(images):
+            try:
+                found.append(family.picture(self._options, content))
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise BadRequest(f"images[{at}] cannot be read: {reason:.200}") from None
+        return torch.stack(found)
+
+    @staticmethod
+    def _bytes(value: Any, at: int) -> bytes:
+        if not isinstance(value, str):
+            raise BadRequest(f"images[{at}]: expected base64 text, or a data: URI")
+        text = value.partition(",")[2] if value.startswith("data:") else value
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise BadRequest(f"images[{at}]: expected base64 text, or a data: URI") from None
+
+    @staticmethod
+    def _array(value: Any, name: str) -> torch.Tensor:
+        try:
+            tensor = torch.tensor(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise BadRequest(f"{name}: expected lists of numbers, all rows of one shape") from None
+        return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def targets_of(learner: MetaLearner, labels: Sequence[Any]) -> tuple[Any, list[Any] | None]:
+    """Targets as the learner takes them, and what its classes stand for; ``None`` where there are no classes.
+
+    Raises:
+        BadRequest: labels of several kinds, or values that are no numbers.
+    """
+    if learner.parts.objective.classes:
+        fitted = getattr(learner.config.tasks, "fitted", None) or {}
+        if not all(isinstance(each, (str, int)) and not isinstance(each, bool) for each in labels):
+            raise BadRequest("labels: expected texts or whole numbers")
+        if fitted.get("classes") is not None:
+            return list(labels), list(fitted["classes"])
+        if len({type(each) for each in labels}) > 1:
+            raise BadRequest("labels: expected texts, or whole numbers, not both")
+        classes = sorted(set(labels))
+        return torch.tensor([classes.index(each) for each in labels]), classes
+    try:
+        values = torch.tensor(labels, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise BadRequest("targets: expected numbers, or lists of as many") from None
+    if not all(map(math.isfinite, values.flatten().tolist())):
+        raise BadRequest("targets: expected finite numbers")
+    return values.reshape(len(values), -1).float(), None
+
+
+def refused(error: ConfigError) -> BadRequest:
+    """What the learner refused, for whoever asked."""
+    return BadRequest(" ".join(str(error).split()), 422)
