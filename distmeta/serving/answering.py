@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,18 @@ from distmeta.serving.settings import ServeSettings
 
 MODELS_HERE = 256
 """Models that a replica keeps at hand, beside the store."""
+
+KNOWN_FOR = 1.0
+"""Seconds for which a replica takes a model to be kept still, without asking the store again."""
+
+
+@dataclass
+class _Here:
+    """A model at hand, and when the store was last asked for it."""
+
+    model: AdaptedModel
+    classes: list[Any] | None
+    asked: float
 
 
 @dataclass
@@ -100,7 +113,7 @@ class Answers:
     def __init__(self, learner: MetaLearner, settings: ServeSettings, store: Any, note: Callable[[int], None]) -> None:
         self._learner, self._settings, self._store = learner, settings, store
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
-        self._here: OrderedDict[str, tuple[AdaptedModel, list[Any] | None]] = OrderedDict()
+        self._here: OrderedDict[str, _Here] = OrderedDict()
         most, wait = settings.batch, settings.wait
         self._adapting = Batcher(self._adapt, most, wait, self._pool, note)
         self._predicting = Batcher(self._predict, most, wait, self._pool, note)
@@ -151,22 +164,24 @@ class Answers:
 
     async def _model(self, name: str) -> tuple[AdaptedModel, list[Any] | None]:
         found = self._here.get(name)
-        kept = await self._store.find.remote(name, found is not None)
-        if kept is None:
-            self._here.pop(name, None)
-            raise BadRequest("there is no such model, or it was not used for too long; adapt again", 404)
-        if found is None:
-            packed: PackedModel = await kept[0]
-            found = packed.on(self._learner), packed.classes
-            self._remember(name, *found)
-        elif name in self._here:  # another request may have made room meanwhile
+        if found is None or time.monotonic() - found.asked > KNOWN_FOR:
+            kept = await self._store.find.remote(name, found is not None)
+            if kept is None:
+                self._here.pop(name, None)
+                raise BadRequest("there is no such model, or it was not used for too long; adapt again", 404)
+            if found is None:
+                packed: PackedModel = await kept[0]
+                found = self._remember(name, packed.on(self._learner), packed.classes)
+            found.asked = time.monotonic()
+        if name in self._here:  # another request may have made room meanwhile
             self._here.move_to_end(name)
-        return found
+        return found.model, found.classes
 
-    def _remember(self, name: str, model: AdaptedModel, classes: list[Any] | None) -> None:
-        self._here[name] = model, classes
+    def _remember(self, name: str, model: AdaptedModel, classes: list[Any] | None) -> _Here:
+        found = self._here[name] = _Here(model, classes, time.monotonic())
         while len(self._here) > min(MODELS_HERE, self._settings.models):
             self._here.popitem(last=False)
+        return found
 
     def _steps(self, body: Body) -> int | None:
         steps = body.options.get("steps")

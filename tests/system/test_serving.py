@@ -261,7 +261,22 @@ def test_fuzzed_requests_do_no_harm(service: tuple[str, MetaLearner]) -> None:
 def fuzzed(draw: random.Random) -> tuple[bytes, str]:
     """A body that is nearly right."""
     whole: dict[str, Any] = {"images": ONE[: draw.randint(0, 3)], "labels": [0, 1, 2][: draw.randint(0, 3)], "steps": 1}
-    odd: list[Any] = [None, -1, 1e400, "", [], {}, "\x00", [[[]]], True, 2**70, float("nan"), ["a"] * 50, {"x": [1]}, "é" * 99]
+    odd: list[Any] = [
+        None,
+        -1,
+        1e400,
+        "",
+        [],
+        {},
+        "\x00",
+        [[[]]],
+        True,
+        2**70,
+        float("nan"),
+        ["a"] * 50,
+        {"x": [1]},
+        "é" * 99,
+    ]
     for _ in range(draw.randint(0, 3)):
         key = draw.choice(["images", "labels", "steps", "model", "inputs", "columns", "texts", "zzz"])
         whole[key] = draw.choice(odd)
