@@ -349,6 +349,7 @@ def result_lines(result: Mapping[str, Any], location: str) -> list[str]:
         f"{result['tasks']:,} tasks in {result['steps']:,} meta-steps, {clock(result['seconds'])} of training, "
         f"{result['tasks_per_second']:.0f} tasks/s, {_counted(result['workers']['count'], 'workers')}",
         f"run directory: {mask(location)} (tested {result['checkpoint']})",
+        f"report: {mask(location)}/report.html",
     ]
     faults = fault_words(_faults(result["faults"]))
     if faults:

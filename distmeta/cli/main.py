@@ -91,10 +91,10 @@ def train(
         _show(out, result["meta_test"])
         from distmeta.runs.report.writing import write_report
 
-        page = write_report([location], trust_code=True)  # what was trained here was trusted
-        for line in (*result_lines(result, location), f"report: {mask(page)}"):
+        write_report([location], trust_code=True)  # what was trained here was trusted
+        for line in result_lines(result, location):
             out.print(line, markup=False, highlight=False, soft_wrap=True)
-    return {**result, "run": mask(location), "report": mask(page)}
+    return {**result, "run": mask(location), "report": f"{mask(location)}/report.html"}
 
 
 def _drain(steps: Any, display: Display) -> dict[str, Any]:

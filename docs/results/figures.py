@@ -189,6 +189,40 @@ def heads_table(record: Record) -> str:
     return f"{table}\n\n`{record['command']}` ({made})"
 
 
+def serving_table(record: Record) -> str:
+    """What a service answers under load, with requests computed together and one by one."""
+    figures = record["figures"]
+    rows = []
+    for mode in ("batched", "one by one"):
+        found = figures[mode]
+        for route in ("adapt", "predict"):
+            times = found[route]
+            rows.append(
+                (mode, f"`/{route}`", f"{times['count']:,}", *(f"{times[f'p{at}_ms']:.0f}" for at in (50, 95, 99)))
+            )
+    table = _table(("", "request", "answers", "median, ms", "95 %, ms", "99 %, ms"), rows)
+    rates = [f"{figures[mode]['answers_a_second']:.0f} answers a second {mode}" for mode in ("batched", "one by one")]
+    memory = ", ".join(f"{value:,.0f} MB" for value in figures["batched"]["memory_mb"])
+    wrong = sum(figures[mode]["wrong"] + figures[mode]["failed"] for mode in ("batched", "one by one"))
+    fuzzed = ", ".join(f"{count:,} of {status}" for status, count in figures["fuzzed"].items())
+    made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
+    return (
+        f"{table}\n\n{', '.join(rates)}: {figures['ratio']:.2f} times as many. Wrong or failed: {wrong}. Memory of all of the "
+        f"service's processes after a third of the time, and at the end: {memory}. Requests that were nearly right got: "
+        f"{fuzzed}.\n\n`{record['command']}` ({made})"
+    )
+
+
+def adapting_table(record: Record) -> str:
+    """The rate of adapting to given tasks on workers."""
+    figures = record["figures"]
+    made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
+    return (
+        f"On two Ray workers {figures['adapt_tasks_per_second']:.0f} tasks/s, {figures['ratio']:.2f} times the bare engine's "
+        f"in two processes; tasks with other bits than alone: {figures['other_bits']}.\n\n`{record['command']}` ({made})"
+    )
+
+
 def methods_table(records: Mapping[str, Record], published: Published, short: bool) -> str:
     """Our figures beside the papers', with the difference and, where ours is below, the reason.
 
@@ -226,7 +260,7 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
     Args:
         what: ``records``, ``conditions``, ``algorithm NAME``, ``runs PART`` of the records with this in their names,
             ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines NAME``, ``rules NAME``, ``parts NAME``,
-            ``memory NAME`` or ``heads NAME``; or ``methods``, records beside their papers, and ``short``, some.
+            ``memory NAME``, ``heads NAME``, ``serving NAME`` or ``adapting NAME``; or ``methods``, records beside their papers, and ``short``, some.
         records: all of runs, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
         others: records of sweeps and benchmarks, by name.
@@ -243,6 +277,8 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
         "parts": parts_table,
         "memory": memory_table,
         "heads": heads_table,
+        "serving": serving_table,
+        "adapting": adapting_table,
     }
     if kind in tables:
         return tables[kind](others[name])

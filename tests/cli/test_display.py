@@ -64,7 +64,8 @@ def test_the_summary_lists_every_fault() -> None:
         "checkpoint": "checkpoints/step-00000010",
         "faults": {**LOST, "driver_restarts": 2, "nodes_joined": 1},
     }
-    first, _, last = result_lines(result, "runs/a")
+    first, _, report, last = result_lines(result, "runs/a")
+    assert report == "report: runs/a/report.html"
     assert first.endswith("0 tasks/s, 1 worker")
     assert last == "faults: 1 worker lost, 2 shards redone, 2 restarts, 1 node joined"
 

@@ -15,7 +15,7 @@ import distmeta
 from distmeta import adaptations, estimators, models, tasks
 
 PACKAGE = Path(distmeta.__file__).parent
-KNOW_RAY = ("workers/ray/", "sweeps/tune/", "jobs/")
+KNOW_RAY = ("workers/ray/", "sweeps/tune/", "jobs/", "serving/")
 """Folders that may import Ray."""
 
 SLOW = {"torch", "ray", "pyarrow", "numpy", "scipy", "pandas", "matplotlib"}

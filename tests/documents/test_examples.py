@@ -55,10 +55,12 @@ def test_they_are_short(script: Path) -> None:
 def test_all_of_them_are_tested() -> None:
     tested = {
         "adapt.py",
+        "ask_service.py",  # with the tutorial
         "cluster_job.py",
         "new_estimator.py",
         "own_network.py",
         "own_tasks.py",
+        "pictures.py",  # likewise
         "sinusoid.py",
         "sweep.py",
         "table.py",

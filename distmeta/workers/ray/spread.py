@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,23 @@ WAIT = 0.5
 class _Caller:
     """Calls the function in a process of its own."""
 
-    def __init__(self, modules: Mapping[str, bytes], function: bytes) -> None:
-        unpack_modules(modules)
-        self._function: Callable[[Any], Any] = pickle.loads(function)
+    def __init__(self) -> None:
+        self._function: Callable[[Any], Any] | None = None
 
-    def call(self, argument: Any) -> Any:
-        """The function's result."""
+    def call(self, given: Sequence[Any], argument: Any) -> Any:
+        """The function's result.
+
+        Args:
+            given: where modules and function are. The constructor does not get them: what it gets from the object
+                store, Ray does not promise to have for a restart.
+            argument: of the function.
+        """
+        if self._function is None:
+            modules: Mapping[str, bytes]
+            modules, function = ray.get(list(given))
+            unpack_modules(modules)
+            self._function = pickle.loads(function)
+        assert self._function is not None
         return _sent(self._function(_received(argument)))
 
 
@@ -65,18 +76,18 @@ def spread(
     callers: list[Any] = []
     try:
         need = {"num_cpus": cluster.need["CPU"], "num_gpus": cluster.need["GPU"]}
-        given = (modules_of(config), pickle.dumps(function))
+        given = [ray.put(modules_of(config)), ray.put(pickle.dumps(function))]
         options = {**need, "max_restarts": REPLACEMENTS, "max_task_retries": REPLACEMENTS}
         hired: Any = _Caller  # Ray's decorator adds to the class
-        callers += [hired.options(**options).remote(*given) for _ in range(max(1, cluster.wanted))]
-        yield from _in_order(callers, iter(arguments), check)
+        callers += [hired.options(**options).remote() for _ in range(max(1, cluster.wanted))]
+        yield from _in_order(callers, given, iter(arguments), check)
     finally:
         for caller in callers:
             ray.kill(caller)
         cluster.close()
 
 
-def _in_order(callers: list[Any], arguments: Iterator[Any], check: Check) -> Iterator[Any]:
+def _in_order(callers: list[Any], given: Sequence[Any], arguments: Iterator[Any], check: Check) -> Iterator[Any]:
     """Results as their turn comes; each worker has a few calls before it."""
     waiting: deque[Any] = deque()
     busy: dict[Any, int] = {}
@@ -90,7 +101,7 @@ def _in_order(callers: list[Any], arguments: Iterator[Any], check: Check) -> Ite
             except StopIteration:
                 more = False
                 break
-            ref = callers[caller].call.remote(_sent(argument))
+            ref = callers[caller].call.remote(given, _sent(argument))
             waiting.append(ref)
             busy[ref] = caller
             load[caller] += 1
