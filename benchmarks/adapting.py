@@ -3,8 +3,8 @@
     python benchmarks/adapting.py [--tasks 10000] [--workers 2] [key=value ...]
 
 Untrained MAML, 5 ways, 1 shot, 5 inner steps, 15 queries a class, on images of Omniglot's size. The bare engine adapts
-to tasks in memory and predicts, in one process with one thread for each worker, side by side. Ends with an error where a
-task's bits differ from those that it gets alone.
+to tasks in memory and predicts, in one process with one thread for each worker, side by side. Ends with an error where
+a task's bits differ from those that it gets alone.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import json
 import multiprocessing
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
+from common import write
 
 import distmeta
 from distmeta.loading import load_config
@@ -71,6 +73,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
@@ -93,7 +96,10 @@ def main() -> None:
     first = len(times) // 5  # workers are starting, and recording
     rate = (len(times) - first) / (times[-1] - times[first])
     result = {"engine_tasks_per_second": engine, "adapt_tasks_per_second": rate, "ratio": rate / engine}
-    print(json.dumps({**result, "other_bits": wrong}, indent=1))
+    result["other_bits"] = wrong
+    print(json.dumps(result, indent=1))
+    if options.json:
+        write(options.json, result)
     if wrong:
         sys.exit(f"{wrong} tasks have other bits than alone")
 

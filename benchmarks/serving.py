@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import write
 
 import distmeta
 from distmeta.runs.inference import MetaLearner
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--models", type=int, default=300, help="kept at most, so that memory is steady soon")
     parser.add_argument("--fuzz", type=int, default=10_000)
+    parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     learner = distmeta.load(options.learner)
     known = cases(learner)
@@ -200,6 +202,8 @@ def main() -> None:
                 result["fuzzed"] = asyncio.run(fuzz(address, options.fuzz))
     result["ratio"] = result["batched"]["answers_a_second"] / result["one by one"]["answers_a_second"]
     print(json.dumps(result, indent=1))
+    if options.json:
+        write(options.json, result)
 
 
 if __name__ == "__main__":

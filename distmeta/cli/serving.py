@@ -18,7 +18,7 @@ from distmeta.runs.interrupts import interruptible
 TOKEN = "DISTMETA_SERVE_TOKEN"
 """Environment variable with the service's token; without it one is drawn."""
 
-LOOK = 0.5
+LOOK_EVERY = 0.5
 """Seconds between looks at whether to end."""
 
 
@@ -58,7 +58,7 @@ def serve(
             try:
                 while True:
                     check()
-                    time.sleep(LOOK)
+                    time.sleep(LOOK_EVERY)
             except Interrupted:
                 terminal.print("the service has ended", highlight=False)
     return {"address": address}

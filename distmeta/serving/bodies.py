@@ -20,10 +20,10 @@ from distmeta.tasks import TASKS
 from distmeta.tasks.options import TableOptions
 
 ARROW = "application/vnd.apache.arrow.stream"
-KEYS = {"inputs", "images", "texts", "columns", "labels", "targets", "steps", "model"}
+BODY_FIELDS = {"inputs", "images", "texts", "columns", "labels", "targets", "steps", "model"}
 """Fields of a JSON body."""
 
-LONGEST_TEXT = 100_000
+MOST_CHARACTERS = 100_000
 """Characters of a text."""
 
 
@@ -104,8 +104,8 @@ class BodyReader:
             raise BadRequest("the body is no JSON") from None
         if not isinstance(values, dict):
             raise BadRequest("the body is no JSON object")
-        if unknown := sorted(set(values) - KEYS):
-            raise BadRequest(f"{unknown[0]!r:.60}: there is no such field; there are {', '.join(sorted(KEYS))}")
+        if unknown := sorted(set(values) - BODY_FIELDS):
+            raise BadRequest(f"{unknown[0]!r:.60}: there is no such field; there are {', '.join(sorted(BODY_FIELDS))}")
         given = [name for name in ("inputs", "images", "texts", "columns") if name in values]
         if len(given) != 1:
             raise BadRequest(f"expected one of inputs, images, texts and columns; {self.kind} fit this learner")
@@ -133,8 +133,8 @@ class BodyReader:
             raise BadRequest(f"{name}: expected a list")
         count = self._check_count(len(value))
         if name == "texts":
-            if not all(isinstance(each, str) and len(each) <= LONGEST_TEXT for each in value):
-                raise BadRequest(f"texts: expected texts of at most {LONGEST_TEXT:,} characters")
+            if not all(isinstance(each, str) and len(each) <= MOST_CHARACTERS for each in value):
+                raise BadRequest(f"texts: expected texts of at most {MOST_CHARACTERS:,} characters")
             return value, count
         if name == "images":
             return self._decoded([self._bytes(each, at) for at, each in enumerate(value)]), count

@@ -21,40 +21,11 @@ def description(kind: str) -> dict[str, Any]:
     Args:
         kind: what the learner takes, one of :data:`FIELDS`.
     """
-    field, told, item = FIELDS[kind]
-    inputs: dict[str, Any] = (
-        {"type": "object", "description": told}
-        if item == "object"
-        else {"type": "array", "items": {} if item == "array" else {"type": item}, "description": told}
-    )
-    labels = {"type": "array", "items": {}, "description": "a class (text or whole number) or value of each example"}
-    steps = {"type": "integer", "minimum": 0, "description": "inner steps; as in the run's meta-test by default"}
-    model = {"type": "string", "description": "the id that /adapt gave"}
-    error = {"type": "object", "properties": {"error": {"type": "string"}}}
-    adapt = {
-        "type": "object",
-        "required": [field, "labels"],
-        "properties": {field: inputs, "labels": labels, "steps": steps},
-    }
-    predict = {"type": "object", "required": [field, "model"], "properties": {field: inputs, "model": model}}
-    adapted = {"model": model, "classes": {"type": ["array", "null"]}, "expires_in": {"type": "number"}}
-    predicted = {
-        "predictions": {"type": "array", "items": {}},
-        "probabilities": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
-        "classes": {"type": "array", "items": {}},
-    }
-    wrong = {
-        code: {"description": told, "content": {"application/json": {"schema": error}}}
-        for code, told in (
-            ("400", "the request cannot be read"),
-            ("401", "no token, or another one"),
-            ("404", "there is no such model"),
-            ("408", "the body came too slowly"),
-            ("413", "too large"),
-            ("415", "another type of content"),
-            ("422", "it does not fit the learner"),
-            ("429", "too many requests"),
-        )
+    plain = {"200": {"description": "as told"}}
+    forget = {
+        "summary": "Forget an adapted model",
+        "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "responses": {"204": {"description": "forgotten"}, **_wrong()},
     }
     return {
         "openapi": "3.1.0",
@@ -62,33 +33,60 @@ def description(kind: str) -> dict[str, Any]:
         "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         "security": [{"token": []}],
         "paths": {
-            "/adapt": {"post": _operation("Adapt to a support set", adapt, adapted, wrong)},
-            "/predict": {"post": _operation("Predict with an adapted model", predict, predicted, wrong)},
-            "/models/{model}": {
-                "delete": {
-                    "summary": "Forget an adapted model",
-                    "parameters": [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}],
-                    "responses": {"204": {"description": "forgotten"}, **wrong},
-                }
-            },
-            "/learner": {
-                "get": {"summary": "What the learner is and takes", "responses": {"200": {"description": ""}}}
-            },
-            "/health": {
-                "get": {"summary": "Whether it answers", "security": [], "responses": {"200": {"description": ""}}}
-            },
-            "/metrics": {"get": {"summary": "Counts for Prometheus", "responses": {"200": {"description": ""}}}},
+            **_asked(kind),
+            "/models/{model}": {"delete": forget},
+            "/learner": {"get": {"summary": "What the learner is and takes", "responses": plain}},
+            "/health": {"get": {"summary": "Whether it answers", "security": [], "responses": plain}},
+            "/metrics": {"get": {"summary": "Counts for Prometheus", "responses": plain}},
         },
     }
 
 
-def _operation(summary: str, body: Any, answer: Any, wrong: Any) -> dict[str, Any]:
+def _asked(kind: str) -> dict[str, Any]:
+    """The requests that compute."""
+    field, told, item = FIELDS[kind]
+    inputs: dict[str, Any] = {"type": "object", "description": told}
+    if item != "object":
+        inputs = {"type": "array", "items": {} if item == "array" else {"type": item}, "description": told}
+    labels = {"type": "array", "items": {}, "description": "a class (text or whole number) or value of each example"}
+    steps = {"type": "integer", "minimum": 0, "description": "inner steps; as in the run's meta-test by default"}
+    model = {"type": "string", "description": "the id that /adapt gave"}
+    adapt = {"required": [field, "labels"], "properties": {field: inputs, "labels": labels, "steps": steps}}
+    predict = {"required": [field, "model"], "properties": {field: inputs, "model": model}}
+    adapted = {"model": model, "classes": {"type": ["array", "null"]}, "expires_in": {"type": "number"}}
+    rows = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+    anything = {"type": "array", "items": {}}
+    predicted = {"predictions": anything, "probabilities": rows, "classes": anything}
+    return {
+        "/adapt": {"post": _operation("Adapt to a support set", {"type": "object", **adapt}, adapted)},
+        "/predict": {"post": _operation("Predict with an adapted model", {"type": "object", **predict}, predicted)},
+    }
+
+
+def _wrong() -> dict[str, Any]:
+    """Answers to what cannot be answered."""
+    error = {"type": "object", "properties": {"error": {"type": "string"}}}
+    told = {
+        "400": "the request cannot be read",
+        "401": "no token, or another one",
+        "404": "there is no such model",
+        "408": "the body came too slowly",
+        "413": "too large",
+        "415": "another type of content",
+        "422": "it does not fit the learner",
+        "429": "too many requests",
+    }
+    content = {"application/json": {"schema": error}}
+    return {code: {"description": each, "content": content} for code, each in told.items()}
+
+
+def _operation(summary: str, body: Any, answer: Any) -> dict[str, Any]:
     content = {"application/json": {"schema": body}}
     found = {"application/json": {"schema": {"type": "object", "properties": answer}}}
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": content},
-        "responses": {"200": {"description": "", "content": found}, **wrong},
+        "responses": {"200": {"description": "", "content": found}, **_wrong()},
     }
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from distmeta.cli.display import LISTS, clock, meta_test_table, result_lines
+from distmeta.cli.display import meta_test_table, result_lines
+from distmeta.core.words import clock
+from distmeta.objectives.metrics import LISTS
 
 SHOWN_STEPS = (1, 5, 10)
 """Inner steps whose errors a table shows, where there are so many."""
@@ -207,9 +209,9 @@ def serving_table(record: Record) -> str:
     fuzzed = ", ".join(f"{count:,} of {status}" for status, count in figures["fuzzed"].items())
     made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
     return (
-        f"{table}\n\n{', '.join(rates)}: {figures['ratio']:.2f} times as many. Wrong or failed: {wrong}. Memory of all of the "
-        f"service's processes after a third of the time, and at the end: {memory}. Requests that were nearly right got: "
-        f"{fuzzed}.\n\n`{record['command']}` ({made})"
+        f"{table}\n\n{', '.join(rates)}: {figures['ratio']:.2f} times as many. Wrong or failed: {wrong}. Memory of all "
+        f"of the service's processes after a third of the time, and at the end: {memory}. Requests that were nearly "
+        f"right got: {fuzzed}.\n\n`{record['command']}` ({made})"
     )
 
 
@@ -218,8 +220,9 @@ def adapting_table(record: Record) -> str:
     figures = record["figures"]
     made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
     return (
-        f"On two Ray workers {figures['adapt_tasks_per_second']:.0f} tasks/s, {figures['ratio']:.2f} times the bare engine's "
-        f"in two processes; tasks with other bits than alone: {figures['other_bits']}.\n\n`{record['command']}` ({made})"
+        f"On two Ray workers {figures['adapt_tasks_per_second']:.0f} tasks/s, {figures['ratio']:.2f} times the bare "
+        f"engine's in two processes; tasks with other bits than alone: {figures['other_bits']}.\n\n"
+        f"`{record['command']}` ({made})"
     )
 
 
@@ -260,7 +263,8 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
     Args:
         what: ``records``, ``conditions``, ``algorithm NAME``, ``runs PART`` of the records with this in their names,
             ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines NAME``, ``rules NAME``, ``parts NAME``,
-            ``memory NAME``, ``heads NAME``, ``serving NAME`` or ``adapting NAME``; or ``methods``, records beside their papers, and ``short``, some.
+            ``memory NAME``, ``heads NAME``, ``serving NAME`` or ``adapting NAME``; or ``methods``, records beside their
+            papers, and ``short``, some.
         records: all of runs, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
         others: records of sweeps and benchmarks, by name.

@@ -16,8 +16,8 @@ results-table``) rewrites what stands between these markers, which are comments 
 
 - ``<!-- results: WHAT -->`` to ``<!-- /results -->``, on lines of their own: a table, or what a run prints. WHAT is
   ``records``, ``methods``, ``short``, ``conditions``, ``algorithm NAME``, ``runs PART``, ``printed RECORD``, ``sweep
-  NAME``, ``peers NAME``, ``baselines NAME``, ``rules NAME``, ``parts NAME``, ``memory NAME`` or
-  ``heads NAME``, ``serving NAME``, ``adapting NAME``.
+  NAME``, ``peers NAME``, ``baselines NAME``, ``rules NAME``, ``parts NAME``, ``memory NAME``, ``heads
+  NAME``, ``serving NAME`` or ``adapting NAME``.
 - ``<!-- result: RECORD.FIELD -->`` to ``<!-- /result -->``, within a line and not at its start: one figure of the
   meta-test. ``RECORD.FIELD OVERRIDES`` is of a further evaluation.
 
