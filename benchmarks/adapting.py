@@ -98,8 +98,7 @@ def main() -> None:
     result = {"engine_tasks_per_second": engine, "adapt_tasks_per_second": rate, "ratio": rate / engine}
     result["other_bits"] = wrong
     print(json.dumps(result, indent=1))
-    if options.json:
-        write(options.json, result)
+    write(options.json, "adapting", result)
     if wrong:
         sys.exit(f"{wrong} tasks have other bits than alone")
 

@@ -202,8 +202,7 @@ def main() -> None:
                 result["fuzzed"] = asyncio.run(fuzz(address, options.fuzz))
     result["ratio"] = result["batched"]["answers_a_second"] / result["one by one"]["answers_a_second"]
     print(json.dumps(result, indent=1))
-    if options.json:
-        write(options.json, result)
+    write(options.json, "serving", result)
 
 
 if __name__ == "__main__":

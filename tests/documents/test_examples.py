@@ -60,7 +60,7 @@ def test_all_of_them_are_tested() -> None:
         "new_estimator.py",
         "own_network.py",
         "own_tasks.py",
-        "pictures.py",  # likewise
+        "scribbles.py",  # likewise
         "sinusoid.py",
         "sweep.py",
         "table.py",

@@ -1,6 +1,6 @@
 """A folder of images to try things with: 40 kinds of scribble, 20 drawings of each, and 3 new kinds.
 
-    python examples/pictures.py
+    python examples/scribbles.py
 
 writes ``pictures/KIND/NUMBER.png``, and of kinds that are in none of these ``new/support/KIND/NUMBER.png`` (two
 drawings of each) and ``new/query/NUMBER.png`` (what is to be told apart). Your own folder of classes does as well.
