@@ -22,7 +22,6 @@ extensions = [
     "repository",
 ]
 exclude_patterns = ["_ext"]
-html_extra_path = ["extra"]  # the gallery's reports, which are pages of their own
 
 html_theme = "furo"
 html_title = f"distmeta {release}"

@@ -25,6 +25,9 @@ from distmeta.tasks.options.augmentation import AugmentationOptions
 
 Model = type[BaseModel]
 
+ITSELF = ("name", "seed", "callbacks")
+"""Settings of a run that stand in no section."""
+
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _NAMES = {"integer": "integer", "number": "number", "string": "text", "boolean": "`true` or `false`", "null": "`null`"}
 
@@ -44,7 +47,7 @@ def generated(what: str) -> str:
 def configuration() -> str:
     """Every section of a configuration, every kind of it and every option."""
     plain = {name: info.annotation for name, info in Config.model_fields.items()}
-    parts = ["## The run itself", table(Config, only=["name", "seed"])]
+    parts = ["## The run itself", table(Config, only=list(ITSELF))]
     families: dict[str, tuple[str, Mapping[str, Model]]] = {
         "tasks": ("kind", TASKS.options),
         "model": ("kind", {**MODELS.options, "module:PACKAGE.FACTORY": UserOptions}),
@@ -54,7 +57,7 @@ def configuration() -> str:
         "cluster": [("workers", WorkerRange)],
     }
     for name, annotation in plain.items():
-        if name in ("name", "seed"):
+        if name in ITSELF:
             continue
         parts.append(f"## {name}")
         if name == "algorithm":

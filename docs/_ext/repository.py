@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
 from typing import Any
@@ -68,7 +69,14 @@ def _read(app: Any, page: str, source: list[str]) -> None:
     source[0] = relink(expand(text), page, file)
 
 
+def copy_gallery(app: Any, error: Exception | None) -> None:
+    """Put the gallery's reports, which are pages of their own, where its links lead."""
+    if error is None and app.builder.format == "html":
+        shutil.copytree(ROOT / "docs" / "gallery", Path(app.outdir) / "gallery", dirs_exist_ok=True)
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Register the extension."""
     app.connect("source-read", _read)
+    app.connect("build-finished", copy_gallery)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -68,6 +68,13 @@ def test_relative_links_lead_somewhere(file: Path) -> None:
     assert not broken
 
 
+def test_the_gallery_has_what_it_leads_to() -> None:
+    page = ROOT / "docs" / "gallery.md"
+    led = set(re.findall(r'<a href="(gallery/[^"]+)">', page.read_text(encoding="utf-8")))
+    assert led == {f"gallery/{file.name}" for file in (ROOT / "docs" / "gallery").iterdir()}
+    assert len(led) >= 8
+
+
 def test_the_documents_have_links_and_anchors() -> None:
     found = [link for file in FILES for link in links(file)]
     assert len(found) > 60

@@ -125,9 +125,8 @@ def test_every_further_evaluation_is_shown(name: str) -> None:
 @pytest.mark.parametrize("name", records.read_others())
 def test_every_sweep_and_benchmark_is_shown(name: str) -> None:
     pages = [file.read_text("utf-8") for file, _ in records.rewritten()]
-    assert any(
-        re.search(rf"<!-- results: (sweep|peers|baselines|rules|parts|memory|heads) {name} -->", page) for page in pages
-    )
+    kinds = "sweep|peers|baselines|rules|parts|memory|heads|serving|adapting"
+    assert any(re.search(rf"<!-- results: ({kinds}) {name} -->", page) for page in pages)
 
 
 def test_published_figures_have_a_source() -> None:
