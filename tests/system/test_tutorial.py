@@ -66,5 +66,5 @@ def test_the_tutorial_runs_word_for_word(tmp_path: Path) -> None:
     right = re.search(r"(\d+) of 12 are right", said)
     assert right is not None
     assert int(right[1]) >= 10
-    written = ("tasks.png", "runs/pictures/report.html", "artefact/README.md", "artefact/programs/adapt_predict.pt2")
+    written = ("shown.png", "runs/pictures/report.html", "artefact/README.md", "artefact/programs/adapt_predict.pt2")
     assert all((tmp_path / name).exists() for name in written)
