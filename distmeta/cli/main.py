@@ -87,24 +87,26 @@ def train(
             steps = distmeta.train(
                 loaded, location, resume=resume, check=check, progress=display.test, accept_changes=accept_changes
             )
-            result = _drain(steps, display)
+            result, trained = _drain(steps, display)
         _show(out, result["meta_test"])
-        from distmeta.runs.report.writing import write_report
+        if trained:  # a run that had ended before is left alone
+            from distmeta.runs.report.writing import write_report
 
-        write_report([location], trust_code=True)  # what was trained here was trusted
+            write_report([location], trust_code=True)  # what was trained here was trusted
         for line in result_lines(result, location):
             out.print(line, markup=False, highlight=False, soft_wrap=True)
     return {**result, "run": mask(location), "report": f"{mask(location)}/report.html"}
 
 
-def _drain(steps: Any, display: Display) -> dict[str, Any]:
-    """Show every record of a run; gives the run's result."""
+def _drain(steps: Any, display: Display) -> tuple[dict[str, Any], bool]:
+    """Show every record of a run; gives the run's result, and whether there was any step to do."""
+    trained = False
     while True:
         try:
             display.step(next(steps))
+            trained = True
         except StopIteration as end:
-            result: dict[str, Any] = end.value
-            return result
+            return end.value, trained
 
 
 def _show(out: Console, measured: dict[str, Any]) -> None:

@@ -100,6 +100,7 @@ def refusal(name: str) -> str:
 WITH_EXAMPLES = [name for name in ALGORITHMS if "for tasks with actions" not in refusal(name) and name != "rl2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_every_algorithm_adapts_in_batches(name: str) -> None:
     own: dict[str, Any] = {"classes": 40} if "classes" in refusal(name) else {}

@@ -140,7 +140,12 @@ numpy.savez(folder + "/found.npz", **{name: value.detach().numpy() for name, val
 """
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+QUICK = ("maml", "r2d2", "sinusoid")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS]
+)
 def test_programs_run_without_distmeta(name: str, tmp_path: Path) -> None:
     tasks, model, algorithm = ALGORITHMS[name]
     run = trained(tmp_path, tasks=tasks, model=model, algorithm=algorithm)

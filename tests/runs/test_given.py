@@ -221,7 +221,7 @@ WRONG: dict[str, tuple[Spoil, str]] = {
         "task 'task-1' has the class 'red', which its support set has not",
     ),
     "other depths": (lambda s, q: write(s / "stray.png", picture((0, 0, 0), 0)), "folders of different depths"),
-    "no image": (lambda s, q: write(q, b"") if shutil.rmtree(q) else None, "holds no images"),
+    "no image": (lambda s, q: [shutil.move(each, f"{each}.txt") for each in q.rglob("*.png")], "holds no images"),
     "no folder": (lambda s, q: shutil.rmtree(q), "there is no"),
 }
 
