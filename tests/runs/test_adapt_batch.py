@@ -50,13 +50,14 @@ def tasks_of(name: str, count: int, seed: int = 3) -> list[tuple[Tensor, Tensor,
     return [(images[2 * t], torch.arange(3).repeat(2), images[2 * t + 1]) for t in range(count)]
 
 
-@pytest.mark.parametrize("statistics", ["support", "query"])
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(
+    ("name", "statistics"), [*((name, "support") for name in LEARNERS), ("maml", "query"), ("own", "query")]
+)
 def test_a_task_gets_what_it_gets_alone(name: str, statistics: Any) -> None:
     learner = learner_of(name)
-    tasks = tasks_of(name, 150)
+    tasks = tasks_of(name, 70)
     together = list(distmeta.adapt(learner, tasks, statistics=statistics))
-    for number in (0, 1, 63, 64, 149):
+    for number in (0, 63, 64, 69):
         alone = next(distmeta.adapt(learner, [tasks[number]], statistics=statistics))
         assert torch.equal(alone, together[number])
     backwards = list(distmeta.adapt(learner, tasks[::-1], statistics=statistics))[::-1]

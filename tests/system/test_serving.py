@@ -236,8 +236,9 @@ def test_a_slow_body_is_given_up(service: tuple[str, MetaLearner]) -> None:
     adapted(address, 1)
 
 
+@pytest.mark.slow
 def test_fuzzed_requests_do_no_harm(service: tuple[str, MetaLearner]) -> None:
-    """The slow one of these, of benchmarks/serving.py, sends 10,000."""
+    """benchmarks/serving.py sends 10,000."""
     address, _ = service
     failures: list[str] = []
     lock = threading.Lock()
