@@ -287,11 +287,11 @@ class Session:
         return result
 
     def _report(self) -> None:
-        """Write the run's page, without example tasks, which would take a learner; a run does not fail by it."""
+        """Write the run's page, without example tasks, which would take a learner."""
         try:
             report(self._directory)
-        except StorageError as error:
-            log.warning("there is no report: %s", error)
+        except Exception as error:  # whatever it is: the run is done, and its result is written
+            log.warning("there is no report: %s: %s", type(error).__name__, error)
 
     def close(self) -> None:
         """Give back threads, files and workers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -90,7 +91,7 @@ def by_shots(tested: Sequence[Mapping[str, Any]]) -> PageSection:
     """Meta-tests with several numbers of shots."""
     first = tested[0]
     name = next((each for each in first if each not in ("shots", "loss", *LISTS, "before_adaptation")), "loss")
-    points = [(float(each["shots"]), float(each[name]["mean"])) for each in tested]
+    points = [(float(each["shots"]), math.nan if (mean := each[name]["mean"]) is None else mean) for each in tested]
     band = [float(each[name]["ci95"] or 0) for each in tested]
     line = Line(title_of(name), points, band, marks=True)
     percent = is_fraction(name, first[name])
