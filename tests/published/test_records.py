@@ -93,6 +93,7 @@ CLAIMS = {
         "99.47 %; after a sixth of the meta-steps 97.5 %", lambda found: found["accuracy"]["mean"] >= 0.975
     ),
     "omniglot_5w1s_warp_grad": Claim("no published figure; 94 %", lambda found: found["accuracy"]["mean"] >= 0.94),
+    "omniglot_5w1s_baseline": Claim("no published figure; 92 %", lambda found: found["accuracy"]["mean"] >= 0.92),
     "omniglot_5w1s_cavia": Claim("no published figure; 80 %", lambda found: found["accuracy"]["mean"] >= 0.80),
     "omniglot_5w1s_reptile": Claim(
         "97.68 % after 100,000 meta-steps; after a hundredth 70 %", lambda found: found["accuracy"]["mean"] >= 0.70
