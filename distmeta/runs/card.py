@@ -10,13 +10,16 @@ import yaml
 from distmeta.algorithms import ALGORITHMS
 from distmeta.config.modules import kinds
 from distmeta.config.schema import Config
-from distmeta.objectives.metrics import FRACTION, LISTS, described
+from distmeta.objectives.metrics import LISTS
+from distmeta.runs.input_kinds import input_kind
+from distmeta.runs.report.sections import figure_rows
+from distmeta.tasks import TASKS
 from distmeta.tasks.options import EnvironmentOptions
 
 PIPELINES = {
     "images": "image-classification",
     "texts": "text-classification",
-    "table": "tabular-regression",
+    "columns": "tabular-regression",
     "policy": "reinforcement-learning",
 }
 """The hub's names of what a model does."""
@@ -109,26 +112,19 @@ def _results(config: Config, values: Mapping[str, Any]) -> Iterator[str]:
         return
     yield "| on held-out tasks | mean | ± 95 % | tasks |"
     yield "|---|---|---|---|"
-    for name, figure in _figures(values["meta_test"]):
-        scale, form = (100, "{:.2f} %") if _is_fraction(name, figure) else (1, "{:.4g}")
-        shown = [form.format(scale * figure[key]) if figure[key] is not None else "n/a" for key in ("mean", "ci95")]
-        yield f"| {name.replace('_', ' ')} | {shown[0]} | {shown[1]} | {figure['tasks']} |"
+    for row in figure_rows(values["meta_test"])[1:]:
+        yield f"| {' | '.join(row)} |"
     yield ""
     if "accuracy_inductive" in values["meta_test"]:
         yield (
-            "`accuracy` is transductive, as in most papers: batch norm sees the statistics of the whole query set; "
-            "`accuracy inductive` uses those of the support set, and so does `predict` unless told otherwise."
+            "Accuracy is transductive, as in most papers: batch norm sees the statistics of the whole query set; "
+            "inductive accuracy uses those of the support set, and so does `predict` unless told otherwise."
         )
         yield ""
 
 
 def _figures(measured: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [(name, value) for name, value in measured.items() if name not in LISTS]
-
-
-def _is_fraction(name: str, figure: Mapping[str, Any]) -> bool:
-    known = described(name)
-    return bool(figure.get("unit", known.unit if known else "") == FRACTION)
 
 
 def _example(config: Config) -> Iterator[str]:
@@ -142,7 +138,7 @@ def _example(config: Config) -> Iterator[str]:
         return
     given = {
         "texts": ("texts", "class indices", "texts"),
-        "table": ("columns by name", "targets", "columns by name"),
+        "columns": ("columns by name", "targets", "columns by name"),
         "images": ("(S, C, H, W) intensities in [0, 1]", "(S,) class indices", "(N, C, H, W)"),
     }.get(sort, ("inputs", "targets", "inputs"))
     yield f"model = learner.adapt(x_support, y_support)  # {given[0]}; {given[1]}"
@@ -170,11 +166,7 @@ def _sort(config: Config) -> str:
     """What tasks are of, for people who look for it."""
     if isinstance(config.tasks, EnvironmentOptions):
         return "policy"
-    if hasattr(config.tasks, "tokenizer"):
-        return "texts"
-    if config.tasks.kind == "table":
-        return "table"
-    return "images" if getattr(config.tasks, "split", None) or hasattr(config.tasks, "augment") else ""
+    return input_kind(config.tasks, TASKS[config.tasks.kind].spec(config.tasks).inputs)
 
 
 def _told(file: str) -> str:

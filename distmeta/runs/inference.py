@@ -267,6 +267,17 @@ class MetaLearner:
         """A network's outputs as the tasks have them: values in their unit."""
         return self._inputs.outputs(outputs)
 
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """The values (N, D) that a regression's outputs predict, in the tasks' unit.
+
+        Args:
+            outputs: as :meth:`AdaptedModel.predict` gives them.
+        """
+        of_outputs = getattr(self.parts.objective, "predicted", None)
+        values: Tensor = outputs if of_outputs is None else of_outputs(outputs)
+        # Outputs that are no values yet, such as means with deviations, were not brought to the unit.
+        return values if values.shape == outputs.shape else self.outputs(values)
+
     @contextmanager
     def computing(self) -> Iterator[Assembly]:
         """The learner's parts for one call, in a thread of any kind: without derivatives of what the call gives."""

@@ -135,10 +135,7 @@ class _Writer(AbstractContextManager["_Writer"]):
         return found
 
     def _of_values(self, told: Told, outputs: Tensor) -> dict[str, list[Any]]:
-        of_outputs = getattr(self._learner.parts.objective, "predicted", None)
-        predicted = outputs if of_outputs is None else of_outputs(outputs)
-        if predicted.shape != outputs.shape:  # outputs were no values yet, so nothing has brought them to their unit
-            predicted = self._learner.outputs(predicted)
+        predicted = self._learner.predicted(outputs)
         found: dict[str, list[Any]] = {"prediction": _plain(predicted)}
         if told.targets is not None:
             difference = predicted.double() - told.targets

@@ -201,8 +201,5 @@ def told(learner: MetaLearner, outputs: Tensor, classes: list[Any] | None) -> di
             "probabilities": probabilities.tolist(),
             "classes": classes,
         }
-    of_outputs = getattr(learner.parts.objective, "predicted", None)
-    predicted = outputs if of_outputs is None else of_outputs(outputs)
-    if predicted.shape != outputs.shape:
-        predicted = learner.outputs(predicted)
+    predicted = learner.predicted(outputs)
     return {"predictions": predicted[:, 0].tolist() if predicted.shape[-1] == 1 else predicted.tolist()}

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError
 from distmeta.runs.inference import MetaLearner
+from distmeta.runs.input_kinds import input_kind
 from distmeta.tasks import TASKS
 from distmeta.tasks.options import TableOptions
 
@@ -67,15 +67,7 @@ class BodyReader:
     def __init__(self, learner: MetaLearner, most: int) -> None:
         self._most = most
         self._options = learner.config.tasks
-        self._spec = learner.parts.spec.inputs
-        images = isinstance(self._spec, TensorSpec) and len(self._spec.shape) == 3
-        self.kind = "inputs"
-        if isinstance(self._options, TableOptions):
-            self.kind = "columns"
-        elif hasattr(self._options, "tokenizer"):
-            self.kind = "texts"
-        elif images:
-            self.kind = "images"
+        self.kind = input_kind(self._options, learner.parts.spec.inputs)
 
     def read(self, content: bytes, kind: str) -> Body:
         """A JSON or Arrow body.

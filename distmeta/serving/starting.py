@@ -42,40 +42,57 @@ def serving(
     if isinstance(learner, PolicyLearner):
         raise ConfigError("a policy adapts by acting in its task, which no request can; serve learners of examples")
     try:
+        import ray
         from ray import serve
-        from ray.serve.config import HTTPOptions
-        from ray.serve.schema import LoggingConfig
     except ImportError:
         raise ConfigError("serving needs an extra package: pip install distmeta[serve]") from None
-    from distmeta.serving.models import ModelStore
-    from distmeta.serving.service import Service
     from distmeta.workers.ray.cluster import connect, first_line
 
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    connection = connect(_for_replicas(learner, replicas))
+    config = _for_replicas(learner, replicas)
+    connection = connect(config)
+    # Of a cluster that others use nothing but this service may be ended.
+    own = connection is not None and not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
+    store: Any = None
     try:
-        quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
-        options = HTTPOptions(host=host, port=port, request_timeout_s=120)
-        store_class: Any = ModelStore  # Ray's decorator adds to the class
         try:
-            serve.start(http_options=options, logging_config=quiet)
-            store = store_class.options(max_restarts=0).remote(settings.models, settings.kept_bytes, settings.ttl)
-            given = (pickle.dumps(learner), modules_of(learner.config), settings, store)
-            gpus = 1 if learner.device.type == "cuda" else 0
-            actor = {"num_cpus": learner.config.run.threads, "num_gpus": gpus}
-            service: Any = Service
-            bound = service.options(num_replicas=replicas, ray_actor_options=actor).bind(*given)
-            serve.run(bound, name=NAME, route_prefix="/", logging_config=quiet)
+            store = _launch(learner, settings, host, port, replicas)
         except (RuntimeError, OSError, ValueError) as error:
             raise ClusterError(
                 f"the service cannot start at {host}:{port}: {first_line(error)}; is the port in use?"
             ) from None
         yield f"http://{'127.0.0.1' if host == ALL_HOSTS else host}:{port}"
     finally:
-        serve.shutdown()
+        if own:
+            serve.shutdown()
+        else:
+            serve.delete(NAME)
+            if store is not None:
+                ray.kill(store)
         if connection is not None:
             connection.close()
+
+
+def _launch(learner: MetaLearner, settings: ServeSettings, host: str, port: int, replicas: int) -> Any:
+    """Start what answers; gives the store of its models."""
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+    from ray.serve.schema import LoggingConfig
+
+    from distmeta.serving.models import ModelStore
+    from distmeta.serving.service import Service
+
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    serve.start(http_options=HTTPOptions(host=host, port=port, request_timeout_s=120), logging_config=quiet)
+    store_class: Any = ModelStore  # Ray's decorators add to the classes
+    service: Any = Service
+    store = store_class.options(max_restarts=0).remote(settings.models, settings.kept_bytes, settings.ttl)
+    given = (pickle.dumps(learner), modules_of(learner.config), settings, store)
+    actor = {"num_cpus": learner.config.run.threads, "num_gpus": 1 if learner.device.type == "cuda" else 0}
+    bound = service.options(num_replicas=replicas, ray_actor_options=actor).bind(*given)
+    serve.run(bound, name=NAME, route_prefix="/", logging_config=quiet)
+    return store
 
 
 def _for_replicas(learner: MetaLearner, replicas: int) -> Config:

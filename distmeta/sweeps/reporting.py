@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.errors import StorageError
-from distmeta.runs.report.page import REPORT
+from distmeta.runs.report.page import write_page
 from distmeta.storage.files import Storage
 from distmeta.sweeps.report import Curves, sweep_page
 from distmeta.sweeps.results import TRIALS_FOLDER, read_results
@@ -39,12 +39,7 @@ def write_sweep_report(home: str | Path | Storage, out: str | Path | None = None
     if found is None:
         raise StorageError(f"the sweep {storage.location} has not ended; go on with distmeta tune ... --resume")
     html = sweep_page(found, _curves(storage, found), storage.location)
-    if out is None:
-        storage.write_bytes(REPORT, html.encode())
-        return storage.child(REPORT).location
-    target = Storage.at(out)
-    target.parent.write_bytes(str(out).rstrip("/").rpartition("/")[2], html.encode())
-    return target.location
+    return write_page(html, storage, out)
 
 
 def _curves(storage: Storage, found: Mapping[str, Any]) -> Curves:

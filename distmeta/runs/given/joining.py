@@ -21,6 +21,7 @@ from distmeta.runs.given.base import GivenExamples, Reader
 from distmeta.runs.given.images import GivenImages
 from distmeta.runs.given.rows import GivenRows
 from distmeta.runs.inference import MetaLearner
+from distmeta.runs.input_kinds import input_kind
 from distmeta.runs.policies import PolicyLearner
 from distmeta.tasks import TASKS
 from distmeta.tasks.options import TableOptions
@@ -168,12 +169,13 @@ def _reader(learner: MetaLearner, place: str, *, labelled: bool, several: bool |
     if isinstance(options, TableOptions):
         own = [options.task, *(options.target if learner.parts.objective.classes else ())]
         return GivenRows(place, task=options.task, target=options.target, texts=own, labelled=labelled, kind=option)
-    if hasattr(options, "tokenizer"):
+    kind = input_kind(options, inputs)
+    if kind == "texts":
         text, label = getattr(options, "text", "text"), getattr(options, "label", "label")
         texts = ["task", text, label]
         return GivenRows(place, task="task", target=[label], texts=texts, labelled=labelled, text=text, kind=option)
     decode = TASKS[options.kind].picture
-    if isinstance(inputs, TensorSpec) and len(inputs.shape) == 3:
+    if kind == "images":
         return GivenImages(place, partial(decode, options), labelled, several)
     raise ConfigError(f"{option} = {place}: tasks.kind = {options.kind} takes a NumPy file (.npz) with x, y and task")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distmeta.runs.report.charts import Chart
+from distmeta.storage.files import Storage
 from distmeta.version import __version__
 
 REPORT = "report.html"
@@ -105,6 +106,13 @@ def page(title: str, kind: str, sections: Sequence[PageSection]) -> str:
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     html: str = _template().render(title=title, kind=kind, sections=sections, version=__version__, date=date)
     return html
+
+
+def write_page(html: str, folder: Storage, out: str | Path | None) -> str:
+    """Write a page: as ``out``, or as :data:`REPORT` in a folder; gives its location."""
+    place = folder.child(REPORT) if out is None else Storage.at(out)
+    place.parent.write_bytes(place.location.rstrip("/").rpartition("/")[2], html.encode())
+    return place.location
 
 
 @cache

@@ -18,7 +18,7 @@ from distmeta.runs.policies import PolicyLearner
 from distmeta.runs.report import sections
 from distmeta.runs.report.examples import example_tasks, file_uri
 from distmeta.runs.report.of_run import parts
-from distmeta.runs.report.page import REPORT, PageSection, Picture, Rows, page
+from distmeta.runs.report.page import PageSection, Picture, Rows, page, write_page
 from distmeta.runs.report.reading import RunFacts, read_run
 from distmeta.storage.files import Storage
 
@@ -61,14 +61,7 @@ def write_report(
         title, kind = " / ".join(named), "comparison of runs"
         found = list(_of_several(named))
     html = page(title, kind, found)
-    if out is None:
-        folder = Storage.at(locations[0]) if len(runs) == 1 else Storage.at(Path.cwd())
-        name = REPORT
-    else:
-        whole = Storage.at(out)
-        folder, name = whole.parent, str(out).rstrip("/").rpartition("/")[2]
-    folder.write_bytes(name, html.encode())
-    return folder.child(name).location
+    return write_page(html, Storage.at(locations[0] if len(runs) == 1 else Path.cwd()), out)
 
 
 def _more(
