@@ -56,6 +56,11 @@ class Comparable:
         request, parts = Request("gradient", start), self._samples.alike(range(first, first + count))
         return torch.stack([self.answer(request, "train", part).vector for part in parts]).sum(0)
 
+    def repeated_gradient(self, task: int, count: int) -> Tensor:
+        """Meta-gradient (P,) of one training task, from a chunk that holds it ``count`` times."""
+        request = Request("gradient", Start.of(self._compared_at, self.initial_vector().cpu()))
+        return self.answer(request, "train", [task] * count).vector / count
+
     def sample_losses(self, count: int) -> Tensor:
         """(count,) losses of meta-test tasks, measured in all details, after all else that a run asks for."""
         self._try_requests()

@@ -17,22 +17,21 @@ from distmeta.core.plan import Plan, Running
 from distmeta.errors import ClusterError, ConfigError, DistmetaError
 from distmeta.functional.hints import hint
 from distmeta.functional.kernels.build import Unavailable, load
-from distmeta.programs.engine.comparison import Compared, Comparison, disagreement
+from distmeta.programs.engine.comparison import TASKS_ALONE, Compared, Comparison, disagreement
 
 log = logging.getLogger(__name__)
 
 PLAN_TOLERANCE = {"float32": 1e-3, "tf32": 0.5, "bf16": 0.8}
 """Relative difference (Euclidean norm) of a meta-gradient beyond which a plan of this precision is not believed.
 
-The median over the chunks counts: it is far above rounding (1e-6) and below a missing derivative. A single float32
-chunk may be 1e-3 off where an activation lies at the corner of its rectifier and rounding decides its side. The 8 bits
-of bfloat16 are amplified by batch norms of a few examples."""
+The median over the chunks counts, or over single tasks (``TASKS_ALONE``): it is far above rounding (1e-6) and below a
+missing derivative. The 8 bits of bfloat16 are amplified by batch norms of a few examples."""
 
 CHUNKS_COMPARED = 3
 """Chunks of tasks by which gradients are compared."""
 
 WORST_CHUNK = 0.1
-"""Relative difference that no chunk of a float32 plan may have."""
+"""Relative difference that no chunk and no task of a float32 plan may have."""
 
 
 class Tried(Compared, Protocol):
@@ -177,11 +176,9 @@ def settle(program: Tried, plan: Plan, asked: EngineOptions) -> Plan:
     """
     if plan == plain(plan):
         return plan
-    count = plan.chunk or 1
-    program.follow(plain(plan))
-    reference = sample(program, count)
+    reference = _PlainWay(program, plain(plan), plan.chunk or 1)
     while plan != plain(plan):
-        reason = _fails(program, plan, reference, count)
+        reason = _fails(program, plan, reference)
         if reason is None:
             return plan
         plainer = _plainer(plan, asked)
@@ -197,16 +194,50 @@ def sample(program: Tried, count: int) -> list[Tensor]:
     return [program.sample_gradient(count, number * count) for number in range(CHUNKS_COMPARED)]
 
 
-def _fails(program: Tried, plan: Plan, reference: list[Tensor], count: int) -> str | None:
+class _PlainWay:
+    """Meta-gradients by the plain way, against which another plan's are held.
+
+    Args:
+        program: what computes.
+        plan: the plain way.
+        count: tasks of a chunk.
+    """
+
+    def __init__(self, program: Tried, plan: Plan, count: int) -> None:
+        self._program, self._plan, self._count = program, plan, count
+        program.follow(plan)
+        self._chunks = sample(program, count)
+        self._alone: list[Tensor] = []
+
+    def apart(self, plan: Plan) -> list[float]:
+        """How far a plan that is followed is from it: by chunks, or where these differ, task by task."""
+        apart = self._distances(sample(self._program, self._count), self._chunks)
+        if statistics.median(apart) <= PLAN_TOLERANCE[plan.precision]:
+            return apart
+        if not self._alone:
+            self._program.follow(self._plan)
+            self._alone = self._one_by_one()
+            self._program.follow(plan)
+        return self._distances(self._one_by_one(), self._alone)
+
+    def _one_by_one(self) -> list[Tensor]:
+        # A chunk holds one task again and again: other numbers of tasks would be recorded anew.
+        return [self._program.repeated_gradient(task, self._count) for task in range(TASKS_ALONE)]
+
+    @staticmethod
+    def _distances(found: list[Tensor], expected: list[Tensor]) -> list[float]:
+        return [disagreement(a, b) for a, b in zip(found, expected, strict=True)]
+
+
+def _fails(program: Tried, plan: Plan, reference: _PlainWay) -> str | None:
     try:
         program.follow(plan)
-        gradients = sample(program, count)
+        apart = reference.apart(plan)
         program.sample_losses(1)
     except (ConfigError, ClusterError) as error:
         return str(error)
     except Exception as error:  # whatever a tracer or a compiler raises
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    apart = [disagreement(a, b) for a, b in zip(gradients, reference, strict=True)]
     off = statistics.median(apart)
     if off <= PLAN_TOLERANCE[plan.precision] and (max(apart) <= WORST_CHUNK or plan.precision != "float32"):
         return None
