@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, vmap
 
 from distmeta.functional.kernels import build, native
 from distmeta.functional.kernels.blocks import conv_norm
+from distmeta.functional.kernels.books import book
 from distmeta.functional.kernels.functions import batch_norm, conv2d
 from distmeta.functional.kernels.geometry import Geometry
 from distmeta.functional.module import FunctionalModule
@@ -25,9 +26,16 @@ CASES = {
     "odd-inputs": (11, 16, Geometry((3, 3), (1, 1), (1, 1), (1, 1))),
     "whole": (16, 32, Geometry((3, 3), (2, 2), (1, 1), (1, 1))),
     "one-tap": (16, 16, Geometry((1, 1), (1, 1), (0, 0), (1, 1))),
+    "minimal": (20, 16, Geometry((3, 3), (1, 1), (1, 1), (1, 1))),
 }
-IMAGES, SIZE, TASKS = 3, (6, 5), 3
+IMAGES, SIZE, TASKS = 5, (6, 5), 3
 Tensors = tuple[Tensor, ...]
+
+
+def test_cases_take_the_ways_that_there_are() -> None:
+    taken = {name: book(tuple(shape.encode()), IMAGES, SIZE, n).structure for name, (n, _, shape) in CASES.items()}
+    assert {name for name, structure in taken.items() if structure.few} == {"few-inputs"}
+    assert {name for name, structure in taken.items() if structure.minimal} == {"odd-inputs", "minimal"}
 
 
 def in_one(x: Tensor, w: Tensor, scale: Tensor, shift: Tensor, shape: Geometry, slope: float) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from distmeta.functional.kernels import build, native, products
+from distmeta.functional.kernels.books import book
 from distmeta.functional.kernels.functions import batch_norm, conv2d
 from distmeta.functional.kernels.geometry import Geometry
 from distmeta.functional.module import FunctionalModule
@@ -29,6 +30,10 @@ GEOMETRIES = {
     "one-tap": (16, 80, Geometry((1, 1), (1, 1), (0, 0), (1, 1))),
     "strided-tap": (16, 16, Geometry((1, 1), (2, 2), (0, 0), (1, 1))),
     "all-padding": (3, 4, Geometry((3, 3), (1, 1), (2, 2), (1, 1))),
+    "minimal": (20, 33, Geometry((3, 3), (1, 1), (1, 1), (1, 1))),
+    "minimal-inside": (64, 16, Geometry((3, 3), (1, 1), (0, 0), (1, 1))),
+    "minimal-all-padding": (16, 80, Geometry((3, 3), (1, 1), (2, 2), (1, 1))),
+    "minimal-uneven-padding": (8, 32, Geometry((3, 3), (1, 1), (0, 2), (1, 1))),
 }
 SIZE, IMAGES, TASKS = (9, 8), 2, 3
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6}
@@ -80,6 +85,14 @@ def test_convolution_and_its_gradients(form: str, name: str, shared: str, dtype:
     one = (outputs, inputs, *shape.kernel)
     dw = stacked(lambda t: conv2d_weight(image(x, t), one, image(dy, t), *settings).permute(2, 3, 1, 0))
     near(operations.conv_weight(x, dy, geometry), dw, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", list(GEOMETRIES))
+def test_minimal_filtering_is_for_filters_of_three_by_three_that_move_by_one(name: str) -> None:
+    inputs, _, shape = GEOMETRIES[name]
+    minimal = bool(book(tuple(shape.encode()), IMAGES, SIZE, inputs).structure.minimal)
+    assert minimal == name.startswith("minimal")
+    assert not book(tuple(shape.encode()), 1, (2, 2) if min(shape.output((2, 2))) else (3, 3), inputs).structure.minimal
 
 
 @pytest.mark.parametrize("name", list(GEOMETRIES))

@@ -1,4 +1,4 @@
-"""Compiles ``kernels.cpp`` once a host and loads it."""
+"""Compiles ``kernels.cpp``, with its headers, once a host and loads it."""
 
 from __future__ import annotations
 
@@ -171,7 +171,8 @@ def _ask(command: tuple[str, ...]) -> Compiler | str:
 
 def _compiled(compiler: Compiler) -> Kernels:
     flags = (*_FLAGS, *_WIDTH.get(torch.backends.cpu.get_cpu_capability(), ()))
-    content = "\0".join([SOURCE.read_text(), compiler.version, platform.machine(), *flags])
+    texts = [file.read_text() for file in sorted(SOURCE.parent.iterdir()) if file.suffix in (".cpp", ".h")]
+    content = "\0".join([*texts, compiler.version, platform.machine(), *flags])
     name = f"kernels-{hashlib.sha256(content.encode()).hexdigest()[:16]}.so"
 
     def compile_to(path: Path) -> None:

@@ -132,7 +132,7 @@ def _code() -> str:
     package = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*")):
-        if file.suffix in (".py", ".cpp"):
+        if file.suffix in (".py", ".cpp", ".h"):
             digest.update(file.read_bytes())
     return digest.hexdigest()
 
