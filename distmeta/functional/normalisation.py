@@ -14,7 +14,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from distmeta.errors import ConfigError
 from distmeta.functional.kernels import Form
-from distmeta.functional.kernels.functions import batch_norm
+from distmeta.functional.kernels.functions import batch_norm, batch_norm_and_moments
 
 Moments = tuple[Tensor, Tensor]
 """(C,) mean and (C,) biased variance of one call of a batch norm."""
@@ -101,10 +101,15 @@ def normalise(
             f"batch norm {path} needs more than one value per channel, got inputs of shape {tuple(inputs.shape)}; use "
             "more shots or queries, or another norm (model.norm)"
         )
-    if statistics is None:
-        if form is not None and weight is not None and suits(inputs, weight, eps):
-            shift = torch.zeros_like(weight) if bias is None else bias
+    if form is not None and weight is not None and suits(inputs, weight, eps):
+        shift = torch.zeros_like(weight) if bias is None else bias
+        if statistics is None:
             return batch_norm(inputs, weight, shift, eps, slope, form)
+        if inputs.dtype in (torch.float32, torch.float64) and not torch.is_grad_enabled():
+            outputs, mean, rate = batch_norm_and_moments(inputs, weight, shift, eps, slope, form)
+            statistics.record(norm, (mean, rate**-2 - eps))
+            return outputs
+    if statistics is None:
         return _rectify(F.batch_norm(inputs, None, None, weight, bias, True, 0.0, eps), slope)
     dims = [dim for dim in range(inputs.dim()) if dim != 1]
     variance, mean = torch.var_mean(inputs, dims, correction=0)

@@ -119,7 +119,7 @@ class TaskBatches:
             count = len(part)
             size = whole if self._steady else 1 << (count - 1).bit_length()
             part += [part[-1]] * (size - count)
-            stacked = tree_map(lambda *leaves: torch.stack(leaves), *part)
+            stacked = tree_map(_stacked, *part)
             found = self._call(key, one, stacked, size, recorded)
             results += [tree_map(lambda leaf, t=t: leaf[t].clone(), found) for t in range(count)]
         return results
@@ -163,6 +163,15 @@ class TaskBatches:
         if self._device.type == "cuda":
             return "products"
         return "general" if unavailable() else "native"
+
+
+def _stacked(*leaves: Tensor) -> Tensor:
+    """(T, ...) of T leaves, each in memory as the first one is: layers may want weights in an order of their own."""
+    first = leaves[0]
+    order = sorted(range(first.dim()), key=first.stride, reverse=True)
+    stacked = torch.stack([leaf.permute(order) for leaf in leaves])
+    back = [order.index(dim) + 1 for dim in range(first.dim())]
+    return stacked.permute(0, *back)
 
 
 def _examples(support: Support) -> int:

@@ -55,10 +55,17 @@ def batch_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float
     """
     if x.dtype == torch.bfloat16:  # statistics of too few bits
         return batch_norm(x.float(), scale.float(), shift.float(), eps, slope, form).to(x.dtype)
+    return batch_norm_and_moments(x, scale, shift, eps, slope, form)[0]
+
+
+def batch_norm_and_moments(
+    x: Tensor, scale: Tensor, shift: Tensor, eps: float, slope: float, form: Form
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`batch_norm`, and mean and ``1 / sqrt(variance + eps)`` of each channel (C,), which have no derivatives."""
     last = x.movedim(1, -1)
     rows = last.flatten(0, -2).unsqueeze(0)
-    z, _, _ = _Norm.apply(rows, scale.unsqueeze(0), shift.unsqueeze(0), eps, slope, form)
-    return cast(Tensor, z).squeeze(0).view(last.shape).movedim(-1, 1)
+    z, mean, rate = _Norm.apply(rows, scale.unsqueeze(0), shift.unsqueeze(0), eps, slope, form)
+    return cast(Tensor, z).squeeze(0).view(last.shape).movedim(-1, 1), mean.squeeze(0), rate.squeeze(0)
 
 
 def max_pool2d(x: Tensor, geometry: Geometry, size: tuple[int, int], form: Form) -> Tensor:
