@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from local_hub import NAME, hub
 from torch import Tensor
 
 import distmeta
@@ -262,6 +263,41 @@ def test_only_an_artefact_is_replaced(glyphs: Path, tmp_path: Path) -> None:
     distmeta.export(glyphs, out)
     with pytest.raises(ConfigError, match="ask for program or onnx"):
         distmeta.export(glyphs, out, support=task()[:2])
+
+
+LOAD = """
+import sys, torch, distmeta
+try:
+    learner = distmeta.load(sys.argv[1])
+except distmeta.errors.DistmetaError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+support, labels, query = torch.load(sys.argv[2])
+torch.save(learner.adapt(support, labels).predict(query), sys.argv[3])
+"""
+
+
+@pytest.mark.slow  # a process for each address: the hub's is read when the library is imported
+def test_an_artefact_of_the_hub_is_fetched_checked_and_the_same(glyphs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
+    distmeta.export(glyphs, tmp_path / "out")
+    torch.save(task(), tmp_path / "task.pt")
+
+    def load(address: str, name: str, cache: str = "cache") -> str:
+        """Load in a process of its own, which reads the hub's address as it starts; gives its complaint."""
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / cache)}
+        command = [sys.executable, "-c", LOAD, name, *(str(tmp_path / file) for file in ("task.pt", "outputs.pt"))]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stderr
+
+    with hub(tmp_path / "out") as address:
+        for name in (f"hf://{NAME}", f"hf://{NAME}@v1"):
+            (tmp_path / "outputs.pt").unlink(missing_ok=True)
+            load(address, name)
+            assert torch.equal(torch.load(tmp_path / "outputs.pt"), predicted(distmeta.load(glyphs)))
+        assert f"StorageError: cannot fetch hf://{NAME}@v2" in load(address, f"hf://{NAME}@v2")
+        assert "StorageError: cannot fetch hf://nobody/nothing" in load(address, "hf://nobody/nothing")
+        meta = tmp_path / "out" / "meta.safetensors"
+        meta.write_bytes(meta.read_bytes()[:-4] + b"\0\0\0\1")
+        assert "DamagedArtefact" in load(address, f"hf://{NAME}", cache="another")
 
 
 def test_addresses_of_the_hub() -> None:
