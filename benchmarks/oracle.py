@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from common import show, write
 
+from distmeta.config.sections import PositiveFloat
 from distmeta.core.records import Data, TensorSpec
 from distmeta.tasks.base import TaskSpec
 from distmeta.tasks.environments.locomotion import Bodies, HalfCheetahVel
+from distmeta.tasks.options.environments import LocomotionOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +31,16 @@ if TYPE_CHECKING:
     from distmeta.config.sections import TaskOptions
 
 
+class SeenVelocityOptions(LocomotionOptions):
+    """As HalfCheetahVel's."""
+
+    fastest: PositiveFloat = 2.0
+
+
 class SeenVelocity(HalfCheetahVel):
     """HalfCheetahVel with the task's velocity as the last number of an observation."""
+
+    Options = SeenVelocityOptions
 
     @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:

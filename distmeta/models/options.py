@@ -22,7 +22,7 @@ class MLPOptions(ModelOptions):
     2010) and biases of 0, as usual for policies.
     """
 
-    kind: Literal["mlp"] = "mlp"
+    kind: str = "mlp"
     hidden: tuple[PositiveInt, ...] = (40, 40)
     activation: Literal["relu", "tanh"] = "relu"
     weights: Literal["torch", "xavier"] = "torch"
@@ -34,7 +34,7 @@ class Conv4Options(ModelOptions):
     ``norm: group`` uses 8 groups, or the largest number below that divides ``filters``.
     """
 
-    kind: Literal["conv4"] = "conv4"
+    kind: str = "conv4"
     filters: PositiveInt = 64
     downsample: Literal["stride", "pool"] = "stride"
     norm: Norm = "batch"
@@ -51,7 +51,7 @@ class Conv4Options(ModelOptions):
 class ResNet12Options(ModelOptions):
     """``widths`` are the channels of the four blocks; ``dropout`` is applied to the output of each."""
 
-    kind: Literal["resnet12"] = "resnet12"
+    kind: str = "resnet12"
     widths: Annotated[tuple[PositiveInt, ...], Field(min_length=4, max_length=4)] = (64, 160, 320, 640)
     norm: Norm = "batch"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -75,7 +75,7 @@ class TokenOptions(ModelOptions):
 class BagOptions(TokenOptions):
     """``features`` is the size of the embeddings; ``dropout`` is the part of tokens that training leaves out."""
 
-    kind: Literal["bag"] = "bag"
+    kind: str = "bag"
     pooling: Literal["mean", "weights"] = "weights"
     features: PositiveInt = 128
 
@@ -87,7 +87,7 @@ class TransformerOptions(TokenOptions):
     ``readout``: one output of a text (``pooled``) or one of each of its tokens.
     """
 
-    kind: Literal["transformer"] = "transformer"
+    kind: str = "transformer"
     width: PositiveInt = 64
     depth: PositiveInt = 2
     heads: PositiveInt = 4
@@ -110,7 +110,7 @@ class PriorFittedOptions(ModelOptions):
 
     in_context: ClassVar[bool] = True
 
-    kind: Literal["prior_fitted"] = "prior_fitted"
+    kind: str = "prior_fitted"
     width: PositiveInt = 64
     depth: PositiveInt = 4
     heads: PositiveInt = 4
@@ -129,7 +129,7 @@ class GRUOptions(ModelOptions):
 
     sequential: ClassVar[bool] = True
 
-    kind: Literal["gru"] = "gru"
+    kind: str = "gru"
     width: PositiveInt = 128
 
 

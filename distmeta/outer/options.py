@@ -37,7 +37,7 @@ class GradientOptions(OuterOptions):
 
     requests: ClassVar[tuple[str, ...]] = ("gradient",)
 
-    name: Literal["gradient"] = "gradient"
+    name: str = "gradient"
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: NonNegativeFloat = 1e-3
     lr_meta: NonNegativeFloat | None = None
@@ -72,7 +72,7 @@ class ClippedOptions(OuterOptions):
     requests: ClassVar[tuple[str, ...]] = ("clipped",)
     repeats: ClassVar[bool] = True
 
-    name: Literal["clipped"] = "clipped"
+    name: str = "clipped"
     lr: PositiveFloat = 1e-3
     epochs: Annotated[int, Field(gt=0, le=1000)] = 5
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -93,7 +93,7 @@ class TrustRegionOptions(OuterOptions):
 
     requests: ClassVar[tuple[str, ...]] = ("gradient", "curvature", "compare")
 
-    name: Literal["trust_region"] = "trust_region"
+    name: str = "trust_region"
     radius: PositiveFloat = 0.01
     damping: PositiveFloat = 0.01
     cg_steps: Annotated[int, Field(gt=0, le=1000)] = 10

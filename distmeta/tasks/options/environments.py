@@ -43,7 +43,7 @@ class NavigationOptions(EnvironmentOptions):
     towards the goal, only where the goal is the nearest corner and the start is left; by default what the paper has.
     """
 
-    kind: Literal["navigation"] = "navigation"
+    kind: str = "navigation"
     goals: Literal["square", "corners"] = "square"
     reward: Literal["distance", "sparse"] | None = None
 
@@ -78,7 +78,7 @@ class PendulumOptions(HiddenOptions):
     ``mass`` in kg, ``length`` in m and ``gravity`` in m/s^2 are hidden and differ from task to task.
     """
 
-    kind: Literal["pendulum"] = "pendulum"
+    kind: str = "pendulum"
     mass: Range = (0.5, 1.5)
     length: Range = (0.7, 1.3)
     gravity: Range = (10.0, 10.0)
@@ -91,7 +91,7 @@ class CartPoleOptions(HiddenOptions):
     from task to task.
     """
 
-    kind: Literal["cartpole"] = "cartpole"
+    kind: str = "cartpole"
     pole_mass: Range = (0.05, 0.5)
     cart_mass: Range = (0.5, 2.0)
     length: Range = (0.25, 1.0)
@@ -104,7 +104,7 @@ class BanditOptions(EnvironmentOptions):
     Each step pulls one; the policy sees nothing, which is a 1.
     """
 
-    kind: Literal["bandits"] = "bandits"
+    kind: str = "bandits"
     arms: Annotated[int, Field(ge=2)] = 10
 
 
@@ -115,7 +115,7 @@ class MdpOptions(EnvironmentOptions):
     deviation 1, whose mean is itself normal around 1. The policy sees the state, one-hot; episodes begin in state 0.
     """
 
-    kind: Literal["mdps"] = "mdps"
+    kind: str = "mdps"
     states: Annotated[int, Field(ge=2)] = 10
     choices: Annotated[int, Field(ge=2)] = 5
     horizon: PositiveInt = 10
@@ -138,20 +138,20 @@ class HalfCheetahDirOptions(LocomotionOptions):
     There are two tasks in all, and so are those of evaluation.
     """
 
-    kind: Literal["half_cheetah_dir"] = "half_cheetah_dir"
+    kind: str = "half_cheetah_dir"
 
 
 class HalfCheetahVelOptions(LocomotionOptions):
     """Settings under ``tasks`` for ``kind: half_cheetah_vel``: run at a velocity from 0 to ``fastest``."""
 
-    kind: Literal["half_cheetah_vel"] = "half_cheetah_vel"
+    kind: str = "half_cheetah_vel"
     fastest: PositiveFloat = 2.0
 
 
 class AntDirOptions(LocomotionOptions):
     """Settings under ``tasks`` for ``kind: ant_dir``: run in a direction, one of ``two`` or of the whole ``circle``."""
 
-    kind: Literal["ant_dir"] = "ant_dir"
+    kind: str = "ant_dir"
     directions: Literal["two", "circle"] = "two"
     action_scale: PositiveFloat = 1.0
 
@@ -159,7 +159,7 @@ class AntDirOptions(LocomotionOptions):
 class AntGoalOptions(LocomotionOptions):
     """Settings under ``tasks`` for ``kind: ant_goal``: run to a place at most ``radius`` metres away."""
 
-    kind: Literal["ant_goal"] = "ant_goal"
+    kind: str = "ant_goal"
     radius: PositiveFloat = 3.0
     action_scale: PositiveFloat = 1.0
 
@@ -170,7 +170,7 @@ class WalkerParamsOptions(LocomotionOptions):
     Masses, inertias, damping and friction differ by factors, whose powers are between plus and minus ``limit``.
     """
 
-    kind: Literal["walker_params"] = "walker_params"
+    kind: str = "walker_params"
     limit: NonNegativeFloat = 3.0
     action_scale: PositiveFloat = 1.0
 
@@ -185,7 +185,7 @@ class GymnasiumOptions(EnvironmentOptions):
     the bounds of a ``Box``; without one actions are cut off at them.
     """
 
-    kind: Literal["gymnasium"] = "gymnasium"
+    kind: str = "gymnasium"
     environment: Annotated[str, Field(pattern="^module:")]
     arguments: Mapping[str, Any] = Field(default_factory=dict)
     success: bool = False
@@ -204,7 +204,7 @@ class MetaWorldOptions(EnvironmentOptions):
     meta-test. ``reward`` is the version of the rewards; those of different versions cannot be compared.
     """
 
-    kind: Literal["metaworld"] = "metaworld"
+    kind: str = "metaworld"
     benchmark: Literal["ml1", "ml10", "ml45"] = "ml1"
     task: str = "reach-v3"
     reward: Literal["v1", "v2"] = "v2"
