@@ -49,18 +49,31 @@ def product_rate(threads: int = 1, seconds: float = 1.0, size: int = 1536) -> fl
         torch.set_num_threads(before)
 
 
+_SHOWN: list[dict[str, Any]] = []
+"""What was shown, which goes into the file as well, so that documents show the same."""
+
+
 def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows that share their keys as a table; the first column is left-aligned."""
+    cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    _SHOWN.append({"title": title, "columns": list(rows[0]), "rows": cells})
     table = Table(title=title)
     for place, column in enumerate(rows[0]):
         table.add_column(column, justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    for row in cells:
+        table.add_row(*row)
     Console().print(table)
 
 
+def say(text: str) -> None:
+    """Print a line that belongs to the figures."""
+    _SHOWN.append({"text": text})
+    Console().print(text)
+
+
 def write(path: Path | None, name: str, figures: Mapping[str, Any]) -> None:
-    """Write the figures beside the machine's description as JSON, if a path is given."""
+    """Write the figures beside the machine's description and all that was shown as JSON, if a path is given."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"benchmark": name, "machine": machine(), **figures}, indent=2) + "\n")
+        content = {"benchmark": name, "machine": machine(), **figures, "shown": _SHOWN}
+        path.write_text(json.dumps(content, indent=2) + "\n")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from common import show, write
+from common import say, show, write
 
 import distmeta
 from distmeta.config.schema import Config
@@ -114,8 +114,8 @@ def main() -> None:
     batch = config.run.meta_batch
     rows = [{"": name, "ms a step": 1000 * each, "tasks/s": batch / each} for name, each in usual.items()]
     show("a meta-step of 32 tasks in process, one thread", rows)
-    print(f"train / bare engine: {ratio:.3f}")
-    print("share of a step: " + ", ".join(f"{name} {share:.1%}" for name, share in found["shares"].items()))
+    say(f"train / bare engine: {ratio:.3f}")
+    say("share of a step: " + ", ".join(f"{name} {share:.1%}" for name, share in found["shares"].items()))
     write(options.json, "end_to_end", {"ratio": ratio, "overrides": options.overrides, **found})
 
 

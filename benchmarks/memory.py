@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import show, write
+from common import say, show, write
 from peers_child import CASES, Ours, Peer, TorchOpt, installed
 from processes import Group, running
 
@@ -141,7 +141,7 @@ def main() -> None:
     ratio = ours[50]["mb"] / ours[1]["mb"] if {1, 50} <= set(ours) else None
     if ratio is not None:
         first = ours[1]["mb"]
-        print(f"distmeta: {first:.0f} MB at 1 step, {ours[50]['mb']:.0f} MB at 50 steps: {ratio:.2f} times")
+        say(f"distmeta: {first:.0f} MB at 1 step, {ours[50]['mb']:.0f} MB at 50 steps: {ratio:.2f} times")
     figures = {name: {str(count): value for count, value in values.items()} for name, values in found.items()}
     write(options.json, "memory", {"overrides": options.overrides, "ratio_50_over_1": ratio, "peak": figures})
 

@@ -13,18 +13,17 @@ where one of two workers does less than 40 % of the shards.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from common import say, show, write
 
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
@@ -154,6 +153,11 @@ def measure(steps: int, rounds: int) -> tuple[dict[str, list[float]], list[float
             bench.transport.close()
 
 
+def _share(figures: Mapping[str, Mapping[str, Any]], plain: float) -> float:
+    """How much of two plain processes' gain two Ray workers have."""
+    return float(figures["2 Ray workers"]["ratio"]["1 Ray worker"] / plain)
+
+
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,10 +167,8 @@ def main() -> None:
     options = parser.parse_args()
     taken, shares = measure(options.steps, options.rounds)
     batch = load_config(SETTINGS).run.meta_batch
-    table = Table(title=f"a meta-step of {batch} tasks, one thread a worker ({platform.machine()})")
-    for column in ("", "ms a step", "tasks/s", "against in process", "against one alone"):
-        table.add_column(column, justify="left" if not column else "right")
-    figures: dict[str, object] = {}
+    rows: list[dict[str, str]] = []
+    figures: dict[str, dict[str, Any]] = {}
     for name, seconds in taken.items():
         middle = statistics.median(seconds)
         alone = "1 plain process" if name in PLAIN else "1 Ray worker"
@@ -176,14 +178,20 @@ def main() -> None:
         }
         spread = [min(seconds), max(seconds)]
         figures[name] = {"seconds": middle, "spread": spread, "tasks_per_second": batch / middle, "ratio": ratios}
-        shown = [f"{ratio:.2f} x" for ratio in ratios.values()]
-        range_ = f"{1000 * middle:.1f} ({1000 * spread[0]:.0f}-{1000 * spread[1]:.0f})"
-        table.add_row(name, range_, f"{batch / middle:.1f}", *shown)
-    figures["shares"] = shares
-    Console().print(table)
-    Console().print("shares of the shards of two workers: " + ", ".join(f"{share:.0%}" for share in shares))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2))
+        rows.append(
+            {
+                "": name,
+                "ms a step": f"{1000 * middle:.1f} ({1000 * spread[0]:.0f}-{1000 * spread[1]:.0f})",
+                "tasks/s": f"{batch / middle:.1f}",
+                "against in process": f"{ratios['in process']:.2f} x",
+                "against one alone": f"{ratios[alone]:.2f} x",
+            }
+        )
+    show(f"a meta-step of {batch} tasks, one thread a worker ({platform.machine()})", rows)
+    say("shares of the shards of two workers: " + ", ".join(f"{share:.0%}" for share in shares))
+    plain = figures["2 plain processes"]["ratio"]["1 plain process"]
+    say(f"two Ray workers over one, of what two plain processes give over one: {_share(figures, plain):.2f}")
+    write(options.json, "overhead", {"steps": options.steps, "rounds": options.rounds, **figures, "shares": shares})
     if min(shares) < LEAST_SHARE:
         raise SystemExit(f"a worker computed {min(shares):.0%} of the shards, less than {LEAST_SHARE:.0%}")
 

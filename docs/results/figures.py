@@ -226,6 +226,19 @@ def adapting_table(record: Record) -> str:
     )
 
 
+def shown_tables(record: Record) -> str:
+    """What a benchmark has shown, as it was shown."""
+    parts = []
+    for part in record["figures"]["shown"]:
+        if "text" in part:
+            parts.append(f"{part['text'][0].upper()}{part['text'][1:]}.")
+        else:
+            title = f"{part['title'][0].upper()}{part['title'][1:]}:"
+            parts.append(f"{title}\n\n{_table(tuple(part['columns']), [tuple(row) for row in part['rows']])}")
+    made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
+    return "\n\n".join([*parts, f"`{record['command']}` ({made})"])
+
+
 def methods_table(records: Mapping[str, Record], published: Published, short: bool) -> str:
     """Our figures beside the papers', with the difference and, where ours is below, the reason.
 
@@ -263,8 +276,8 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
     Args:
         what: ``records``, ``conditions``, ``algorithm NAME``, ``runs PART`` of the records with this in their names,
             ``printed RECORD``, ``sweep NAME``, ``peers NAME``, ``baselines NAME``, ``rules NAME``, ``parts NAME``,
-            ``memory NAME``, ``heads NAME``, ``serving NAME`` or ``adapting NAME``; or ``methods``, records beside their
-            papers, and ``short``, some.
+            ``memory NAME``, ``heads NAME``, ``serving NAME``, ``adapting NAME`` or ``shown NAME``; or ``methods``,
+            records beside their papers, and ``short``, some.
         records: all of runs, by name, in the order of the rows.
         published: ``figure`` and ``source`` of papers, by record.
         others: records of sweeps and benchmarks, by name.
@@ -283,6 +296,7 @@ def block(what: str, records: Mapping[str, Record], published: Published, others
         "heads": heads_table,
         "serving": serving_table,
         "adapting": adapting_table,
+        "shown": shown_tables,
     }
     if kind in tables:
         return tables[kind](others[name])
