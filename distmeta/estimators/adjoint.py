@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from distmeta.adaptations.base import Batch, Iterative, Params, Task, inner_gradient
 from distmeta.adaptations.gradients import gradient, pullback
 from distmeta.core.layout import Meta
-from distmeta.estimators.base import Measured
+from distmeta.estimators.base import Measured, loss_and_measured
 
 KEEP_ALL = 8
 """Up to this many steps every step's parameters are kept; beyond, those of every sqrt(K)-th step."""
@@ -101,9 +101,8 @@ def _judged(
 
     def loss(params: Params, meta: Meta) -> tuple[Tensor, Measured]:
         outputs = adaptation.predict(meta, params, query if weights is None else query.after(steps))
-        value = objective.loss(outputs, query.data)
-        counted = value if weights is None else weights[steps - 1].to(value) * value
-        return counted, {"loss": value, **objective.measure(outputs, query.data)}
+        value, measured = loss_and_measured(objective, outputs, query.data)
+        return value if weights is None else weights[steps - 1].to(value) * value, measured
 
     found, (_, measured) = gradient(loss, params, meta, argnums=(0, 1))
     return found, measured

@@ -11,9 +11,17 @@ from distmeta.adaptations.base import Adaptation, Task
 from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Meta
 from distmeta.core.plan import Differentiation
+from distmeta.core.records import Data
+from distmeta.objectives.base import Objective
 
 Measured = Mapping[str, Tensor]
 """Named scalars: ``loss`` and the objective's metrics."""
+
+
+def loss_and_measured(objective: Objective, outputs: Tensor, data: Data) -> tuple[Tensor, Measured]:
+    """An objective's loss of these outputs, and beside it all that is measured of them."""
+    loss = objective.loss(outputs, data)
+    return loss, {"loss": loss, **objective.measure(outputs, data)}
 
 
 class Estimator(Protocol):

@@ -13,7 +13,7 @@ from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Layout, Meta
 from distmeta.core.plan import Differentiation
 from distmeta.core.tensor_philox import random_words
-from distmeta.estimators.base import Measured
+from distmeta.estimators.base import Measured, loss_and_measured
 from distmeta.estimators.options import EvolutionOptions
 
 _STREAM = 0x4553
@@ -77,8 +77,8 @@ class Evolution:
         adaptation = self.adaptation
         assert adaptation is not None
         adapted = adaptation.adapt(meta, task.support, steps)
-        outputs, data = adaptation.predict(meta, adapted, task.query), task.query.data
-        return {"loss": adaptation.objective.loss(outputs, data), **adaptation.objective.measure(outputs, data)}
+        outputs = adaptation.predict(meta, adapted, task.query)
+        return loss_and_measured(adaptation.objective, outputs, task.query.data)[1]
 
 
 def normal_numbers(key: Tensor, number: int, count: int) -> Tensor:

@@ -15,7 +15,7 @@ from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Meta
 from distmeta.core.plan import Differentiation
 from distmeta.estimators.adjoint import adjoint
-from distmeta.estimators.base import Measured
+from distmeta.estimators.base import Measured, loss_and_measured
 from distmeta.estimators.options import ExactOptions
 
 LEAST_WEIGHT = 0.03
@@ -81,10 +81,7 @@ class Exact:
         return self.adaptation.predict(meta, adapted, task.query)
 
     def _loss(self, meta: Meta, task: Task, steps: int | None) -> tuple[Tensor, Measured]:
-        objective = self.adaptation.objective
-        outputs = self._outputs(meta, task, steps)
-        loss = objective.loss(outputs, task.query.data)
-        return loss, {"loss": loss, **objective.measure(outputs, task.query.data)}
+        return loss_and_measured(self.adaptation.objective, self._outputs(meta, task, steps), task.query.data)
 
     def _weighted(self, meta: Meta, task: Task, steps: int | None) -> tuple[Tensor, Measured]:
         """The weighted sum of losses; measured is what is so after the last step."""
@@ -92,12 +89,12 @@ class Exact:
         objective, weights = adaptation.objective, query.weights
         assert steps is not None
         assert weights is not None
-        losses = []
+        losses, measured = [], cast(Measured, {})
         for number, adapted in enumerate(trajectory(adaptation, meta, task.support, steps)):
             if number > 0:
                 outputs = adaptation.predict(meta, adapted, query.after(number))
-                losses.append(objective.loss(outputs, query.data))
-        measured = {"loss": losses[-1], **objective.measure(outputs, query.data)}
+                loss, measured = loss_and_measured(objective, outputs, query.data)
+                losses.append(loss)
         return (weights.to(losses[-1]) * torch.stack(losses)).sum(), measured
 
 

@@ -13,7 +13,7 @@ from distmeta.adaptations.gradients import gradient
 from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Meta
 from distmeta.core.plan import Differentiation
-from distmeta.estimators.base import Measured
+from distmeta.estimators.base import Measured, loss_and_measured
 from distmeta.estimators.options import FirstOrderOptions
 
 
@@ -64,10 +64,7 @@ class FirstOrder:
 
     def _loss(self, meta: Meta, task: Task, given: list[Params], steps: int) -> tuple[Tensor, Measured]:
         """The query loss of the updates with these gradients given."""
-        objective = self.adaptation.objective
-        outputs = self._outputs(meta, task, given, steps)
-        loss = objective.loss(outputs, task.query.data)
-        return loss, {"loss": loss, **objective.measure(outputs, task.query.data)}
+        return loss_and_measured(self.adaptation.objective, self._outputs(meta, task, given, steps), task.query.data)
 
 
 def first_gradients(adaptation: Iterative, meta: Meta, task: Task, steps: int) -> list[Params]:

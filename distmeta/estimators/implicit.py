@@ -13,7 +13,7 @@ from distmeta.adaptations.gradients import gradient
 from distmeta.config.sections import EstimatorOptions
 from distmeta.core.layout import Meta
 from distmeta.core.plan import Differentiation
-from distmeta.estimators.base import Measured
+from distmeta.estimators.base import Measured, loss_and_measured
 from distmeta.estimators.options import ImplicitOptions
 
 Vector = dict[str, Tensor]
@@ -78,10 +78,7 @@ class Implicit:
         return {name: value / damping for name, value in total.items()}
 
     def _query_loss(self, params: Params, meta: Meta, query: Batch) -> tuple[Tensor, Measured]:
-        objective = self.adaptation.objective
-        outputs = self.adaptation.predict(meta, params, query)
-        loss = objective.loss(outputs, query.data)
-        return loss, {"loss": loss, **objective.measure(outputs, query.data)}
+        return loss_and_measured(self.adaptation.objective, self.adaptation.predict(meta, params, query), query.data)
 
 
 def conjugate_gradient(product: Callable[[Vector], Vector], right: Vector, steps: int, least: float = 0.0) -> Vector:

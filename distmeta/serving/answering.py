@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ray.exceptions import RayError
 from torch import Tensor
 
 from distmeta.core.records import Inputs
@@ -20,20 +21,21 @@ from distmeta.serving.bodies import BadRequest, Body, refused, targets_of
 from distmeta.serving.models import PackedModel
 from distmeta.serving.settings import ServeSettings
 
+log = logging.getLogger("ray.serve")
+
 MODELS_HERE = 256
 """Models that a replica keeps at hand, beside the store."""
 
-KNOWN_FOR = 1.0
-"""Seconds for which a replica takes a model to be kept still, without asking the store again."""
+REFRESH_EVERY = 1.0
+"""Seconds after which a replica tells the store which models it has answered with, and hears which are kept no more."""
 
 
 @dataclass
 class _Here:
-    """A model at hand, and when the store was last asked for it."""
+    """A model at hand."""
 
     model: AdaptedModel
     classes: list[Any] | None
-    asked: float
 
 
 @dataclass
@@ -114,6 +116,8 @@ class Answers:
         self._learner, self._settings, self._store = learner, settings, store
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._here: OrderedDict[str, _Here] = OrderedDict()
+        self._used: dict[str, None] = {}  # since the store was told, the last one at the end
+        self._refreshing: asyncio.Task[None] | None = None
         most, wait = settings.batch, settings.wait
         self._adapting = Batcher(self._adapt, most, wait, self._pool, note)
         self._predicting = Batcher(self._predict, most, wait, self._pool, note)
@@ -164,24 +168,37 @@ class Answers:
 
     async def _model(self, name: str) -> tuple[AdaptedModel, list[Any] | None]:
         found = self._here.get(name)
-        if found is None or time.monotonic() - found.asked > KNOWN_FOR:
-            kept = await self._store.find.remote(name, found is not None)
+        if found is None:
+            kept = await self._store.find.remote(name)
             if kept is None:
-                self._here.pop(name, None)
                 raise BadRequest("there is no such model, or it was not used for too long; adapt again", 404)
-            if found is None:
-                packed: PackedModel = await kept[0]
-                found = self._remember(name, packed.on(self._learner), packed.classes)
-            found.asked = time.monotonic()
-        if name in self._here:  # another request may have made room meanwhile
-            self._here.move_to_end(name)
+            packed: PackedModel = await kept[0]
+            found = self._remember(name, packed.on(self._learner), packed.classes)
+        self._here.move_to_end(name)
+        self._used.pop(name, None)
+        self._used[name] = None
         return found.model, found.classes
 
     def _remember(self, name: str, model: AdaptedModel, classes: list[Any] | None) -> _Here:
-        found = self._here[name] = _Here(model, classes, time.monotonic())
+        found = self._here[name] = _Here(model, classes)
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
         while len(self._here) > min(MODELS_HERE, self._settings.models):
             self._here.popitem(last=False)
         return found
+
+    async def _refresh(self) -> None:
+        """Ask the store about the models at hand, as long as there are any, instead of in every request."""
+        while self._here:
+            await asyncio.sleep(REFRESH_EVERY)
+            used, self._used = list(self._used), {}
+            try:
+                gone = await self._store.refresh.remote(list(self._here), used)
+            except RayError as error:  # what is at hand still answers
+                log.warning("the store of models does not answer: %s", error)
+                continue
+            for name in gone:
+                self._here.pop(name, None)
 
     def _steps(self, body: Body) -> int | None:
         steps = body.options.get("steps")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,15 +92,26 @@ class ModelStore:
         while len(self._kept) > 1 and (len(self._kept) > self._models or self._used > self._bytes):
             self._drop(next(iter(self._kept)))
 
-    def find(self, name: str, here: bool) -> Any:
-        """Whether a model is kept; with it where it is, in a list, unless the asker has it already."""
+    def find(self, name: str) -> Any:
+        """Where a model is, in a list; ``None`` where it is not kept."""
         self._forget()
-        kept = self._kept.get(name)
-        if kept is None:
+        if name not in self._kept:
             return None
-        kept.used = time.monotonic()
-        self._kept.move_to_end(name)
-        return [] if here else [kept.ref]
+        self._use(name)
+        return [self._kept[name].ref]
+
+    def refresh(self, held: Sequence[str], used: Sequence[str]) -> list[str]:
+        """Which models that a replica has at hand are kept no more.
+
+        Args:
+            held: models that it has.
+            used: those that it has answered with since it asked last, the last one at the end.
+        """
+        for name in used:
+            if name in self._kept:
+                self._use(name)
+        self._forget()
+        return [name for name in held if name not in self._kept]
 
     def forget(self, name: str) -> bool:
         """Forget a model; whether there was one."""
@@ -123,6 +134,10 @@ class ModelStore:
         limit = time.monotonic() - self._ttl
         while self._kept and next(iter(self._kept.values())).used < limit:
             self._drop(next(iter(self._kept)))
+
+    def _use(self, name: str) -> None:
+        self._kept[name].used = time.monotonic()
+        self._kept.move_to_end(name)
 
     def _drop(self, name: str) -> None:
         self._used -= self._kept.pop(name).nbytes

@@ -131,7 +131,8 @@ def hashes_of(command: str) -> dict[str, str]:
         _without(values, key.split("."))
     code = hashlib.sha256()
     for folder in _DECIDES:
-        for file in sorted((ROOT / "distmeta" / folder).rglob("*.py")):
+        found = (ROOT / "distmeta" / folder).rglob("*")
+        for file in sorted(file for file in found if file.suffix in (".py", ".cpp", ".h")):
             code.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
     return {"config": sha256(to_json(values).encode()), "code": code.hexdigest()}
 
