@@ -68,6 +68,10 @@ CLAIMS = {
         "after one inner step 150 more than before, in each direction",
         lambda found: all(after(own, 1)["mean"] - after(own, 0)["mean"] >= 150 for own in found["by_group"].values()),
     ),
+    "half_cheetah_vel_promp": Claim(
+        "after one inner step a fifth of the way to 0, which no policy passes",
+        lambda found: after(found, 1)["mean"] - after(found, 0)["mean"] >= -0.2 * after(found, 0)["mean"],
+    ),
     "omniglot_5w1s_maml": Claim(
         "98.7 % after 60,000 meta-steps; after a sixtieth of them 94 %", lambda found: found["accuracy"]["mean"] >= 0.94
     ),
