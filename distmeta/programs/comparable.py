@@ -73,9 +73,19 @@ class Comparable:
             self.answer(Request(name, initial, self._example(name, initial.theta)), "train", range(1))
         self.evaluate(self._initial(), "validation", range(1), details=False)
 
-    def reference_gradient(self, count: int, first: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-        """What :meth:`sample_gradient` is in theory: plain autograd on the user's own module, one task at a time."""
-        meta = self.layout.unflatten(self.initial_vector())
+    def reference_gradient(
+        self, count: int, first: int = 0, dtype: torch.dtype = torch.float64, nudge: int = 0
+    ) -> Tensor:
+        """What :meth:`sample_gradient` is in theory: plain autograd on the user's own module, one task at a time.
+
+        Args:
+            count: tasks.
+            first: of them.
+            dtype: of the whole computation.
+            nudge: 0 for the initial parameters; other numbers move each of them by a last bit of float32, up or down,
+                every number in its own way.
+        """
+        meta = self.layout.unflatten(_nudged(self.initial_vector(), nudge))
         found = []
         for part in self._samples.alike(range(first, first + count)):
             tasks, ways = self._tasks("train", part, self._steps, dropout=True)
@@ -149,3 +159,10 @@ class Comparable:
 
     def _example(self, name: str, theta: Tensor) -> Mapping[str, Tensor]:
         raise NotImplementedError
+
+
+def _nudged(vector: Tensor, number: int) -> Tensor:
+    if number == 0:
+        return vector
+    ways = torch.randint(0, 2, vector.shape, generator=torch.Generator().manual_seed(number)).to(vector)
+    return vector * (1 + (2 * ways - 1) * torch.finfo(torch.float32).eps)

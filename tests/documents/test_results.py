@@ -125,7 +125,7 @@ def test_every_further_evaluation_is_shown(name: str) -> None:
 @pytest.mark.parametrize("name", records.read_others())
 def test_every_sweep_and_benchmark_is_shown(name: str) -> None:
     pages = [file.read_text("utf-8") for file, _ in records.rewritten()]
-    kinds = "sweep|peers|baselines|rules|parts|memory|heads|serving|adapting"
+    kinds = "sweep|peers|baselines|rules|parts|memory|heads|serving|adapting|shown"
     assert any(re.search(rf"<!-- results: ({kinds}) {name} -->", page) for page in pages)
 
 

@@ -212,6 +212,29 @@ class TestSettling:
         assert apart[0]
         assert 0 < sum(apart[1:]) < 5 or compiled == "none"
 
+    def test_tasks_that_last_bits_turn_refuse_no_plan(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Some tasks' outputs are half as large again, by a weight's last bit (another under a tracer), or there."""
+        (tmp_path / "user_bits.py").write_text(
+            "import torch\n"
+            "from torch import nn\n"
+            "from torch.fx.experimental.proxy_tensor import get_proxy_mode\n"
+            "class Net(nn.Module):\n"
+            "    def __init__(self, by_bits):\n"
+            "        super().__init__()\n"
+            "        self.head, self.by_bits = nn.Linear(1, 1), by_bits\n"
+            "    def forward(self, x):\n"
+            "        traced = bool(get_proxy_mode())\n"
+            "        weight = self.head.weight.detach().float() * (1 + 2**-23 * traced)\n"
+            "        turned = weight.view(torch.int32).sum() % 3 == 0 if self.by_bits else traced\n"
+            "        return self.head(x) * torch.where((x.mean() > 0.9) & turned, 1.5, 1.0)\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        for by_bits, compiled in ((True, "graph"), (False, "none")):
+            model = {"kind": "module:user_bits.Net", "by_bits": by_bits}
+            plan = SupervisedProgram(load_config({**SINUSOID, "model": model}, ["run.steps=1000"]), CPU).probe()
+            assert plan.compile == compiled
+            assert len(plan.notes) == (not by_bits)
+
     def test_what_cannot_be_recorded_is_computed_plainly(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The model gives other outputs whenever it is called under a tracer: no plan but the plain one is right."""
         (tmp_path / "user_traced.py").write_text(

@@ -41,8 +41,13 @@ class Compared(Protocol):
         """(count,) losses of meta-test tasks, after everything else that a run measures has been tried on a task."""
         ...
 
-    def reference_gradient(self, count: int, first: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-        """What :meth:`sample_gradient` is in theory, by plain autograd on the user's own module."""
+    def reference_gradient(
+        self, count: int, first: int = 0, dtype: torch.dtype = torch.float64, nudge: int = 0
+    ) -> Tensor:
+        """What :meth:`sample_gradient` is in theory, by plain autograd on the user's own module.
+
+        ``nudge`` moves the parameters by a last bit, every number but 0 in its own way.
+        """
         ...
 
     def reference_losses(self, count: int, dtype: torch.dtype = torch.float64) -> Tensor:

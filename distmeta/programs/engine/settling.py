@@ -17,7 +17,7 @@ from distmeta.core.plan import Plan, Running
 from distmeta.errors import ClusterError, ConfigError, DistmetaError
 from distmeta.functional.hints import hint
 from distmeta.functional.kernels.build import Unavailable, load
-from distmeta.programs.engine.comparison import TASKS_ALONE, Compared, Comparison, disagreement
+from distmeta.programs.engine.comparison import AMPLIFIED, TASKS_ALONE, Compared, Comparison, disagreement
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,11 @@ CHUNKS_COMPARED = 3
 """Chunks of tasks by which gradients are compared."""
 
 WORST_CHUNK = 0.1
-"""Relative difference that no chunk and no task of a float32 plan may have."""
+"""Relative difference that no chunk and no task of a float32 plan may have, unless last bits of the parameters turn its
+gradient about as far by plain autograd too (a solver that stops a step earlier, for example)."""
+
+NUDGES = 5
+"""Ways in which the last bits of the parameters are changed to see that."""
 
 
 class Tried(Compared, Protocol):
@@ -209,16 +213,27 @@ class _PlainWay:
         self._chunks = sample(program, count)
         self._alone: list[Tensor] = []
 
-    def apart(self, plan: Plan) -> list[float]:
-        """How far a plan that is followed is from it: by chunks, or where these differ, task by task."""
-        apart = self._distances(sample(self._program, self._count), self._chunks)
-        if statistics.median(apart) <= PLAN_TOLERANCE[plan.precision]:
-            return apart
-        if not self._alone:
-            self._program.follow(self._plan)
-            self._alone = self._one_by_one()
-            self._program.follow(plan)
-        return self._distances(self._one_by_one(), self._alone)
+    def apart(self, plan: Plan) -> tuple[float, float]:
+        """How far a plan that is followed is from it: the median by chunks, or where these differ by tasks, and the
+        largest beyond ``WORST_CHUNK`` that is no rounding.
+        """
+        apart, size = self._distances(sample(self._program, self._count), self._chunks), self._count
+        if statistics.median(apart) > PLAN_TOLERANCE[plan.precision]:
+            if not self._alone:
+                self._program.follow(self._plan)
+                self._alone = self._one_by_one()
+                self._program.follow(plan)
+            apart, size = self._distances(self._one_by_one(), self._alone), 1
+        far = [(off, size * number) for number, off in enumerate(apart) if off > WORST_CHUNK]
+        if plan.precision == "float32" and statistics.median(apart) <= PLAN_TOLERANCE["float32"]:
+            far = [(off, first) for off, first in far if not self._turned(size, first, off)]
+        return statistics.median(apart), max((off for off, _ in far), default=0.0)
+
+    def _turned(self, count: int, first: int, off: float) -> bool:
+        """Whether last bits of the parameters turn the gradient of these tasks about as far by plain autograd."""
+        there = self._program.reference_gradient(count, first, torch.float32)
+        nudged = (self._program.reference_gradient(count, first, torch.float32, way + 1) for way in range(NUDGES))
+        return any(AMPLIFIED * disagreement(each, there) >= off for each in nudged)
 
     def _one_by_one(self) -> list[Tensor]:
         # A chunk holds one task again and again: other numbers of tasks would be recorded anew.
@@ -232,16 +247,15 @@ class _PlainWay:
 def _fails(program: Tried, plan: Plan, reference: _PlainWay) -> str | None:
     try:
         program.follow(plan)
-        apart = reference.apart(plan)
+        off, worst = reference.apart(plan)
         program.sample_losses(1)
     except (ConfigError, ClusterError) as error:
         return str(error)
     except Exception as error:  # whatever a tracer or a compiler raises
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    off = statistics.median(apart)
-    if off <= PLAN_TOLERANCE[plan.precision] and (max(apart) <= WORST_CHUNK or plan.precision != "float32"):
+    if off <= PLAN_TOLERANCE[plan.precision] and (not worst or plan.precision != "float32"):
         return None
-    off = max(apart) if off <= PLAN_TOLERANCE[plan.precision] else off
+    off = worst if off <= PLAN_TOLERANCE[plan.precision] else off
     return f"its meta-gradient differs from the plain way's by {off:.1e}"
 
 
