@@ -328,3 +328,21 @@ def test_a_rectifier_with_a_hook_stays(form: str) -> None:
     network = FunctionalModule(module)
     network.use(form)
     near(network(network.parameters, x), module(x), 1e-5)
+
+
+def test_support_statistics_without_derivatives_are_those_with(form: str) -> None:
+    """Where nothing is differentiated, the kernels of batch norms give the moments too."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 4)
+    )
+    module = FunctionalModule(layers.double(), torch.zeros(2, 3, 6, 6, dtype=torch.float64))
+    module.use(form)
+    names = {name: torch.randn(3, *value.shape).double() for name, value in module.parameters.items()}
+    support, query = torch.randn(3, 5, 3, 6, 6).double(), torch.randn(3, 1, 3, 6, 6).double()
+    function = vmap(module.with_support_statistics)
+    differentiated = function(names, support, query)
+    with torch.no_grad():
+        near(function(names, support, query), differentiated, 1e-13)
+    module.use(None)
+    near(function(names, support, query), differentiated, 1e-12)
