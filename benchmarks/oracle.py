@@ -14,16 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from common import show, write
 
-from distmeta.config.sections import PositiveFloat
 from distmeta.core.records import Data, TensorSpec
 from distmeta.tasks.base import TaskSpec
 from distmeta.tasks.environments.locomotion import Bodies, HalfCheetahVel
-from distmeta.tasks.options.environments import LocomotionOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,23 +30,15 @@ if TYPE_CHECKING:
     from distmeta.config.sections import TaskOptions
 
 
-class SeenVelocityOptions(LocomotionOptions):
-    """As HalfCheetahVel's."""
-
-    fastest: PositiveFloat = 2.0
-
-
 class SeenVelocity(HalfCheetahVel):
     """HalfCheetahVel with the task's velocity as the last number of an observation."""
-
-    Options = SeenVelocityOptions
 
     @classmethod
     def spec(cls, options: TaskOptions) -> TaskSpec:
         """One number more than HalfCheetahVel's."""
-        positions, velocities, controls = cls.sizes
-        seen = TensorSpec((positions - cls.hidden + velocities + 1,))
-        return TaskSpec(seen, outputs=controls, program="reinforcement", actions="continuous")
+        spec = super().spec(options)
+        (seen,) = cast(TensorSpec, spec.inputs).shape
+        return replace(spec, inputs=TensorSpec((seen + 1,)))
 
     def observe(self, tasks: Data, state: Bodies) -> Tensor:
         """What HalfCheetahVel shows, and the velocity."""

@@ -17,7 +17,7 @@ import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -153,11 +153,6 @@ def measure(steps: int, rounds: int) -> tuple[dict[str, list[float]], list[float
             bench.transport.close()
 
 
-def _share(figures: Mapping[str, Mapping[str, Any]], plain: float) -> float:
-    """How much of two plain processes' gain two Ray workers have."""
-    return float(figures["2 Ray workers"]["ratio"]["1 Ray worker"] / plain)
-
-
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -189,8 +184,9 @@ def main() -> None:
         )
     show(f"a meta-step of {batch} tasks, one thread a worker ({platform.machine()})", rows)
     say("shares of the shards of two workers: " + ", ".join(f"{share:.0%}" for share in shares))
-    plain = figures["2 plain processes"]["ratio"]["1 plain process"]
-    say(f"two Ray workers over one, of what two plain processes give over one: {_share(figures, plain):.2f}")
+    pairs = (("2 Ray workers", "1 Ray worker"), ("2 plain processes", "1 plain process"))
+    gains = [figures[two]["ratio"][one] for two, one in pairs]
+    say(f"two Ray workers over one, of what two plain processes give over one: {gains[0] / gains[1]:.2f}")
     write(options.json, "overhead", {"steps": options.steps, "rounds": options.rounds, **figures, "shares": shares})
     if min(shares) < LEAST_SHARE:
         raise SystemExit(f"a worker computed {min(shares):.0%} of the shards, less than {LEAST_SHARE:.0%}")

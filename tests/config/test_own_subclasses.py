@@ -25,7 +25,8 @@ ENTRIES = [
 
 @pytest.mark.parametrize(("field", "options"), ENTRIES)
 def test_settings_take_another_name(field: str, options: Any) -> None:
-    TypeAdapter(options.model_fields[field].annotation).validate_python("module:mine.Own")
+    annotation = options.model_fields[field].annotation
+    assert TypeAdapter(annotation).validate_python("module:mine.Own") == "module:mine.Own"
 
 
 def test_a_subclass_of_a_built_in_environment_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

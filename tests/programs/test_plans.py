@@ -44,6 +44,22 @@ PLANS = {
 }
 
 
+def write_net(file: Path, *forward: str) -> None:
+    """A network of one linear layer ``head``, with a setting, that may ask whether it is traced."""
+    lines = (
+        "import torch",
+        "from torch import nn",
+        "from torch.fx.experimental.proxy_tensor import get_proxy_mode",
+        "class Net(nn.Module):",
+        "    def __init__(self, setting=None):",
+        "        super().__init__()",
+        "        self.head, self.setting = nn.Linear(1, 1), setting",
+        "    def forward(self, x):",
+        *(f"        {line}" for line in forward),
+    )
+    file.write_text("\n".join(lines))
+
+
 def program_of(settings: dict[str, Any], *overrides: str) -> SupervisedProgram:
     return SupervisedProgram(load_config(settings, overrides), CPU)
 
@@ -185,20 +201,13 @@ class TestSettling:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: float, compiled: str
     ) -> None:
         """Under a tracer the outputs are 1 % larger for tasks of large inputs, as a ReLU may turn, or for all tasks."""
-        (tmp_path / "user_turned.py").write_text(
-            "import torch\n"
-            "from torch import nn\n"
-            "from torch.fx.experimental.proxy_tensor import get_proxy_mode\n"
-            "class Net(nn.Module):\n"
-            "    def __init__(self, most):\n"
-            "        super().__init__()\n"
-            "        self.head, self.most = nn.Linear(1, 1), most\n"
-            "    def forward(self, x):\n"
-            "        turned = torch.where(x.mean() > self.most, 1.01, 1.0)\n"
-            "        return self.head(x) * (turned if get_proxy_mode() else 1)\n"
+        write_net(
+            tmp_path / "user_turned.py",
+            "turned = torch.where(x.mean() > self.setting, 1.01, 1.0)",
+            "return self.head(x) * (turned if get_proxy_mode() else 1)",
         )
         monkeypatch.chdir(tmp_path)
-        model = {"kind": "module:user_turned.Net", "most": most}
+        model = {"kind": "module:user_turned.Net", "setting": most}
         config = load_config({**SINUSOID, "model": model}, ["run.steps=1000"])
         program = SupervisedProgram(config, CPU)
         plan = program.probe()
@@ -214,39 +223,25 @@ class TestSettling:
 
     def test_tasks_that_last_bits_turn_refuse_no_plan(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Some tasks' outputs are half as large again, by a weight's last bit (another under a tracer), or there."""
-        (tmp_path / "user_bits.py").write_text(
-            "import torch\n"
-            "from torch import nn\n"
-            "from torch.fx.experimental.proxy_tensor import get_proxy_mode\n"
-            "class Net(nn.Module):\n"
-            "    def __init__(self, by_bits):\n"
-            "        super().__init__()\n"
-            "        self.head, self.by_bits = nn.Linear(1, 1), by_bits\n"
-            "    def forward(self, x):\n"
-            "        traced = bool(get_proxy_mode())\n"
-            "        weight = self.head.weight.detach().float() * (1 + 2**-23 * traced)\n"
-            "        turned = weight.view(torch.int32).sum() % 3 == 0 if self.by_bits else traced\n"
-            "        return self.head(x) * torch.where((x.mean() > 0.9) & turned, 1.5, 1.0)\n"
+        write_net(
+            tmp_path / "user_bits.py",
+            "traced = bool(get_proxy_mode())",
+            "weight = self.head.weight.detach().float() * (1 + 2**-23 * traced)",
+            "turned = weight.view(torch.int32).sum() % 3 == 0 if self.setting else traced",
+            "return self.head(x) * torch.where((x.mean() > 0.9) & turned, 1.5, 1.0)",
         )
         monkeypatch.chdir(tmp_path)
         for by_bits, compiled in ((True, "graph"), (False, "none")):
-            model = {"kind": "module:user_bits.Net", "by_bits": by_bits}
+            model = {"kind": "module:user_bits.Net", "setting": by_bits}
             plan = SupervisedProgram(load_config({**SINUSOID, "model": model}, ["run.steps=1000"]), CPU).probe()
             assert plan.compile == compiled
             assert len(plan.notes) == (not by_bits)
 
     def test_what_cannot_be_recorded_is_computed_plainly(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The model gives other outputs whenever it is called under a tracer: no plan but the plain one is right."""
-        (tmp_path / "user_traced.py").write_text(
-            "import torch\n"
-            "from torch import nn\n"
-            "from torch.fx.experimental.proxy_tensor import get_proxy_mode\n"
-            "class Net(nn.Module):\n"
-            "    def __init__(self):\n"
-            "        super().__init__()\n"
-            "        self.head = nn.Linear(1, 1)\n"
-            "    def forward(self, x):\n"
-            "        return self.head(x) * (2 if get_proxy_mode() else 1)\n"
+        write_net(
+            tmp_path / "user_traced.py",
+            "return self.head(x) * (2 if get_proxy_mode() else 1)",
         )
         monkeypatch.chdir(tmp_path)
         config = load_config({**SINUSOID, "model": {"kind": "module:user_traced.Net"}}, ["run.steps=1000"])

@@ -49,8 +49,10 @@ template <class T> void conv_task(const Rulebook& book, const T* x, int inputs, 
     } else if (book.few) {
         Padded<T> padded(book, inputs);
         padded.images(x, [&](int64_t first, int count, const T* const* firsts) {
-            multiply_image(count, firsts, Scattered{padded.places.data()}, book.taps * inputs, w, outputs,
-                           y + first * outputs);
+            T* out = y + first * outputs;
+            multiply_rows<T, false>(count, [=](int row) { return firsts[row]; }, Scattered{padded.places.data()},
+                                    book.taps * inputs, w, outputs,
+                                    [=](int row) { return out + (int64_t)row * outputs; });
         });
     } else if (book.taps == 1 && book.starts[1] == book.outputs) { // every output has one pair
         multiply<T, true, false>(book.pairs, book.outputs, x, inputs, w, outputs, y);

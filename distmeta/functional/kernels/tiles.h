@@ -82,54 +82,30 @@ inline void tile_of(int rows, const T* const* in, At at, int depth, const T* w, 
     tile<T, R, N, ADD>(in, at, depth, w, ldw, out);
 }
 
-// out[pair.to] (+)= in[pair.from] @ w for the pairs of one tap; w is (depth, width), the width a multiple of a vector.
+// to(row)[...] (+)= sum_k from(row)[at(k)] * w[k] for so many rows; w is (depth, width), the width a multiple of a vector.
+template <class T, bool ADD, class From, class At, class To>
+void multiply_rows(int count, From from, At at, int depth, const T* w, int width, To to) {
+    over_columns<T>(width, [=](int column, auto vectors) {
+        constexpr int N = decltype(vectors)::value;
+        for (int first = 0; first < count; first += TALL<N>) {
+            int rows = count - first < TALL<N> ? count - first : TALL<N>;
+            const T* in[TALL<N>];
+            T* out[TALL<N>];
+            for (int r = 0; r < rows; ++r) {
+                in[r] = from(first + r);
+                out[r] = to(first + r) + column;
+            }
+            tile_of<T, N, ADD>(rows, in, at, depth, w + column, width, out);
+        }
+    });
+}
+
+// out[pair.to] += in[pair.from] @ w for the pairs of one tap, or without ADD what is there is replaced.
 template <class T, bool FORWARD, bool ADD>
 void multiply(const Pair* pairs, int count, const T* in, int depth, const T* w, int width, T* out) {
-    over_columns<T>(width, [=](int column, auto vectors) {
-        constexpr int N = decltype(vectors)::value;
-        for (int first = 0; first < count; first += TALL<N>) {
-            int rows = count - first < TALL<N> ? count - first : TALL<N>;
-            const T* from[TALL<N>];
-            T* to[TALL<N>];
-            for (int r = 0; r < rows; ++r) {
-                const Pair& pair = pairs[first + r];
-                from[r] = in + (int64_t)(FORWARD ? pair.input : pair.output) * depth;
-                to[r] = out + (int64_t)(FORWARD ? pair.output : pair.input) * width + column;
-            }
-            tile_of<T, N, ADD>(rows, from, Dense(), depth, w + column, width, to);
-        }
-    });
-}
-
-// out (+)= in @ w for dense rows of `in`.
-template <class T, bool ADD> void multiply_rows(int count, const T* in, int depth, const T* w, int width, T* out) {
-    over_columns<T>(width, [=](int column, auto vectors) {
-        constexpr int N = decltype(vectors)::value;
-        for (int first = 0; first < count; first += TALL<N>) {
-            int rows = count - first < TALL<N> ? count - first : TALL<N>;
-            const T* from[TALL<N>];
-            T* to[TALL<N>];
-            for (int r = 0; r < rows; ++r) {
-                from[r] = in + (int64_t)(first + r) * depth;
-                to[r] = out + (int64_t)(first + r) * width + column;
-            }
-            tile_of<T, N, ADD>(rows, from, Dense(), depth, w + column, width, to);
-        }
-    });
-}
-
-// out[row] = in[row][at(k)] @ w[k], for rows of one image.
-template <class T>
-void multiply_image(int count, const T* const* in, Scattered at, int depth, const T* w, int width, T* out) {
-    over_columns<T>(width, [=](int column, auto vectors) {
-        constexpr int N = decltype(vectors)::value;
-        for (int first = 0; first < count; first += TALL<N>) {
-            int rows = count - first < TALL<N> ? count - first : TALL<N>;
-            T* to[TALL<N>];
-            for (int r = 0; r < rows; ++r) to[r] = out + (int64_t)(first + r) * width + column;
-            tile_of<T, N, false>(rows, in + first, at, depth, w + column, width, to);
-        }
-    });
+    auto from = [=](int p) { return in + (int64_t)(FORWARD ? pairs[p].input : pairs[p].output) * depth; };
+    auto to = [=](int p) { return out + (int64_t)(FORWARD ? pairs[p].output : pairs[p].input) * width; };
+    multiply_rows<T, ADD>(count, from, Dense(), depth, w, width, to);
 }
 
 // The rows that a sum of outer products goes over: of x, from one of its elements on, and of dy.

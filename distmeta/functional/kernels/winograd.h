@@ -165,8 +165,12 @@ void minimal_conv(Grid grid, const T* x, int inputs, const T* w, bool turned, in
             grid.patch(first + i, rows);
             transform_rows<OfInputs>(x, rows, i, inputs, patches);
         }
-        for (int point = 0; point < POINTS; ++point)
-            multiply_rows<T, false>(count, patches[point], inputs, filter[point], outputs, products[point]);
+        for (int point = 0; point < POINTS; ++point) {
+            const T* in = patches[point];
+            T* out = products[point];
+            multiply_rows<T, false>(count, [=](int row) { return in + (int64_t)row * inputs; }, Dense(), inputs,
+                                    filter[point], outputs, [=](int row) { return out + (int64_t)row * outputs; });
+        }
         for (int i = 0; i < count; ++i) {
             int rows[TILE * TILE];
             grid.outputs(first + i, rows);

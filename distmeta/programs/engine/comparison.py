@@ -33,10 +33,6 @@ class Compared(Protocol):
         """Meta-gradient (P,) of so many tasks from this one on."""
         ...
 
-    def repeated_gradient(self, task: int, count: int) -> Tensor:
-        """Meta-gradient (P,) of one task, from a chunk that holds it so many times."""
-        ...
-
     def sample_losses(self, count: int) -> Tensor:
         """(count,) losses of meta-test tasks, after everything else that a run measures has been tried on a task."""
         ...
@@ -89,19 +85,20 @@ class Comparison:
     def difference(self) -> str | None:
         """What differs beyond rounding; whatever cannot be computed is raised."""
         program = self._program
-        if self._beyond(program.sample_gradient(TASKS_COMPARED), "gradients", 0, self._gradients):
-            found = (program.repeated_gradient(task, 1) for task in range(TASKS_ALONE))
-            apart = [self._beyond(one, "gradient", task, self._gradient(task)) for task, one in enumerate(found)]
+        if self._apart(TASKS_COMPARED, 0):
+            apart = [self._apart(1, task) for task in range(TASKS_ALONE)]
             if statistics.median(apart):
                 return f"its meta-gradient differs from plain autograd's by {statistics.median(apart):.1e}"
         beyond = self._beyond(program.sample_losses(TASKS_COMPARED), "losses", 0, self._losses)
         return f"its losses in the meta-test differ from plain autograd's by {beyond:.1e}" if beyond else None
 
-    def _gradients(self, dtype: torch.dtype) -> Tensor:
-        return self._program.reference_gradient(TASKS_COMPARED, dtype=dtype)
-
-    def _gradient(self, task: int) -> Callable[[torch.dtype], Tensor]:
-        return lambda dtype: self._program.reference_gradient(1, task, dtype)
+    def _apart(self, count: int, first: int) -> float:
+        """How far the gradient of so many tasks is off beyond rounding."""
+        program = self._program
+        found = program.sample_gradient(count, first)
+        return self._beyond(
+            found, f"gradient of {count}", first, lambda dtype: program.reference_gradient(count, first, dtype)
+        )
 
     def _losses(self, dtype: torch.dtype) -> Tensor:
         return self._program.reference_losses(TASKS_COMPARED, dtype)

@@ -45,6 +45,10 @@ class Tried(Compared, Protocol):
         """Compute by this plan."""
         ...
 
+    def repeated_gradient(self, task: int, count: int) -> Tensor:
+        """Meta-gradient (P,) of one task, from a chunk that holds it so many times."""
+        ...
+
     def hides_curvature(self) -> str:
         """Custom functions that lose the second derivatives which the meta-gradient needs; empty where none does."""
         ...
