@@ -150,9 +150,11 @@ class Answers:
         return told(self._learner, outputs, classes)
 
     async def forget(self, name: str) -> bool:
-        """Forget a model."""
+        """Forget a model; answered when replicas that have it at hand have heard of it, too."""
         self._here.pop(name, None)
         there: bool = await self._store.forget.remote(name)
+        if there:
+            await asyncio.sleep(2 * REFRESH_EVERY)
         return there
 
     def _adapt(self, steps: int | None, works: Sequence[tuple[Inputs, Tensor]]) -> Sequence[AdaptedModel]:
