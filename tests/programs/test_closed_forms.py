@@ -112,7 +112,8 @@ def test_logistic_of_examples_that_are_far_apart_is_finite() -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 10.0, 1e3])
 @pytest.mark.parametrize(
-    ("ways", "shots", "noise"), [(5, 1, 1.0), (5, 5, 1.0), (5, 5, 0.01), (20, 5, 1.0), (3, 20, 0.3)]
+    ("ways", "shots", "noise"),
+    [(5, 1, 1.0), (5, 5, 1.0), (5, 5, 0.01), pytest.param(20, 5, 1.0, marks=pytest.mark.slow), (3, 20, 0.3)],
 )
 def test_the_machine_is_scikit_learns(ways: int, shots: int, noise: float, scale: float) -> None:
     x, y = points(shots, 16, ways=ways, apart=0.0)

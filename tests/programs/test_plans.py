@@ -96,7 +96,9 @@ def test_a_plan_gives_the_gradient_of_plain_autograd(name: str, conv: Supervised
     follows(name, conv, exact)
 
 
-@pytest.mark.parametrize("name", ["general-graph", "native-graph", "native-graph-mixed-chunks"])
+@pytest.mark.parametrize(
+    "name", ["general-graph", "native-graph", pytest.param("native-graph-mixed-chunks", marks=pytest.mark.slow)]
+)
 def test_a_recorded_plan_gives_the_gradient_of_plain_autograd(name: str, short: SupervisedProgram) -> None:
     follows(name, short, short.reference_gradient(6))
 

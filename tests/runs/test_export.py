@@ -141,7 +141,7 @@ numpy.savez(folder + "/found.npz", **{name: value.detach().numpy() for name, val
 """
 
 
-QUICK = ("maml", "r2d2", "sinusoid")
+QUICK = ("maml", "sinusoid")
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_same_bits(family: str, workers: int, tmp_path: Path, reference: Callabl
     assert untimed(tmp_path) == untimed(expected.folder)
 
 
-@pytest.mark.parametrize("method", ["umtra", "cactus"])
+@pytest.mark.parametrize("method", ["umtra", pytest.param("cactus", marks=pytest.mark.slow)])
 def test_same_bits_without_labels(method: str, tmp_path: Path) -> None:
     tasks = UMTRA["tasks"]
     if method == "cactus":
@@ -57,7 +57,7 @@ def test_same_bits_without_labels(method: str, tmp_path: Path) -> None:
         write_partitions(tmp_path / "own.partition", labels, {"images": pool.digest})
         tasks = {**tasks, "method": method, "partition": str(tmp_path / "own.partition")}
     for workers in (0, 2):
-        settings = ["run.steps=5", f"cluster.workers={workers}"]
+        settings = ["run.steps=5", "engine.compile=none", f"cluster.workers={workers}"]
         train(tmp_path / str(workers), {**UMTRA, "tasks": tasks}, *settings)
     assert_same(parameters(tmp_path / "2", 5), parameters(tmp_path / "0", 5))
     assert untimed(tmp_path / "2") == untimed(tmp_path / "0")
@@ -87,7 +87,7 @@ def test_same_bits_of_colour_images(
         root = str(request.getfixturevalue("cifar_fs"))
     tasks = {"kind": kind, "root": root, "size": 16, "ways": 3, "queries": 2, "augment": {"flip": 0.5, "shift": 2}}
     base = {**GLYPHS, "name": kind, "tasks": tasks, "model": {"kind": "conv4", "filters": 4, "downsample": "pool"}}
-    settings = ["run.steps=3", "run.validate_every=0"]
+    settings = ["run.steps=3", "run.validate_every=0", "engine.compile=none"]
     for number in (0, workers):
         train(tmp_path / str(number), base, *settings, f"cluster.workers={number}")
     assert_same(parameters(tmp_path / str(workers), 3), parameters(tmp_path / "0", 3))

@@ -122,6 +122,7 @@ def test_model_that_raises_in_a_worker(kind: str, workers: int, where: str, tmp_
     assert drain(distmeta.train(resumed, run, resume=True))["steps"] == 20
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying(tmp_path: Path) -> None:
     switch = tmp_path / "switch"
     run = tmp_path / "run"

@@ -49,7 +49,7 @@ def check_resumed(run: Path, step: int) -> None:
     ("workers", "number"),
     [
         pytest.param(0, signal.SIGINT, id="in-process-SIGINT", marks=pytest.mark.slow),
-        pytest.param(0, signal.SIGTERM, id="in-process-SIGTERM"),
+        pytest.param(0, signal.SIGTERM, id="in-process-SIGTERM", marks=pytest.mark.slow),
         pytest.param(1, signal.SIGINT, id="ray-SIGINT"),
         pytest.param(2, signal.SIGTERM, id="ray-SIGTERM", marks=pytest.mark.slow),
     ],

@@ -30,7 +30,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "truncated": {"name": "maml", "estimator": "truncated", "inner_steps": 3, "inner_lr": 0.1},
 }
 NAMES = [*(name for name, each in ALGORITHMS.items() if not each.of_policies), "hybrid", "truncated"]
-QUICK = ("metaoptnet", "hybrid")
+QUICK = ("metaoptnet",)
 CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 

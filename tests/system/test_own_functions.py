@@ -70,11 +70,11 @@ def test_it_learns_and_says_what_it_was_given(alone: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_same_bits_on_workers(alone: Path, tmp_path: Path) -> None:
-    for workers in (1, 2):
-        train(tmp_path / str(workers), SETTINGS, f"cluster.workers={workers}")
-        assert_same(parameters(tmp_path / str(workers)), parameters(alone))
-        assert untimed(tmp_path / str(workers)) == untimed(alone)
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_same_bits_on_workers(workers: int, alone: Path, tmp_path: Path) -> None:
+    train(tmp_path, SETTINGS, f"cluster.workers={workers}")
+    assert_same(parameters(tmp_path), parameters(alone))
+    assert untimed(tmp_path) == untimed(alone)
 
 
 def test_it_resumes_with_the_same_numpy_alone(alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

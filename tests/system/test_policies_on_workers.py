@@ -19,11 +19,14 @@ METHODS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "rl2-bandits": (BANDITS, ["outer.schedule=linear"]),
     "rl2-navigation": (BANDITS, ["tasks={kind: navigation, episodes: 2, horizon: 9}"]),
 }
+QUICK = ("promp-half_cheetah", "rl2-bandits")
 STEPS = 4
 SETTINGS = [f"run.steps={STEPS}", "run.validate_every=2", "run.checkpoint_every=2", "engine.compile=none"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_same_bits(method: str, tmp_path: Path) -> None:
     base, own = METHODS[method]
     for workers in (0, 2):

@@ -40,7 +40,12 @@ SHARDS = 8
 
 BASES = pytest.mark.parametrize(
     "base",
-    [SINUSOID, NAVIGATION, HALF_CHEETAH, pytest.param(GLYPHS, marks=pytest.mark.slow)],
+    [
+        SINUSOID,
+        NAVIGATION,
+        pytest.param(HALF_CHEETAH, marks=pytest.mark.slow),
+        pytest.param(GLYPHS, marks=pytest.mark.slow),
+    ],
     ids=["sinusoid", "navigation", "half_cheetah", "glyphs"],
 )
 
@@ -49,7 +54,7 @@ BASES = pytest.mark.parametrize(
     ("base", "counts"),
     [
         (SINUSOID, (2,)),
-        (NAVIGATION, (1, 2)),
+        pytest.param(NAVIGATION, (1, 2), marks=pytest.mark.slow),
         (HALF_CHEETAH, (2,)),
         pytest.param(GLYPHS, (1, 2), marks=pytest.mark.slow),
     ],

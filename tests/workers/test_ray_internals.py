@@ -14,7 +14,7 @@ import distmeta
 
 ray = pytest.importorskip("ray")
 
-from ray._private import ray_constants, worker  # noqa: E402
+from ray._private import parameter, ray_constants, worker  # noqa: E402
 from ray._private.node import Node  # noqa: E402
 from ray._private.state import GlobalState  # noqa: E402
 from ray.job_submission import JobSubmissionClient  # noqa: E402
@@ -48,6 +48,15 @@ def test_the_processes_that_a_run_goes_without() -> None:
     with ray_internals.without_helpers():
         assert all(getattr(Node, name) is not start for name, start in zip(ray_internals.HELPERS, before, strict=True))
     assert [getattr(Node, name) for name in ray_internals.HELPERS] == before
+
+
+def test_the_agents_port() -> None:
+    """Its effect is tested in tests/system/test_private_ray.py."""
+    before = parameter.RayParams
+    assert before().dashboard_agent_listen_port, gone("RayParams.dashboard_agent_listen_port", "on_any_ports")
+    with ray_internals.on_any_ports():
+        assert parameter.RayParams(num_cpus=3).dashboard_agent_listen_port == 0
+    assert parameter.RayParams is before
 
 
 def test_the_token() -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray import _raylet
-from ray._private import ray_constants
+from ray._private import parameter, ray_constants
 from ray._private import worker as ray_worker
 from ray._private.node import Node
 from ray._private.state import state as cluster_state
@@ -64,6 +64,26 @@ def without_helpers() -> Iterator[None]:
     finally:
         for name, start in before.items():
             setattr(Node, name, start)
+
+
+@contextmanager
+def on_any_ports() -> Iterator[None]:
+    """Let Ray's agent listen on a port that is free: ``ray.init`` has no switch for it.
+
+    Its own is the same for every Ray of a machine, and only the first gets it: others try for three seconds, in which they
+    do nothing else.
+    """
+    before = parameter.RayParams
+
+    class Parameters(before):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{"dashboard_agent_listen_port": 0, **options})
+
+    parameter.RayParams = Parameters
+    try:
+        yield
+    finally:
+        parameter.RayParams = before
 
 
 def forget_token() -> None:

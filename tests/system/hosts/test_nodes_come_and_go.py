@@ -22,6 +22,7 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightCluster]:
         cluster.close()
 
 
+@pytest.mark.slow
 def test_waits_for_room_and_asks_for_it(light: LightCluster, reference: Callable[..., Reference]) -> None:
     run = Run(light, "waits", SINUSOID, *on_cluster("{min: 2, max: 4}", light.address))
     run.program.until(lambda: run.program.err, lambda said: "waiting for workers: 1 of at least 2" in said)
