@@ -70,10 +70,10 @@ def without_helpers() -> Iterator[None]:
 def on_any_ports() -> Iterator[None]:
     """Let Ray's agent listen on a port that is free: ``ray.init`` has no switch for it.
 
-    Its own is the same for every Ray of a machine, and only the first gets it: others try for three seconds, in which they
-    do nothing else.
+    Its own is the same for every Ray of a machine, and only the first gets it: the others try for three seconds, in
+    which they do nothing else.
     """
-    before = parameter.RayParams
+    before: Any = parameter.RayParams
 
     class Parameters(before):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
