@@ -45,7 +45,7 @@ from distmeta.workers.dispatch import DEPTH
 from distmeta.workers.ray.actors import RayTransport
 from distmeta.workers.ray.cluster import connect
 from distmeta.workers.ray.pool import WorkerPool
-from distmeta.workers.ray.worker import Opened
+from distmeta.workers.ray.worker import Head, Opened
 from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
 
 SETTINGS = {
@@ -88,22 +88,23 @@ class SimulatedWorker:
         self._shared = SharedRows.at(shared)
         return Opened({"device": "none"}, Plan(), self._shared is not None)
 
-    def gradient(
+    def answer(
         self,
-        step: int,
-        vector: np.ndarray | SharedRow,
+        head: Head,
         shards: Sequence[Shard],
         ahead: Sequence[Shard],
         back: SharedRow | None,
+        *vectors: np.ndarray | SharedRow,
     ) -> dict[str, Any]:
         """A vector of the meta-parameters' size."""
-        if len(self._ones) != vector.size:
-            self._ones = np.ones(vector.size, np.float32)
-        total = {"tasks": sum(shard.count for shard in shards), "metrics": {"loss": 0.0}, "seconds": {"compute": 0.0}}
+        if len(self._ones) != vectors[0].size:
+            self._ones = np.ones(vectors[0].size, np.float32)
+        tasks = sum(shard.count for shard in shards)
+        total = {"sums": {"loss": 0.0}, "tasks": tasks, "seconds": {"compute": 0.0, "data": 0.0}}
         if back is None or self._shared is None:
-            return {**total, "vector": self._ones}
+            return {**total, "vectors": {"gradient": self._ones}}
         self._shared.write(back, self._ones)
-        return {**total, "vector": None}
+        return {**total, "vectors": {"gradient": None}}
 
 
 class SimulatedPool(WorkerPool):

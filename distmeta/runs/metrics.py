@@ -124,6 +124,11 @@ class MetricsLog:
         return Path(self._scratch.name)
 
 
+def load_events() -> None:
+    """Import what events files are written with: it brings much that they have no use for, and is slow."""
+    import tensorboardX  # noqa: F401
+
+
 class _Events:
     """One TensorBoard events file: records of an event each, framed by its length and checksums.
 

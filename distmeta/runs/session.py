@@ -23,7 +23,7 @@ from distmeta.runs.directory import RunDirectory
 from distmeta.runs.evaluate import Progress, meta_test, validate
 from distmeta.runs.identity import identify, resumed
 from distmeta.runs.lease import Lease
-from distmeta.runs.metrics import MetricsLog, flat, shares
+from distmeta.runs.metrics import MetricsLog, flat, load_events, shares
 from distmeta.runs.report.of_run import report
 from distmeta.runs.restore import check_fingerprint
 from distmeta.runs.saving import Saver
@@ -86,7 +86,11 @@ class Session:
             check()
             lease.check()
 
-        self._transport = start_transport(config, checked, lambda: prepare_family(config))
+        def prepare() -> None:
+            prepare_family(config)
+            load_events()
+
+        self._transport = start_transport(config, checked, prepare)
         try:
             self._open(snapshot, accept_changes)
         except BaseException:
