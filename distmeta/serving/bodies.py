@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from distmeta.errors import ConfigError
+from distmeta.runs.class_labels import label_indices, own_classes, shared_classes
 from distmeta.runs.inference import MetaLearner
 from distmeta.runs.input_kinds import input_kind
 from distmeta.tasks import TASKS
@@ -204,15 +205,15 @@ def targets_of(learner: MetaLearner, labels: Sequence[Any]) -> tuple[Any, list[A
         BadRequest: labels of several kinds, or values that are no numbers.
     """
     if learner.parts.objective.classes:
-        fitted = getattr(learner.config.tasks, "fitted", None) or {}
         if not all(isinstance(each, (str, int)) and not isinstance(each, bool) for each in labels):
             raise BadRequest("labels: expected texts or whole numbers")
-        if fitted.get("classes") is not None:
-            return list(labels), list(fitted["classes"])
+        shared = shared_classes(learner)
+        if shared is not None:
+            return list(labels), shared
         if len({type(each) for each in labels}) > 1:
             raise BadRequest("labels: expected texts, or whole numbers, not both")
-        classes = sorted(set(labels))
-        return torch.tensor([classes.index(each) for each in labels]), classes
+        classes = own_classes(labels)
+        return label_indices(labels, classes), classes
     try:
         values = torch.tensor(labels, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):

@@ -16,6 +16,7 @@ from distmeta.core.quoting import shown
 from distmeta.core.records import TensorSpec
 from distmeta.errors import ConfigError, DataError
 from distmeta.runs.adapting import GivenTask
+from distmeta.runs.class_labels import label_indices, own_classes, shared_classes
 from distmeta.runs.given.arrays import GivenArrays
 from distmeta.runs.given.base import GivenExamples, Reader
 from distmeta.runs.given.images import GivenImages
@@ -59,8 +60,7 @@ class GivenTasks:
     def __init__(self, learner: MetaLearner, support: Reader, query: Reader) -> None:
         self._learner, self._support, self._query = learner, support, query
         self._classes = learner.parts.objective.classes
-        fitted = getattr(learner.config.tasks, "fitted", None) or {}
-        self._shared: Sequence[Any] | None = fitted.get("classes") if self._classes else None
+        self._shared = shared_classes(learner)
         for name in query.tasks:
             if name not in support.tasks:
                 raise DataError(
@@ -96,7 +96,7 @@ class GivenTasks:
     def _names(self, support: GivenExamples) -> list[Any]:
         """What class indices stand for: the labels, sorted; of classes that all tasks share, these."""
         assert support.labels is not None
-        return list(self._shared) if self._shared is not None else sorted(set(map(_plain, support.labels)))
+        return self._shared if self._shared is not None else own_classes(support.labels)
 
     def _targets(self, name: str, support: GivenExamples) -> Any:
         if support.labels is None:
@@ -110,14 +110,13 @@ class GivenTasks:
     def _known(self, name: str, labels: Sequence[Any], classes: Sequence[Any] | None) -> Tensor:
         if classes is None:
             return _values(labels, self._query.place)
-        places = {_plain(label): place for place, label in enumerate(classes)}
-        for label in labels:
-            if _plain(label) not in places:
-                raise DataError(
-                    f"{self._query.place}: task {shown(name)} has the class {shown(label)}, which its support set "
-                    f"has not; there are {', '.join(map(str, classes))}"
-                )
-        return torch.tensor([places[_plain(label)] for label in labels])
+        try:
+            return label_indices(labels, classes)
+        except KeyError as error:
+            raise DataError(
+                f"{self._query.place}: task {shown(name)} has the class {shown(error.args[0])}, which its support set "
+                f"has not; there are {', '.join(map(str, classes))}"
+            ) from None
 
 
 def open_tasks(learner: MetaLearner, support: str, query: str) -> GivenTasks:
@@ -178,13 +177,6 @@ def _reader(learner: MetaLearner, place: str, *, labelled: bool, several: bool |
     if kind == "images":
         return GivenImages(place, partial(decode, options), labelled, several)
     raise ConfigError(f"{option} = {place}: tasks.kind = {options.kind} takes a NumPy file (.npz) with x, y and task")
-
-
-def _plain(label: Any) -> Any:
-    """A class as people write it."""
-    if isinstance(label, np.generic):
-        label = label.item()
-    return int(label) if isinstance(label, float) and label.is_integer() else label
 
 
 def _values(labels: Sequence[Any], place: str) -> Tensor:
