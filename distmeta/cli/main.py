@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -248,3 +249,5 @@ def main() -> None:
         where = getattr(getattr(error, "ctx", None), "command_path", "distmeta")
         print(f"error: {mask(error.format_message())} ({where} --help shows what there is)", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
+    finally:
+        gc.freeze()  # else Python looks through all objects once more before it ends, for a second
