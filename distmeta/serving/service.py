@@ -1,9 +1,11 @@
 """The service: routes, checks of who asks and how much, metrics, and the page for people."""
 
 import asyncio
+import gc
 import hmac
 import logging
 import pickle
+import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,6 +31,13 @@ log = logging.getLogger("ray.serve")
 FORM = "multipart/form-data"
 REPORT_EVERY = 1.0
 """Seconds between a replica's reports of its counts."""
+
+SWITCH_INTERVAL = 1e-4
+"""Seconds after which a thread that computes gets Python back from the one that serves. Python's own are 5 ms, which it would
+wait after each operation of torch's."""
+
+SMALL = 100_000
+"""Bytes of a body that is read at once: a thread for it would cost more."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -60,6 +69,9 @@ class Service:
         self._buckets: dict[str, tuple[float, float]] = {}
         self._name = uuid.uuid4().hex
         self._reported = 0.0
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        gc.collect()
+        gc.freeze()  # what is there by now stays; Ray looks for garbage every now and then
 
     @app.get("/", response_class=HTMLResponse)
     async def page(self) -> str:
@@ -167,6 +179,8 @@ class Service:
         content = await self._content(request)
         if kind.startswith(FORM):
             return await self._form(request, content)
+        if len(content) <= SMALL:
+            return self._reader.read(content, kind)
         return await asyncio.to_thread(self._reader.read, content, kind)
 
     async def _content(self, request: Request) -> bytes:
