@@ -33,8 +33,8 @@ REPORT_EVERY = 1.0
 """Seconds between a replica's reports of its counts."""
 
 SWITCH_INTERVAL = 1e-4
-"""Seconds after which a thread that computes gets Python back from the one that serves. Python's own are 5 ms, which it would
-wait after each operation of torch's."""
+"""Seconds after which a thread that computes gets Python back from the one that serves. Python's own 5 ms it
+would wait for after each operation of torch's."""
 
 SMALL = 100_000
 """Bytes of a body that is read at once: a thread for it would cost more."""
