@@ -1,4 +1,4 @@
-"""Tables, texts and functions of the user's as submitted jobs and in sweeps: what the same commands give here."""
+"""Tables, texts, functions and policies as submitted jobs and in sweeps: what the same commands give here."""
 
 from __future__ import annotations
 
@@ -56,7 +56,16 @@ def function(folder: Path) -> dict[str, Any]:
     }
 
 
-FAMILIES = {"table": table, "texts": texts, "function": function}
+def policies(folder: Path) -> dict[str, Any]:
+    """Points that walk to a goal."""
+    return {
+        "tasks": {"kind": "navigation", "episodes": 4, "horizon": 9},
+        "model": {"kind": "mlp", "hidden": [8], "activation": "tanh", "weights": "xavier"},
+        "algorithm": {"name": "maml_trpo", "inner_lr": 0.3},
+    }
+
+
+FAMILIES = {"table": table, "texts": texts, "function": function, "policies": policies}
 COMMON: dict[str, Any] = {
     "run": {"steps": 4, "meta_batch": 6, "validate_every": 2},
     "evaluation": {"tasks": 8, "validation_tasks": 4},
@@ -69,7 +78,8 @@ def test_a_job_and_a_sweep(kind: str, head: Head, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     settings = {**FAMILIES[kind](tmp_path), **COMMON}
     Path("run.yaml").write_text(yaml.safe_dump(settings))
-    sweep = {"base": "run.yaml", "space": {"outer.lr": {"choice": [0.01, 0.001]}}, "searcher": "grid"}
+    varied = "algorithm.inner_lr" if kind != "texts" else "outer.lr"  # which prototypes and trust regions have not
+    sweep = {"base": "run.yaml", "space": {varied: {"choice": [0.1, 0.01]}}, "searcher": "grid"}
     Path("sweep.yaml").write_text(yaml.safe_dump({"name": "rates", **sweep, "resources": {"workers": 1}}))
 
     head.run("train", "run.yaml", "cluster.workers=0", "--run-dir", "here").succeeded()
