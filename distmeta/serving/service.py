@@ -5,7 +5,6 @@ import gc
 import hmac
 import logging
 import pickle
-import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,16 +24,13 @@ from distmeta.serving.settings import ServeSettings
 from distmeta.serving.warming import warm
 from distmeta.version import __version__
 from distmeta.workers.bundle import unpack_modules
+from distmeta.workers.worker import hand_over_soon
 
 log = logging.getLogger("ray.serve")
 
 FORM = "multipart/form-data"
 REPORT_EVERY = 1.0
 """Seconds between a replica's reports of its counts."""
-
-SWITCH_INTERVAL = 1e-4
-"""Seconds after which a thread that computes gets Python back from the one that serves. Python's own 5 ms it
-would wait for after each operation of torch's."""
 
 SMALL = 100_000
 """Bytes of a body that is read at once: a thread for it would cost more."""
@@ -69,7 +65,7 @@ class Service:
         self._buckets: dict[str, tuple[float, float]] = {}
         self._name = uuid.uuid4().hex
         self._reported = 0.0
-        sys.setswitchinterval(SWITCH_INTERVAL)
+        hand_over_soon()
         gc.collect()
         gc.freeze()  # what is there by now stays; Ray looks for garbage every now and then
 

@@ -18,7 +18,7 @@ from distmeta.core.requests import Request, Start
 from distmeta.programs.deciding import RunPlan
 from distmeta.workers.bundle import Bundle, check_code, read_config, unpack
 from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
-from distmeta.workers.worker import Worker
+from distmeta.workers.worker import Worker, hand_over_soon
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class RayWorker:
     """
 
     def __init__(self, driver: str, environment: Mapping[str, str]) -> None:
+        hand_over_soon()
         self._at_home = ray.util.get_node_ip_address() == driver
         if self._at_home:  # elsewhere the driver's folders mean nothing
             os.environ.update(environment)
