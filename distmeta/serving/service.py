@@ -32,7 +32,7 @@ FORM = "multipart/form-data"
 REPORT_EVERY = 1.0
 """Seconds between a replica's reports of its counts."""
 
-SMALL = 100_000
+READ_AT_ONCE = 100_000
 """Bytes of a body that is read at once: a thread for it would cost more."""
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -175,7 +175,7 @@ class Service:
         content = await self._content(request)
         if kind.startswith(FORM):
             return await self._form(request, content)
-        if len(content) <= SMALL:
+        if len(content) <= READ_AT_ONCE:
             return self._reader.read(content, kind)
         return await asyncio.to_thread(self._reader.read, content, kind)
 

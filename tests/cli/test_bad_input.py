@@ -115,6 +115,7 @@ def test_full_disk_from_the_start(small_disk: Path, tmp_path: Path) -> None:
     invoke("train", write_config(tmp_path, SINUSOID), "--run-dir", run).refused(str(run), "no space is left")
 
 
+@pytest.mark.slow
 def test_disk_that_fills_up(small_disk: Path, tmp_path: Path, reference: Callable[[str], Any]) -> None:
     config, run = write_config(tmp_path, SINUSOID), small_disk / "run"
     steps = distmeta.train(configure(SINUSOID), run)

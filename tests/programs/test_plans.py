@@ -103,7 +103,7 @@ def test_a_recorded_plan_gives_the_gradient_of_plain_autograd(name: str, short: 
     follows(name, short, short.reference_gradient(6))
 
 
-@pytest.mark.parametrize("compile_", ["graph", "inductor"])
+@pytest.mark.parametrize("compile_", ["graph", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_sinusoid(compile_: Any) -> None:
     if compile_ == "inductor" and build.unavailable():
         pytest.skip(str(build.unavailable()))

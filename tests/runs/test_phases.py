@@ -19,7 +19,8 @@ def settings(method: str) -> dict[str, Any]:
     return {**GLYPHS, "algorithm": METHODS[method], "cluster": {"workers": 0}}
 
 
-@pytest.mark.parametrize("method", [pytest.param("multi_step", marks=pytest.mark.slow), "hybrid"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_phases_of_a_run(method: str, tmp_path: Path) -> None:
     plain = ("engine.layers=products", "run.validate_every=0", "outer.schedule=constant")
     train(tmp_path / "plain", settings(method), "run.steps=6", "engine.compile=none", *plain)

@@ -23,7 +23,8 @@ SMALL: dict[str, Any] = {**GLYPHS, "run": {"steps": 2, "meta_batch": 2, "tasks_p
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("counts", [(0, 2), pytest.param((0, 1, 3), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("counts", [(0, 2), (0, 1, 3)])
 def test_plain_autograd_has_the_same_bits_on_workers(
     counts: tuple[int, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -77,6 +77,7 @@ def test_rewards_of_what_does_not_move_in_a_plane(runs: dict[str, Path], tmp_pat
     assert Image.open(tmp_path / "rewards.png").size[0] > 200
 
 
+@pytest.mark.slow
 def test_a_film(runs: dict[str, Path], tmp_path: Path) -> None:
     """Or, on a machine without OpenGL, what is missing; MuJoCo is told before it is imported, so in its own process."""
     command = [CLI, "watch", runs["half_cheetah"], "--tasks", "1", "--video", tmp_path / "run.gif"]
