@@ -17,7 +17,7 @@ SHORT: dict[str, list[str]] = {
     "end_to_end": ["--rounds", "1", "--steps", "2", "engine.compile=none"],
     "heads": ["--rounds", "1", "--seconds", "0.1", "--case", "omniglot-5w1s", "engine.compile=none"],
     "memory": ["--steps", "1", "engine.compile=none"],
-    "overhead": ["--rounds", "1", "--steps", "2"],
+    "overhead": ["--rounds", "1"],  # of fewer steps one worker may do nearly all
     "peers": ["--rounds", "1", "--seconds", "0.2", "--case", "sinusoid-1", "engine.compile=none"],
     "policies": ["physics", "--rounds", "1"],
     "roofline": ["--rounds", "1", "--seconds", "0.2", "engine.compile=none"],
@@ -47,5 +47,4 @@ def test_it_measures(name: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["benchmark"]
-    assert found["shown"]
+    assert found.keys() > {"benchmark", "machine", "shown"}
