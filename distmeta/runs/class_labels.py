@@ -27,7 +27,7 @@ def own_classes(labels: Sequence[Any]) -> list[Any]:
     >>> own_classes(["b", "a", "b"])
     ['a', 'b']
     """
-    return sorted(set(map(plain, labels)))
+    return sorted(set(map(_plain, labels)))
 
 
 def label_indices(labels: Sequence[Any], classes: Sequence[Any]) -> Tensor:
@@ -39,11 +39,11 @@ def label_indices(labels: Sequence[Any], classes: Sequence[Any]) -> Tensor:
     >>> label_indices([2.0, 7], [2, 7])
     tensor([0, 1])
     """
-    places = {plain(label): place for place, label in enumerate(classes)}
-    return torch.tensor([places[plain(label)] for label in labels])
+    places = {_plain(label): place for place, label in enumerate(classes)}
+    return torch.tensor([places[_plain(label)] for label in labels], dtype=torch.int64)
 
 
-def plain(label: Any) -> Any:
+def _plain(label: Any) -> Any:
     """A label as people write it: a whole number is one, whatever type a file gave it."""
     if isinstance(label, np.generic):
         label = label.item()

@@ -24,16 +24,13 @@ from distmeta.serving.settings import ServeSettings
 from distmeta.serving.warming import warm
 from distmeta.version import __version__
 from distmeta.workers.bundle import unpack_modules
-from distmeta.workers.worker import hand_over_soon
+from distmeta.workers.worker import shorten_switch_interval
 
 log = logging.getLogger("ray.serve")
 
 FORM = "multipart/form-data"
 REPORT_EVERY = 1.0
 """Seconds between a replica's reports of its counts."""
-
-READ_AT_ONCE = 100_000
-"""Bytes of a body that is read at once: a thread for it would cost more."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -65,7 +62,7 @@ class Service:
         self._buckets: dict[str, tuple[float, float]] = {}
         self._name = uuid.uuid4().hex
         self._reported = 0.0
-        hand_over_soon()
+        shorten_switch_interval()
         gc.collect()
         gc.freeze()  # what is there by now stays; Ray looks for garbage every now and then
 
@@ -175,8 +172,6 @@ class Service:
         content = await self._content(request)
         if kind.startswith(FORM):
             return await self._form(request, content)
-        if len(content) <= READ_AT_ONCE:
-            return self._reader.read(content, kind)
         return await asyncio.to_thread(self._reader.read, content, kind)
 
     async def _content(self, request: Request) -> bytes:

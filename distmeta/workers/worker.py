@@ -47,7 +47,7 @@ def keep_freed_memory() -> None:
         mallopt(m_top_pad, 2**26)
 
 
-def hand_over_soon() -> None:
+def shorten_switch_interval() -> None:
     """Let a thread have Python back 0.1 ms after it asks for it, where Python's own switch interval is 5 ms.
 
     A thread that computes gives Python up in each operation of torch's, and would wait that long for it after each,

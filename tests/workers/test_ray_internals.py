@@ -53,8 +53,8 @@ def test_the_processes_that_a_run_goes_without() -> None:
 def test_the_agents_port() -> None:
     """Its effect is tested in tests/system/test_private_ray.py."""
     before = parameter.RayParams
-    assert before().dashboard_agent_listen_port, gone("RayParams.dashboard_agent_listen_port", "on_any_ports")
-    with ray_internals.on_any_ports():
+    assert before().dashboard_agent_listen_port, gone("RayParams.dashboard_agent_listen_port", "on_free_agent_port")
+    with ray_internals.on_free_agent_port():
         assert parameter.RayParams(num_cpus=3).dashboard_agent_listen_port == 0
     assert parameter.RayParams is before
 

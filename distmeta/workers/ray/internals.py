@@ -67,7 +67,7 @@ def without_helpers() -> Iterator[None]:
 
 
 @contextmanager
-def on_any_ports() -> Iterator[None]:
+def on_free_agent_port() -> Iterator[None]:
     """Let Ray's agent listen on a port that is free: ``ray.init`` has no switch for it.
 
     Its own is the same for every Ray of a machine, and only the first gets it: the others try for three seconds, in

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from distmeta.workers.ray.internals import forget_token, on_any_ports, on_loopback, without_helpers
+from distmeta.workers.ray.internals import forget_token, on_free_agent_port, on_loopback, without_helpers
 
 MODE = "RAY_AUTH_MODE"
 """Environment variable by which the user says how Ray is to know its clients; what it says is obeyed."""
@@ -36,7 +36,7 @@ class Connection:
             self._ask_for_token()
         # Ray's own niceness of 15 keeps a shared cluster's head alive; here workers would starve beside other work.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        with on_loopback(), on_any_ports(), without_helpers():
+        with on_loopback(), on_free_agent_port(), without_helpers():
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
 
     def made(self) -> None:

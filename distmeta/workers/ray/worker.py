@@ -18,7 +18,7 @@ from distmeta.core.requests import Request, Start
 from distmeta.programs.deciding import RunPlan
 from distmeta.workers.bundle import Bundle, check_code, read_config, unpack
 from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
-from distmeta.workers.worker import Worker, hand_over_soon
+from distmeta.workers.worker import Worker, shorten_switch_interval
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RayWorker:
     """
 
     def __init__(self, driver: str, environment: Mapping[str, str]) -> None:
-        hand_over_soon()
+        shorten_switch_interval()
         self._at_home = ray.util.get_node_ip_address() == driver
         if self._at_home:  # elsewhere the driver's folders mean nothing
             os.environ.update(environment)
