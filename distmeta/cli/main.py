@@ -81,10 +81,14 @@ def train(
     out, err = consoles()
     with _errors(), messages(err), interruptible() as check:
         loaded = load_config(config, overrides or (), trust_code=trust_code)
-        from distmeta.storage.files import below  # now: it brings pyarrow, and a mistake is told at once
+        from distmeta.runs.ahead import cluster_ahead  # now: it brings pyarrow, and a mistake is told at once
+        from distmeta.storage.files import below
 
         location = run_dir or below(loaded.run.dir, loaded.name)
-        with Display(err, loaded.run.steps, loaded.run.log_every) as display:
+        with (
+            cluster_ahead(loaded, location, resume),
+            Display(err, loaded.run.steps, loaded.run.log_every) as display,
+        ):
             steps = distmeta.train(
                 loaded, location, resume=resume, check=check, progress=display.test, accept_changes=accept_changes
             )

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from importlib import import_module
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from distmeta.config.schema import Config
 from distmeta.core.plan import Plan
-from distmeta.programs.deciding import RunPlan
 from distmeta.workers.base import Check, Part, Transport, Workers
+
+if TYPE_CHECKING:
+    from distmeta.programs.deciding import RunPlan
 
 TRANSPORTS: dict[str, str] = {
     "local": "distmeta.workers.local:LocalTransport",

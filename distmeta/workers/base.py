@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distmeta.core.plan import Plan
 from distmeta.core.records import Shard
 from distmeta.core.requests import Answer, Request
 from distmeta.core.tree import Node
-from distmeta.programs.deciding import RunPlan
+
+if TYPE_CHECKING:  # it brings torch, which what starts Ray beside torch's import does not wait for
+    from distmeta.programs.deciding import RunPlan
 
 Part = tuple[Node, Answer]
 """A subtree's answer: the sums of its shards, or one shard's measurements."""

@@ -1,4 +1,4 @@
-"""A run on Ray prepares its data while Ray starts: whatever fails of it is told, and no process of Ray is left."""
+"""Ray starts while a command imports torch and prepares data: what fails of it is told, and no process is left."""
 
 from __future__ import annotations
 
@@ -54,5 +54,26 @@ def test_a_ray_that_cannot_be_reached(tmp_path: Path) -> None:
     done = train(tmp_path, "cluster.address=127.0.0.1:1")
     assert done.returncode not in (0, -9)
     assert "cannot reach Ray at 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert left(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_and_no_second_one_in_its_directory(tmp_path: Path) -> None:
+    done = train(tmp_path, "evaluation.tasks=8", "engine.compile=none")
+    assert done.returncode == 0, done.stderr
+    assert left(tmp_path) == []
+    again = train(tmp_path)
+    assert again.returncode not in (0, -9)
+    assert "already holds a run" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_network_that_is_refused_once_ray_is_there(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from torch import nn\n\ndef model():\n    return nn.Linear(3, 1)\n")
+    done = train(tmp_path, "model={kind: module:mine.model}")
+    assert done.returncode not in (0, -9)
+    assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
     assert left(tmp_path) == []

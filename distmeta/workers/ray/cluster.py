@@ -9,9 +9,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import ray
@@ -38,6 +40,33 @@ NODE_LABEL = "ray.io/node-id"
 ROUNDING = 1e-6
 """Fractions of a GPU that add up to one may fall short of it by as much."""
 
+_made_ahead: list[Connection] = []
+"""Connections that nobody has asked for yet."""
+
+
+@contextmanager
+def connected_ahead(config: Config, modules: Sequence[str]) -> Iterator[None]:
+    """Connect to the configured cluster while a thread imports modules; the first :func:`connect` then takes it over.
+
+    To start Ray is mostly to wait for its processes, and this thread has to do it: they end with the thread that has
+    started them.
+
+    Raises:
+        ClusterError: see :func:`connect`.
+    """
+    with ThreadPoolExecutor(1, "imports") as executor:
+        imported = executor.map(import_module, modules)
+        connection = connect(config)
+    if connection is not None:
+        _made_ahead.append(connection)
+    try:
+        list(imported)
+        yield
+    finally:
+        if connection in _made_ahead:  # the run has ended before it had a use for it
+            _made_ahead.remove(connection)
+            connection.close()
+
 
 def connect(config: Config) -> Connection | None:
     """Connect to the configured cluster, or start a private one on this machine.
@@ -48,6 +77,8 @@ def connect(config: Config) -> Connection | None:
     Raises:
         ClusterError: there is no cluster at the address, or the process is connected to another one.
     """
+    if _made_ahead:
+        return _made_ahead.pop()
     if ray.is_initialized():
         _check_same(config.cluster.address)
         return None
