@@ -74,7 +74,7 @@ class Facts:
         task_layers: whether the network has layers with a task-batched form.
         iterative: whether adaptation goes by steps.
         activations: bytes of one task's activations in a forward pass, the mean over those of a meta-gradient.
-        no_compiler: why there is no C++ compiler; ``None`` where there is one.
+        no_compiler: why there is no C++ compiler; ``None`` where there is one, or no use for it.
         shapes: sizes that training tasks have, each of which is recorded or compiled by itself.
     """
 
@@ -116,6 +116,16 @@ def decide(config: Config, facts: Facts, *, training: bool = True) -> Plan:
         differentiation=_differentiation(config, facts, steps),
         notes=tuple(notes),
     )
+
+
+def uses_compiler(config: Config, task_layers: bool) -> bool:
+    """Whether a plan may need a C++ compiler: looking for one that works takes as long as compiling with it.
+
+    Args:
+        config: the resolved configuration.
+        task_layers: whether the network has layers with a task-batched form.
+    """
+    return task_layers or config.run.steps * config.run.meta_batch >= INDUCTOR_REPAYS
 
 
 def _layers(facts: Facts, precision: Precision) -> Layers:

@@ -28,7 +28,7 @@ from distmeta.functional.kernels.build import unavailable
 from distmeta.objectives.base import Curved
 from distmeta.programs.comparable import Comparable
 from distmeta.programs.cuda import allow_tf32
-from distmeta.programs.deciding import Facts, decide
+from distmeta.programs.deciding import Facts, decide, uses_compiler
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.compiling import is_recorded, recorded_by, specialise
 from distmeta.programs.engine.kept import host, kept, origin
@@ -193,12 +193,13 @@ class TaskProgram(Comparable):
         shapes, growth = self._samples.sizes()
         passes = self._steps or 1  # over the support set; one over the query set follows
         examples = (passes * support + query) // (passes + 1)
+        task_layers = self._parts.network.has_task_layers
         return Facts(
             device=self._device.type,
-            task_layers=self._parts.network.has_task_layers,
+            task_layers=task_layers,
             iterative=self._parts.adaptation.iterative,
             activations=math.ceil(4 * examples * self._parts.network.activations * growth),
-            no_compiler=unavailable(),
+            no_compiler=unavailable() if uses_compiler(self._config, task_layers) else None,
             shapes=min(shapes, max(1, self._config.run.steps)),
         )
 

@@ -189,6 +189,16 @@ class TestSettling:
         assert "no C++ compiler is found (tried /nowhere/c++" in plan.notes[0]
 
     @pytest.mark.usefixtures("no_compiler")
+    def test_a_short_run_without_such_layers_misses_none(self) -> None:
+        assert program_of(SINUSOID, "run.steps=200").probe().notes == ()
+        assert "no C++ compiler is found" in program_of(SINUSOID, "run.steps=100000").probe().notes[0]
+
+    def test_nothing_is_compiled_that_is_not_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DISTMETA_CACHE", str(tmp_path))
+        assert program_of(SINUSOID, "run.steps=200").probe().compile == "graph"
+        assert not (tmp_path / "kernels").exists()
+
+    @pytest.mark.usefixtures("no_compiler")
     def test_what_was_asked_for_is_not_replaced(self) -> None:
         with pytest.raises(ConfigError, match=r"engine\.\* asks for does not work here: .*no C\+\+ compiler"):
             program_of(CONV, "engine.layers=native").probe()

@@ -67,13 +67,3 @@ def test_a_run_and_no_second_one_in_its_directory(tmp_path: Path) -> None:
     assert again.returncode not in (0, -9)
     assert "already holds a run" in again.stderr
     assert "Traceback" not in again.stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_network_that_is_refused_once_ray_is_there(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from torch import nn\n\ndef model():\n    return nn.Linear(3, 1)\n")
-    done = train(tmp_path, "model={kind: module:mine.model}")
-    assert done.returncode not in (0, -9)
-    assert done.stderr.count("error: ") == 1
-    assert "Traceback" not in done.stderr
-    assert left(tmp_path) == []

@@ -11,8 +11,11 @@ import platform
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -26,7 +29,8 @@ SOURCE = Path(__file__).with_name("kernels.cpp")
 COMPILERS = ("g++", "c++", "clang++")
 """Tried in this order where ``CXX`` names none."""
 
-_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
+_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp")
+_TYPES = ("float", "double")
 _WIDTH = {
     # As wide as what torch itself uses here, so that hosts with one fingerprint compute alike.
     "AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
@@ -75,10 +79,16 @@ def find_compiler() -> Compiler:
     outcome = _load(*_environment())
     if isinstance(outcome, Kernels):
         return outcome.compiler
-    answers = [found for found in map(_ask, _commands(os.environ.get("CXX"))) if isinstance(found, Compiler)]
-    if not answers:
+    answers = answering_compiler()
+    if answers is None:
         raise Unavailable(outcome)
-    return answers[0]
+    return answers
+
+
+def answering_compiler() -> Compiler | None:
+    """The first compiler that says its version, whatever it can do: nothing is compiled to find out."""
+    found = map(_ask, _commands(os.environ.get("CXX")))
+    return next((each for each in found if isinstance(each, Compiler)), None)
 
 
 def program() -> str:
@@ -179,7 +189,7 @@ def _compiled(compiler: Compiler) -> Kernels:
         if path.exists():
             log.warning("the compiled kernels %s are damaged: compiling them again", path)
         with written_whole(path) as temporary:
-            _run([*compiler.command, *flags, "-o", str(temporary), str(SOURCE)])
+            _compile(compiler, flags, temporary)
             if not temporary.exists():
                 raise Unavailable(f"{compiler.command[0]} has written no library")
             library = temporary.read_bytes()
@@ -188,9 +198,22 @@ def _compiled(compiler: Compiler) -> Kernels:
     path = build_once(cache_dir() / "kernels" / name, compile_to, _whole)
     try:
         library = ctypes.CDLL(str(path))
-        return Kernels(library, int(library.vector_bytes()), compiler)
+        return Kernels(library, int(library.vector_bytes_float()), compiler)
     except (OSError, AttributeError) as error:
         raise Unavailable(f"the kernels that {compiler.command[0]} has compiled cannot be loaded: {error}") from None
+
+
+def _compile(compiler: Compiler, flags: Sequence[str], target: Path) -> None:
+    """Write the library. Each type's part is compiled at once: a first run on a host waits for nothing longer."""
+    command = [*compiler.command, *flags]
+    try:
+        with TemporaryDirectory(prefix="distmeta-kernels-") as folder, ThreadPoolExecutor() as executor:
+            parts = {name: str(Path(folder, f"{name}.o")) for name in _TYPES}
+            calls = [[*command, "-c", f"-DREAL={name}", "-o", part, str(SOURCE)] for name, part in parts.items()]
+            list(executor.map(_run, calls))
+            _run([*command, "-shared", "-o", str(target), *parts.values()])
+    except OSError as error:
+        raise Unavailable(f"there is no folder for temporary files: {error.strerror or error}") from None
 
 
 def _whole(path: Path) -> bool:

@@ -4,7 +4,8 @@
 // other, in an order of additions that depends on the shapes alone: results do not depend on how tasks are chunked or on
 // the number of threads.
 //
-// Compiled by build.py beside it for the vector width that torch uses, without torch's headers.
+// Compiled by build.py beside it for the vector width that torch uses, without torch's headers: once with REAL=float and
+// once with REAL=double.
 
 #include "blocks.h"
 #include "pooling.h"
@@ -90,9 +91,9 @@
     extern "C" void pool_gather_##NAME(const Pool* pool, int tasks, int threads, int channels, const T* x,              \
                                        int64_t next_x, const uint8_t* index, int64_t next_i, T* y) {                    \
         pool_gather<T>(*pool, tasks, threads, channels, x, next_x, index, next_i, y);                                   \
-    }
+    }                                                                                                                   \
+    extern "C" int vector_bytes_##NAME() { return BYTES; }
 
-extern "C" int vector_bytes() { return BYTES; }
+#define EXPORT_OF(T) EXPORT(T, T)
 
-EXPORT(float, float)
-EXPORT(double, double)
+EXPORT_OF(REAL)

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from distmeta.core.environment import environment
 from distmeta.core.hashing import content_hash
 from distmeta.core.plan import Compile
-from distmeta.functional.kernels.build import program, unavailable
+from distmeta.functional.kernels.build import find_compiler, program, unavailable
 from distmeta.programs.engine.kept import host, is_kept, kept
 from distmeta.programs.engine.recording import Recording
 from distmeta.storage.cache import cache_for
@@ -107,10 +107,11 @@ def _compiled(recording: Recording, record: Callable[[], Recording], leaves: lis
         run = _inductor.compile(graph(), [*leaves], options={"triton.cudagraphs": True})
         # A CUDA graph writes its results to the same memory in every call.
         return lambda *given: tree_map(torch.clone, list(run(*given)))
-    own: dict[str, Any] = {} if unavailable() else {"cpp.cxx": (None, program())}  # the compiler of the kernels
+    missing = unavailable()
+    own: dict[str, Any] = {} if missing else {"cpp.cxx": (None, program())}  # the compiler of the kernels
     constants = [[name, content_hash(value)] for name, value in sorted(recording.constants.items())]
     # The compiler's own settings may come from the environment.
-    settings = [torch.get_num_threads(), _inductor.config.get_hash().hex(), host()]
+    settings = [torch.get_num_threads(), _inductor.config.get_hash().hex(), host(), missing or find_compiler().version]
     parts = [*settings, recording.code, constants, [_like(leaf) for leaf in leaves]]
 
     def compiled() -> Any:

@@ -22,7 +22,7 @@ from distmeta.config.modules import kinds
 from distmeta.config.schema import Config
 from distmeta.core.processor import processor
 from distmeta.errors import DataError
-from distmeta.functional.kernels.build import Unavailable, find_compiler
+from distmeta.functional.kernels.build import answering_compiler
 from distmeta.storage.cache import build_once, cache_for, written_whole
 from distmeta.storage.ownership import intruder
 
@@ -118,12 +118,12 @@ def origin(config: Config) -> dict[str, Any] | None:
 def host() -> dict[str, Any]:
     """What decides machine code, beside the operations."""
     cpu = processor("model name", "flags", "Features")
-    try:
-        compiler: str | None = find_compiler().version
-    except Unavailable:
-        compiler = None
-    capability = torch.backends.cpu.get_cpu_capability()
-    return {"cpu": [platform.machine(), capability, *cpu], "compiler": compiler, "torch": torch.__version__}
+    compiler = answering_compiler()
+    return {
+        "cpu": [platform.machine(), torch.backends.cpu.get_cpu_capability(), *cpu],
+        "compiler": compiler.version if compiler else None,
+        "torch": torch.__version__,
+    }
 
 
 @functools.cache
