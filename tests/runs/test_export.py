@@ -141,7 +141,7 @@ numpy.savez(folder + "/found.npz", **{name: value.detach().numpy() for name, val
 """
 
 
-QUICK = ("maml", "sinusoid")
+QUICK = ("maml",)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,7 @@ def bare() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
+@pytest.mark.slow
 def test_an_adapted_model_in_onnx(glyphs: Path, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     support, labels, query = task()

@@ -79,8 +79,8 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
 @pytest.mark.parametrize(
     ("model", "algorithm"),
     [
-        pytest.param(MLP, MAML, id="mlp"),
-        pytest.param({"kind": "module:learner_models.Normalised"}, MAML, id="batch-norm"),
+        pytest.param(MLP, MAML, id="mlp", marks=pytest.mark.slow),
+        pytest.param({"kind": "module:learner_models.Normalised"}, MAML, id="batch-norm", marks=pytest.mark.slow),
         pytest.param(ATTENTIVE, {**MAML, "inner_optimizer": "adam"}, id="dropout-and-attention"),
     ],
 )
@@ -267,7 +267,7 @@ torch.save([model.predict(query, "support"), model.predict(query, "query")], sys
     ("model", "algorithm"),
     [
         pytest.param(CONV, MAML, id="batch-norm"),
-        pytest.param(CONV, {"name": "protonet"}, id="prototypes"),
+        pytest.param(CONV, {"name": "protonet"}, id="prototypes", marks=pytest.mark.slow),
         pytest.param(ATTENTIVE, {"name": "meta_sgd"}, id="a-users-module"),
     ],
 )

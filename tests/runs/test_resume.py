@@ -53,7 +53,9 @@ def test_resumed_on_workers(tmp_path: Path, reference: Callable[[str], Any]) -> 
     assert logged_steps(tmp_path) == EVERY_STEP
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("glyphs", "drawn"))) for name in FAMILIES]
+)
 def test_consumer_that_stops_early(family: str, tmp_path: Path, reference: Callable[[str], Any]) -> None:
     """At a step that is checkpointed anyway (10), one that is not (7), and right at the first."""
     settings = "run.checkpoint_every=5"

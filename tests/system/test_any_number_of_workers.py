@@ -48,7 +48,8 @@ def test_same_bits(family: str, workers: int, tmp_path: Path, reference: Callabl
     assert untimed(tmp_path) == untimed(expected.folder)
 
 
-@pytest.mark.parametrize("method", ["umtra", pytest.param("cactus", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["umtra", "cactus"])
 def test_same_bits_without_labels(method: str, tmp_path: Path) -> None:
     tasks = UMTRA["tasks"]
     if method == "cactus":

@@ -88,6 +88,7 @@ def test_it_resumes_with_the_same_numpy_alone(alone: Path, tmp_path: Path, monke
     assert_same(parameters(tmp_path), parameters(alone))
 
 
+@pytest.mark.slow
 def test_it_resumes_with_the_same_first_task_alone(tmp_path: Path) -> None:
     """A function whose tasks are other ones in every process, which cannot be seen in one."""
     settings = {**SETTINGS, "tasks": {"kind": "module:users_slow.hashes"}, "evaluation": EVALUATION}

@@ -117,6 +117,7 @@ def counted(base: dict[str, Any], workers: int) -> Iterator[Counted]:
         steps.transport.close()
 
 
+@pytest.mark.slow
 @BASES
 def test_memory_is_missed_only_where_a_worker_is_lost(base: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "SLACK", 60.0)  # else others compute what a worker is late with, and miss its memory
