@@ -102,7 +102,13 @@ def without_locks(folder: str) -> Storage:
 
 
 @pytest.mark.parametrize(
-    ("kind", "attempts"), [("local", 8), pytest.param("s3", 3, marks=pytest.mark.slow), ("no-locks", 8), pytest.param("s3", 12, marks=pytest.mark.slow)]
+    ("kind", "attempts"),
+    [
+        ("local", 8),
+        pytest.param("s3", 3, marks=pytest.mark.slow),
+        ("no-locks", 8),
+        pytest.param("s3", 12, marks=pytest.mark.slow),
+    ],
 )
 def test_many_threads_at_the_same_instant(kind: str, attempts: int, folder: str) -> None:
     """On storage without locks too; threads of one process are each other's rivals as well. Never two may write."""

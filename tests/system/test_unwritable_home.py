@@ -81,8 +81,7 @@ def test_the_compilers_cache_goes_there_too(tmp_path: Path, monkeypatch: pytest.
 def test_a_home_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     home = tmp_path / "file" / "home"
-    overrides = ("tasks={kind: sinusoid}", "--run-dir", str(tmp_path / "run"))
-    done = distmeta(tmp_path, "train", "config.yaml", *overrides, HOME=str(home))
+    done = distmeta(tmp_path, "train", "config.yaml", "--run-dir", str(tmp_path / "run"), HOME=str(home))
     said = " ".join(done.stderr.split())
     assert done.returncode == 0, said
     assert "Traceback" not in said
