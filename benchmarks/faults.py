@@ -12,7 +12,6 @@ Ray's own settings are its defaults too.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -24,8 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from common import show, write
 
 from distmeta.core.requests import Answer, Request, add
 from distmeta.core.tree import Sum
@@ -172,15 +170,21 @@ def _read(path: Path) -> bytes:
         return b") ?"
 
 
-def show(console: Console, figures: dict[str, list[dict[str, float]]]) -> None:
-    """A table of medians over the rounds."""
-    table = Table(title="seconds lost by a fault, medians")
-    for column in ("fault", "undisturbed step", "that step", "in all", "noticed after"):
-        table.add_column(column, justify="left" if column == "fault" else "right")
-    for kind, rounds in figures.items():
-        medians = (statistics.median(each[name] for each in rounds) for name in ("usual", "step", "in all", "noticed"))
-        table.add_row(kind, *(f"{value:.2f}" for value in medians))
-    console.print(table)
+def rows_of(figures: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """Medians over the rounds, a row a kind of fault."""
+    names = {
+        "undisturbed step": "usual",
+        "that step took longer by": "step",
+        "until three workers again, in all": "in all",
+        "noticed after": "noticed",
+    }
+    return [
+        {
+            "fault in mid-step": kind,
+            **{title: f"{statistics.median(each[name] for each in rounds):.2f} s" for title, name in names.items()},
+        }
+        for kind, rounds in figures.items()
+    ]
 
 
 def main() -> None:
@@ -209,10 +213,8 @@ def main() -> None:
                     figures.setdefault(kind, []).append(run.lose(strike, fault))
         finally:
             run.close()
-    show(Console(), figures)
-    if arguments.json:
-        report: dict[str, Any] = {"figures": figures, "hang_seconds": 10.0}
-        arguments.json.write_text(json.dumps(report, indent=2))
+    show("seconds lost by a fault, medians", rows_of(figures))
+    write(arguments.json, "faults", {"figures": figures})
 
 
 if __name__ == "__main__":
