@@ -23,6 +23,7 @@ SHORT: dict[str, list[str]] = {
     "roofline": ["--rounds", "1", "--seconds", "0.2", "engine.compile=none"],
     "scaling": ["--sizes", "0.1", "--workers", "1", "--steps", "1", "--shards", "2", "--alone", "4"],
     "startup": ["--workers", "0", "--steps", "3", "run.meta_batch=2"],
+    "waiting": ["--workers", "0", "--steps", "16", "--case", "function", "--case", "table", "engine.compile=none"],
 }
 OF_RUNS = {"bandits", "oracle", "running_statistics", "serving", "tables", "texts"}
 """Of trained runs; :mod:`faults` takes minutes, :mod:`gpu` has a test of its own, :mod:`results` too."""
