@@ -105,6 +105,8 @@ def _check_policies(config: Config, objective: Objective) -> None:
             )
     if acting:
         _check_acting(config)
+        for key, given, each in judged:
+            _check_surrogate(config, key, given, each)
     else:
         _check_examples(config)
 
@@ -159,6 +161,24 @@ def _check_acting(config: Config) -> None:
         )
     if getattr(options, "inner_batch", None) is not None:
         raise ValueError("algorithm.inner_batch: an inner step uses all of its episodes; leave it out")
+
+
+def _check_surrogate(config: Config, key: str, given: str, objective: Objective) -> None:
+    """Refuse a loss of actions where it would learn nothing."""
+    if key == "tasks.objective" and "compare" in config.outer.requests and not getattr(objective, "comparable", True):
+        raise ValueError(
+            f"outer.name = {config.outer.name} compares the losses of policies, and the value of {key} = {given} says "
+            "nothing, so that no step would ever be taken; use likelihood_ratio, or outer.name=gradient"
+        )
+    least = getattr(objective, "least_episodes", 1)
+    trial = config.algorithm.adaptation == "recurrent"  # whose episodes are one sequence
+    episodes = 1 if trial else getattr(config.tasks, "episodes", least)
+    if episodes < least:
+        why = "a trial of a policy with a memory is one episode to it" if trial else f"tasks.episodes = {episodes}"
+        raise ValueError(
+            f"{key} = {given} compares {least} or more episodes of a task, and {why}; use likelihood_ratio"
+            + ("" if trial else ", or more episodes")
+        )
 
 
 def _check_credited(config: Config) -> None:

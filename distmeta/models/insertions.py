@@ -169,6 +169,10 @@ def add_adapters(
     module: nn.Module, patterns: str | Sequence[str], trained: str | Sequence[str], rank: int, alpha: float
 ) -> nn.Module:
     """Freeze a module but for what ``trained`` names, and give adapters to its frozen layers of these names."""
+    for pattern in [trained] if isinstance(trained, str) else trained:
+        if not any(matches(name, pattern) for name, _ in module.named_parameters()):
+            names = ", ".join(name for name, _ in module.named_parameters())
+            raise ConfigError(f"algorithm.trained = {pattern!r} matches no parameter of the model; there are {names}")
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(matches(name, trained) and parameter.requires_grad)
     types = (nn.Linear, *_CONVOLUTIONS)

@@ -26,12 +26,16 @@ class PolicyGradient:
     Attributes:
         of_policies: that the outputs are a policy's.
         known: what may be chosen as metrics; successes are told by some environments alone.
+        comparable: whether a policy whose loss is lower is a better one, by the loss's value.
+        least_episodes: of fewer episodes of a task the loss learns nothing.
     """
 
     Options: ClassVar[type[PolicyGradientOptions]] = PolicyGradientOptions
     classes: ClassVar[bool] = False
     of_policies: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
+    comparable: ClassVar[bool] = True
+    least_episodes: ClassVar[int] = 1
     metrics: tuple[str, ...] = ("return", "return_before")
     known: ClassVar[tuple[str, ...]] = ("return", "return_before", "success", "success_before")
     higher_is_better: bool = True
@@ -124,8 +128,11 @@ class Dice(PolicyGradient):
 
     G is the discounted reward less its mean at this time, see :func:`~distmeta.programs.advantages.gains`. Foerster et
     al., ICML 2018 (equation 4); Rothfuss et al., ICLR 2019 (appendix B). Its value says nothing; it suits inner loops
-    and gradient steps.
+    and gradient steps. Of a single episode all G are 0.
     """
+
+    comparable: ClassVar[bool] = False
+    least_episodes: ClassVar[int] = 2
 
     def surrogate(self, outputs: Tensor, data: Data) -> Tensor:
         """Scalar mean."""

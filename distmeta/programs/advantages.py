@@ -154,13 +154,18 @@ class Transitions(NamedTuple):
         returns = (self.rewards.double() * self.real.double()).sum(-1).mean(-1).float()
         return {"return": returns, **({} if self.reached is None else {"success": self.reached.float().mean(-1)})}
 
-    def judged(self, options: EnvironmentOptions) -> dict[str, Tensor]:
+    def judged(self, options: EnvironmentOptions, longest: int | None = None) -> dict[str, Tensor]:
         """What surrogate losses take, see :class:`~distmeta.objectives.policy_gradient.PolicyGradient`, with a leading
         dimension of tasks; and the :meth:`figures`.
+
+        Args:
+            options: of the tasks.
+            longest: steps that an episode may have, which decide the unit of values; H by default.
         """
         rewards, mask, discount = self.rewards.double(), self.real.double(), options.discount
+        unit = value_scale(discount, longest or rewards.shape[-1])
         if options.baseline == "network":
-            values = self.outputs[..., -1].double() * value_scale(discount, rewards.shape[-1])
+            values = self.outputs[..., -1].double() * unit
         else:
             values = baseline(self.observations, mask, returns_to_go(rewards, mask, discount))
         estimates = advantages(rewards, values, mask, discount, options.gae_lambda)
@@ -176,6 +181,5 @@ class Transitions(NamedTuple):
             **self.figures(),
         }
         if options.baseline == "network":
-            targets = (estimates + values) / value_scale(discount, rewards.shape[-1])
-            data["targets"] = targets.flatten(1, 2).float()
+            data["targets"] = ((estimates + values) / unit).flatten(1, 2).float()
         return data

@@ -208,7 +208,7 @@ class Rollouts:
             )
             if mean:
                 actions = likeliest(self._of_actions(outputs), self._continuous)
-            state, rewards, ended = self.environments.step(tasks, state, actions, steps[:, :, time])
+            state, rewards, ended = self._advance(tasks, state, actions, outputs, alive, steps[:, :, time])
             history.append((observed, actions, logs, outputs, rewards * alive, alive.float()))
             if see:
                 see(step, Scene(tasks, state, rewards, alive))
@@ -217,6 +217,21 @@ class Rollouts:
             alive = alive & ~ended
         found = Transitions(*(torch.stack(each, 2) for each in zip(*history, strict=True)))
         return found._replace(reached=reached)
+
+    def _advance(
+        self, tasks: Data, state: Any, actions: Tensor, outputs: Tensor, alive: Tensor, moves: Tensor
+    ) -> tuple[Any, Tensor, Tensor]:
+        """A step of the environments: their state, rewards (T, E), and which episodes end by it.
+
+        A policy that has diverged acts by what is no number. Environments get 0 in its place, and so that nobody takes
+        what follows for its return, its reward is NaN.
+        """
+        sound = outputs.isfinite().all(-1)
+        if self._continuous:
+            sound &= actions.isfinite().all(-1)
+            actions = torch.where(sound.unsqueeze(-1), actions, 0.0)
+        state, rewards, ended = self.environments.step(tasks, state, actions, moves)
+        return state, torch.where(sound | ~alive, rewards, torch.nan), ended
 
     def _act(self, meta: Meta, params: Any, observed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (E, ...) of one task's policy, the logarithms of their probabilities, and the outputs."""
@@ -288,11 +303,12 @@ class Rollouts:
         return of_actions, of_resets, of_steps
 
     def _check(self, data: Data, ids: Sequence[int], step: int) -> None:
-        """Refuse environments that give what is no number."""
-        for name, what in (("x", "observations"), ("return", "rewards")):
-            finite = data[name].flatten(1).isfinite().all(1) if data[name].dim() > 1 else data[name].isfinite()
-            if not finite.all():
-                task = ids[int((~finite).nonzero()[0])]
+        """Refuse environments that give what is no number; policies that have diverged the outer step judges."""
+        finite = {name: data[name].flatten(1).isfinite().all(1) for name in ("x", "y", "outputs")}
+        returned = data["return"].isfinite() | ~(finite["y"] & finite["outputs"])
+        for sound, what in ((finite["x"], "observations"), (returned, "rewards")):
+            if not sound.all():
+                task = ids[int((~sound).nonzero()[0])]
                 raise DataError(
                     f"tasks.kind = {self._kind}: {what} of task {task} before inner step {step} are not finite; "
                     "correct the environment, or bound the actions"

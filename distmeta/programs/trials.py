@@ -42,7 +42,8 @@ class Trials(Rollouts):
         """
         trial, reached = self._trial(theta, split, ids, mean, see)
         data = trial.judged(self._options)
-        self._check(data, ids, 0)
+        own = data["x"].shape[-1] - self._parts.spec.outputs - 2  # beside it are the policy's own actions and rewards
+        self._check({**data, "x": data["x"][..., :own]}, ids, 0)
         episodes, horizon = self._options.episodes, self._options.horizon
         returns = (trial.rewards * trial.real).view(len(ids), episodes, horizon).double().sum(-1)
         told = {"return": returns.mean(-1).float(), "return_before": returns[:, 0].float()}
@@ -71,8 +72,13 @@ class Trials(Rollouts):
                 actions, logs = self._drawn(outputs[0], noise[:, episode, time])
                 if mean:
                     actions = likeliest(self._of_actions(outputs[0]), self._continuous)
-                state, rewards, over = self.environments.step(
-                    tasks, state, actions.unsqueeze(1), moves[:, episode : episode + 1, time]
+                state, rewards, over = self._advance(
+                    tasks,
+                    state,
+                    actions.unsqueeze(1),
+                    outputs[0].unsqueeze(1),
+                    alive,
+                    moves[:, episode : episode + 1, time],
                 )
                 reward = rewards * alive
                 history.append((seen, actions, logs, outputs[0], reward.squeeze(1), alive.squeeze(1).float()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,7 +107,7 @@ class PolicyLearner(MetaLearner):
             params, state = adaptation.init(self.meta)
             for step in range(count):
                 policy = AdaptedPolicy(self, params)
-                data = self._data(policy, collect(policy))
+                data = self._data(policy, _given(collect(policy)))
                 found = inner_gradient(adaptation, params, self.meta, Batch(data, None, step))
                 params, state = adaptation.update(params, state, found, self.meta, step)
         return AdaptedPolicy(self, params)
@@ -124,7 +125,7 @@ class PolicyLearner(MetaLearner):
         return self._of_shape(values, name, cast(TensorSpec, self.parts.spec.inputs).shape)
 
     def _of_shape(self, values: Any, name: str, shape: tuple[int, ...]) -> Tensor:
-        seen = torch.as_tensor(values, dtype=torch.float32, device=self._device)
+        seen = numbers_of(values, name, torch.float32).to(self._device)
         if seen.shape not in (shape, (*seen.shape[:1], *shape)):
             raise ConfigError(f"{name}: expected the shape {shape} or (N, {shape[0]}), got {tuple(seen.shape)}")
         if not seen.isfinite().all():
@@ -144,24 +145,38 @@ class PolicyLearner(MetaLearner):
         fill = torch.randn if self.continuous else torch.rand
         return draw(policy, fill(size, generator=generator).to(policy.device), self.continuous)
 
+    def _episode(self, number: int, episode: OwnEpisode) -> tuple[Tensor, Tensor, Tensor]:
+        """Observations, actions and rewards of one episode."""
+        of = f"of episode {number}"
+        seen = self.observations(episode["observations"], f"observations {of}")
+        given = numbers_of(episode["actions"], f"actions {of}", torch.float64).to(self._device)
+        rewards = numbers_of(episode["rewards"], f"rewards {of}", torch.float32).to(self._device)
+        wanted = (len(seen), self.parts.spec.outputs) if self.continuous else (len(seen),)
+        if seen.dim() != 2 or given.shape != wanted or rewards.shape != (len(seen),) or len(seen) == 0:
+            raise ConfigError(
+                f"episode {number}: expected observations, actions and rewards of as many steps, actions of the "
+                f"shape {wanted}; got {tuple(seen.shape)}, {tuple(given.shape)} and {tuple(rewards.shape)}"
+            )
+        for name, values in (("actions", given), ("rewards", rewards)):
+            if not values.isfinite().all():
+                raise ConfigError(f"{name} {of}: expected finite numbers")
+        if self.continuous:
+            return seen, given.float(), rewards
+        count = self.parts.spec.outputs
+        wrong = (given != given.round()) | (given < 0) | (given >= count)
+        if wrong.any():
+            raise ConfigError(f"actions {of}: expected whole numbers from 0 to {count - 1}, got {given[wrong][0]:g}")
+        return seen, given.long(), rewards
+
     def _data(self, policy: AdaptedPolicy, episodes: Sequence[OwnEpisode]) -> dict[str, Tensor]:
         """Episodes as data of transitions, filled up to the length of the longest."""
-        if not episodes:
-            raise ConfigError("collect gave no episodes; give one or more")
+        objective = getattr(self.parts.adaptation, "inner_objective", None)
+        least = getattr(objective, "least_episodes", 1)
+        if len(episodes) < least:
+            few = f"collect gave {len(episodes) or 'no'} episode{'s' * (len(episodes) != 1)}"
+            raise ConfigError(f"{few}; the inner loss learns from {least} or more")
         options = cast(EnvironmentOptions, self.config.tasks)
-        kind = torch.float32 if self.continuous else torch.int64
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for number, episode in enumerate(episodes):
-            seen = self.observations(episode["observations"], f"observations of episode {number}")
-            actions = torch.as_tensor(episode["actions"], dtype=kind, device=self._device)
-            rewards = torch.as_tensor(episode["rewards"], dtype=torch.float32, device=self._device)
-            wanted = (len(seen), self.parts.spec.outputs) if self.continuous else (len(seen),)
-            if seen.dim() != 2 or actions.shape != wanted or rewards.shape != (len(seen),) or len(seen) == 0:
-                raise ConfigError(
-                    f"episode {number}: expected observations, actions and rewards of as many steps, actions of the "
-                    f"shape {wanted}; got {tuple(seen.shape)}, {tuple(actions.shape)} and {tuple(rewards.shape)}"
-                )
-            parts.append((seen, actions, rewards))
+        parts = [self._episode(number, episode) for number, episode in enumerate(episodes)]
         longest = max(len(seen) for seen, _, _ in parts)
         filled = [torch.stack([_filled(part[place], longest) for part in parts]) for place in range(3)]
         lengths = torch.tensor([len(seen) for seen, _, _ in parts], device=self._device)
@@ -170,8 +185,40 @@ class PolicyLearner(MetaLearner):
         logs = log_probability(self.of_actions(outputs), filled[1].flatten(0, 1)).view(len(parts), longest)
         observed, actions, rewards = (each.unsqueeze(0) for each in filled)
         acted = outputs.view(1, len(parts), longest, -1)
-        data = Transitions(observed, actions, logs.unsqueeze(0), acted, rewards, real.unsqueeze(0)).judged(options)
+        trial = Transitions(observed, actions, logs.unsqueeze(0), acted, rewards, real.unsqueeze(0))
+        data = trial.judged(options, max(longest, options.horizon))
         return {name: value[0] for name, value in data.items() if name != "return"}
+
+
+def _given(episodes: Any) -> Sequence[OwnEpisode]:
+    """What ``collect`` has given, or a ``ConfigError``."""
+    wanted = "a list of episodes, each a dict with observations, actions and rewards"
+    if isinstance(episodes, Mapping) or not isinstance(episodes, Sequence):
+        raise ConfigError(f"collect should return {wanted}; it returned a {type(episodes).__name__}")
+    for number, episode in enumerate(episodes):
+        if not isinstance(episode, Mapping):
+            raise ConfigError(f"collect should return {wanted}; episode {number} is a {type(episode).__name__}")
+        missing = [name for name in ("observations", "actions", "rewards") if name not in episode]
+        if missing:
+            raise ConfigError(f"collect should return {wanted}; episode {number} has no {', '.join(missing)}")
+    return episodes
+
+
+def numbers_of(values: Any, name: str, kind: torch.dtype) -> Tensor:
+    """An array, a list or a number as a tensor of this type.
+
+    Raises:
+        ConfigError: it holds something else than numbers, or rows of different lengths.
+    """
+    try:
+        if isinstance(values, Sequence) and any(isinstance(each, Tensor) for each in values):
+            values = [each.tolist() if isinstance(each, Tensor) else each for each in values]
+        found = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values)[...])
+        return found.detach().to(kind)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(
+            f"{name}: expected numbers, in rows of one length, got {type(values).__name__} {str(values)[:60]}"
+        ) from None
 
 
 def _filled(values: Tensor, length: int) -> Tensor:

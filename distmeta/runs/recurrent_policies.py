@@ -14,7 +14,8 @@ from distmeta.core.plan import Running
 from distmeta.errors import ConfigError
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.recurrent_assembly import RecurrentAssembly
-from distmeta.runs.policies import PolicyLearner
+from distmeta.runs.policies import PolicyLearner, numbers_of
+from distmeta.tasks.options.environments import EnvironmentOptions
 
 
 class RecurrentPolicy:
@@ -28,6 +29,7 @@ class RecurrentPolicy:
         self._memory: Any = None
         self._before: tuple[Tensor, Tensor, Tensor] | None = None  # action, reward, whether the episode has ended
         self._waiting: Tensor | None = None  # the action whose reward is not known yet
+        self._steps = 0  # of this episode
 
     def act(self, observation: Any, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Actions for observations; tell what they have led to by :meth:`feedback` before the next ones.
@@ -56,21 +58,43 @@ class RecurrentPolicy:
     def feedback(self, reward: Any, ended: Any = False) -> None:
         """What the last actions have led to.
 
+        Where an episode ends before ``tasks.horizon``, the policy idles up to it, as it did in training.
+
         Args:
             reward: a number, or (N,) of them.
-            ended: whether the episode has ended by it; likewise.
+            ended: whether the episode has ended by it; likewise, and alike for all N.
 
         Raises:
-            ConfigError: nothing was done before, or the rewards are not one of each task and finite.
+            ConfigError: nothing was done before, the rewards are not one of each task and finite, or some of several
+                tasks' episodes have ended and others have not.
         """
         if self._waiting is None:
             raise ConfigError("feedback: there is no action that it could be about; call act first")
-        rewards = torch.as_tensor(reward, dtype=torch.float32).reshape(-1, 1)
-        over = torch.as_tensor(ended, dtype=torch.bool).reshape(-1, 1).expand_as(rewards)
-        if len(rewards) != len(self._waiting) or not rewards.isfinite().all():
-            raise ConfigError(f"reward: expected {len(self._waiting)} finite numbers, got {reward!r}")
-        self._before = (self._learner.told(self._waiting), rewards, over)
+        count = len(self._waiting)
+        rewards = numbers_of(reward, "reward", torch.float32).reshape(-1, 1)
+        over = numbers_of(ended, "ended", torch.bool).reshape(-1, 1)
+        if len(rewards) != count or not rewards.isfinite().all():
+            raise ConfigError(f"reward: expected {count} finite numbers, got {reward!r}")
+        if len(over) not in (1, count):
+            raise ConfigError(f"ended: expected one for all, or {count} of them, got {ended!r}")
+        if over.any() and not over.all():
+            raise ConfigError(
+                "ended: some of these tasks' episodes have ended and others have not; adapt a policy for each task"
+            )
+        self._before = (self._learner.told(self._waiting), rewards, over.expand_as(rewards))
         self._waiting = None
+        self._steps += 1
+        if over.all():
+            self._idle(cast(EnvironmentOptions, self._learner.config.tasks).horizon - self._steps)
+            self._steps = 0
+
+    def _idle(self, count: int) -> None:
+        """Steps between an episode's end and the horizon: nothing is seen in them but that it has ended."""
+        for _ in range(count):
+            assert self._before is not None
+            action, reward, over = self._before
+            self._outputs(torch.zeros(len(action), self._learner.size))
+            self._before = (torch.zeros_like(action), torch.zeros_like(reward), over)
 
     def _outputs(self, observed: Tensor) -> Tensor:
         count = len(observed)
@@ -127,13 +151,14 @@ class RecurrentLearner(PolicyLearner):
 
     def own_observations(self, values: Any) -> Tensor:
         """Observations (O,) or (N, O) of the environment, without what the policy sees beside them."""
-        return self._of_shape(values, "observation", (self._size,))
+        return self._of_shape(values, "observation", (self.size,))
 
     def told(self, actions: Tensor) -> Tensor:
         """Actions as the policy sees them in the next step."""
         return actions if self.continuous else one_hot(actions, self.parts.spec.outputs).float()
 
     @property
-    def _size(self) -> int:
+    def size(self) -> int:
+        """Of an observation of the environment."""
         (seen,) = self.parts.spec.inputs.shape  # type: ignore[union-attr]
         return int(seen - self.parts.spec.outputs - 2)

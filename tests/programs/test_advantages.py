@@ -17,7 +17,7 @@ from distmeta.programs.advantages import (
     normalised,
     returns_to_go,
 )
-from distmeta.tasks.options.environments import NavigationOptions
+from distmeta.tasks.options.environments import CartPoleOptions, NavigationOptions
 
 TASKS, EPISODES, HORIZON = 2, 3, 7
 LENGTHS = [[7, 3, 1], [7, 7, 5]]
@@ -90,6 +90,25 @@ def test_observations_without_bounds_leave_the_baseline_finite() -> None:
     assert baseline(1e30 * seen, real, returns_to_go(rewards, real, 0.9)).isfinite().all()
     alike = torch.zeros_like(seen)
     assert baseline(alike, real, returns_to_go(rewards, real, 0.9)).isfinite().all()
+
+
+def test_values_are_told_in_the_unit_of_the_longest_episode_that_there_may_be() -> None:
+    """However short those are that are given."""
+    options = CartPoleOptions(kind="cartpole", baseline="network", horizon=9, normalise="none")
+    drawn = torch.Generator().manual_seed(0)
+
+    def judged(steps: int) -> dict[str, torch.Tensor]:
+        filled = (torch.arange(steps) < 4).float().expand(1, 2, steps)
+        outputs, seen, rewards = (
+            torch.cat([part, torch.zeros(1, 2, 5, *part.shape[3:])], 2)[:, :, :steps] for part in parts
+        )
+        actions = torch.zeros(1, 2, steps, dtype=torch.int64)
+        return Transitions(seen, actions, rewards * 0, outputs, rewards, filled).judged(options, 9)
+
+    parts = [torch.randn(1, 2, 4, *shape, generator=drawn) for shape in ((3,), (4,), ())]
+    short, whole = judged(4), judged(9)
+    for name in ("targets", "advantages"):
+        assert torch.equal(short[name].view(2, 4), whole[name].view(2, 9)[:, :4])
 
 
 def test_what_follows_the_end_has_no_part() -> None:

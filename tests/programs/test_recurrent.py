@@ -224,6 +224,22 @@ def test_a_policy_of_the_users_own_acts_as_in_training() -> None:
         policy.feedback(following[5], ended=following[6] > 0)
 
 
+def test_a_policy_idles_after_an_episode_that_ends_early() -> None:
+    """As it did in training, so that the next episode finds it as it would there."""
+    tasks = "tasks={kind: cartpole, episodes: 2, horizon: 40}"
+    program = opened(tasks)
+    theta, sample = trials(program, 1)
+    learner = RecurrentLearner(load_config(TRIALS, [tasks]), program.layout.unflatten(theta))
+    policy, data = learner.adapt(), {name: value[0] for name, value in sample["query"].items()}
+    length = int(data["weight"][:40].sum())
+    assert length < 40
+    for step in (*range(length), 40):
+        outputs = policy._outputs(data["x"][step, :4].unsqueeze(0))
+        torch.testing.assert_close(outputs[0], data["outputs"][step], rtol=1e-4, atol=1e-5)
+        policy._waiting = data["y"][step : step + 1]
+        policy.feedback(data["x"][step + 1][6], ended=step == length - 1)
+
+
 def test_wrong_uses_of_a_policy() -> None:
     config = load_config(TRIALS)
     learner = RecurrentLearner(config, RecurrentAssembly(config).initial_meta())
@@ -239,9 +255,23 @@ def test_wrong_uses_of_a_policy() -> None:
         policy.act(torch.eye(3)[0])
     with pytest.raises(ConfigError, match="expected 1 finite"):
         policy.feedback(float("nan"))
+    for reward, ended, message in (("a", False, "reward: expected numbers"), (None, False, "reward: expected numbers"),
+                                   (1.0, [True, False], "ended: expected one for all")):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            policy.feedback(reward, ended)
     policy.feedback(1.0, ended=True)
     with pytest.raises(ConfigError, match="the trial is of 1 tasks"):
         policy.act(torch.eye(3)[:2])
+    several = learner.adapt()
+    several.act(torch.eye(3)[:2])
+    with pytest.raises(ConfigError, match="adapt a policy for each task"):
+        several.feedback([1.0, 1.0], [True, False])
+
+
+def test_a_policy_that_has_diverged_has_no_return() -> None:
+    program = opened()
+    broken = torch.full_like(program.initial_vector(), torch.nan)
+    assert program._trials.roll_out(broken, "test", range(2), 0)["returns"].isnan().all()
 
 
 def test_a_run_learns_and_its_policy_acts(tmp_path: Path) -> None:

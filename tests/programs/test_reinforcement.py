@@ -14,7 +14,7 @@ import distmeta
 from distmeta.adaptations.base import Batch, Iterative
 from distmeta.config.schema import Config
 from distmeta.core.requests import Request, Start
-from distmeta.errors import ConfigError, DataError
+from distmeta.errors import ConfigError, DataError, NonFiniteError
 from distmeta.loading import load_config
 from distmeta.objectives.distributions import log_probability
 from distmeta.programs import open_program
@@ -250,6 +250,9 @@ def test_successes_of_the_users_environments(algorithm: str) -> None:
         ("tasks={kind: sinusoid} algorithm.name=maml algorithm.estimator=credited", "is about actions"),
         ("tasks={kind: sinusoid}", "maml_trpo is for tasks with actions"),
         ("tasks={kind: sinusoid, objective: dice}", "loss of actions"),
+        ("tasks.objective=dice", "compares the losses of policies"),
+        ("algorithm.inner_objective=dice tasks.episodes=1", "dice compares 2 or more episodes"),
+        ("algorithm.name=rl2 tasks.objective=dice", "one episode to it"),
         ("tasks.reward=sparse", "four corners"),
         ("tasks.horizon=0", "tasks.horizon"),
         ("evaluation.shots=3", "no meaning"),
@@ -352,12 +355,57 @@ def test_the_users_own_episodes_are_used_as_rollouts_are() -> None:
         ([{"observations": torch.zeros(3, 5), "actions": torch.zeros(3, 2), "rewards": torch.zeros(3)}], "shape"),
         ([{"observations": torch.full((3, 2), float("nan")), "actions": torch.zeros(3, 2), "rewards": torch.zeros(3)}],
          "finite"),
+        ([{"observations": torch.zeros(3, 2), "actions": torch.zeros(3, 2), "rewards": [0.0, float("inf"), 0.0]}],
+         "rewards of episode 0: expected finite"),
+        ([{"observations": torch.zeros(3, 2), "actions": torch.full((3, 2), torch.nan), "rewards": torch.zeros(3)}],
+         "actions of episode 0: expected finite"),
+        ([{"observations": torch.zeros(3, 2), "actions": torch.zeros(3, 2), "rewards": ["a", "b", "c"]}],
+         "rewards of episode 0: expected numbers"),
+        ([{"observations": [[0.0, 0.0], [0.0]], "actions": torch.zeros(2, 2), "rewards": [0.0, 0.0]}],
+         "observations of episode 0: expected numbers, in rows of one length"),
+        ([{"observations": torch.zeros(3, 2), "actions": torch.zeros(3, 2)}], "episode 0 has no rewards"),
+        ([(torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(3))], "episode 0 is a tuple"),
+        ({"observations": torch.zeros(3, 2)}, "collect should return a list of episodes"),
+        (5, "it returned a int"),
     ],
-    ids=["none", "lengths", "shape", "nan"],
 )  # fmt: skip
 def test_episodes_that_do_not_fit(episodes: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         learner().adapt(lambda policy: episodes)
+
+
+@pytest.mark.parametrize("action", [5, -1, 0.5])
+def test_actions_that_there_are_not(action: float) -> None:
+    config = load_config(NAVIGATION, ["tasks={kind: cartpole, episodes: 4, horizon: 9}"])
+    own = PolicyLearner(config, PolicyAssembly(config).initial_meta())
+    given = {"observations": torch.zeros(2, 4), "actions": [0, action], "rewards": [1.0, 1.0]}
+    with pytest.raises(ConfigError, match="whole numbers from 0 to 1"):
+        own.adapt(lambda policy: [given])
+
+
+def test_the_inner_loss_wants_its_number_of_episodes() -> None:
+    config = load_config(NAVIGATION, ["algorithm.inner_objective=dice"])
+    own, generator = PolicyLearner(config, PolicyAssembly(config).initial_meta()), torch.Generator().manual_seed(0)
+    with pytest.raises(ConfigError, match="collect gave 1 episode; the inner loss learns from 2 or more"):
+        own.adapt(lambda policy: [episode(policy, 9, generator)])
+
+
+@pytest.mark.parametrize("kind", ["navigation", "cartpole"])
+def test_a_policy_that_has_diverged_has_no_return(kind: str) -> None:
+    """Whether its actions are numbers, of which the environment gets none, or indices, which are always some."""
+    program = opened(f"tasks={{kind: {kind}, episodes: 2, horizon: 5}}")
+    broken = torch.full_like(program.initial_vector(), torch.nan)
+    found = program._rollouts.roll_out(broken, "test", range(2), 1)
+    assert found["returns"].isnan().all()
+    assert found["query"]["x"].isfinite().all()
+
+
+def test_steps_at_which_policies_diverge_may_be_skipped(tmp_path: Path) -> None:
+    wild = ["algorithm.inner_lr=1e12", "run.validate_every=0", "cluster.workers=0"]
+    for record in distmeta.train(load_config(NAVIGATION, [*wild, "outer.on_nonfinite=skip"]), tmp_path / "skips"):
+        assert record.skipped
+    with pytest.raises(NonFiniteError, match=r"Try a lower algorithm.inner_lr"):
+        list(distmeta.train(load_config(NAVIGATION, wild), tmp_path / "stops"))
 
 
 def test_a_run_from_its_configuration_to_a_policy(tmp_path: Path) -> None:

@@ -81,6 +81,12 @@ def test_a_run(discrete: bool, tmp_path: Path) -> None:
         ("nan", "reward is not finite"),
         ("grows", r"had the shape \(1,\), and now there is one of \(2,\)"),
         ("remembers", "not what a new one is"),
+        ("leaks", "not what a new one is"),
+        ("exits", "tried before the run.*SystemExit"),
+        ("vector", r"tried before the run\): the reward should be one number, and is of shape \(1,\)"),
+        ("old reset", r"reset should return \(observation, info\)"),
+        ("old step", r"step should return .* a tuple of 4"),
+        ("whole", "floating-point numbers, and are .*int64"),
         ("image", "Box of one dimension"),
     ],
 )
@@ -88,6 +94,15 @@ def test_faults_are_found_before_the_run(fault: str, message: str) -> None:
     config = load_config(settings(arguments={"fault": fault}))
     with pytest.raises((ConfigError, DataError), match=message):
         prepare_family(config)
+
+
+def test_actions_stay_within_bounds_of_every_type() -> None:
+    """The nearest float32 to a bound of float64 may lie beyond it."""
+    family = opened(arguments={"fault": "double"})
+    tasks = family.sample("test", [0]).support
+    state = family.reset(tasks, torch.zeros(1, 1, 1))
+    for action in (7.0, -7.0):
+        state, *_ = family.step(tasks, state, torch.full((1, 1, 1), action), torch.zeros(1, 1, 0))
 
 
 def test_a_fault_later_names_task_seed_and_step() -> None:

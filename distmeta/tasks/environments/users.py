@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -35,6 +36,10 @@ _FRACTIONS = 2.0**-24
 """Reset draws are float32: multiples of this are distinct whole numbers."""
 
 
+class _Wrong(Exception):
+    """What an environment gives is not what it should; the message says what."""
+
+
 class Spaces(NamedTuple):
     """What an environment's spaces are.
 
@@ -43,12 +48,14 @@ class Spaces(NamedTuple):
         actions: the dimension of actions, or their number.
         low: of continuous actions (A,), -inf where there is no bound; ``None`` for discrete ones.
         high: likewise.
+        type: of continuous actions, in the environment.
     """
 
     observation: tuple[int, ...]
     actions: int
     low: NDArray[np.float64] | None = None
     high: NDArray[np.float64] | None = None
+    type: np.dtype[Any] = np.dtype(np.float32)
 
 
 class UserEpisodes(NamedTuple):
@@ -98,8 +105,8 @@ class GymnasiumTasks(Environments):
         second = _tried(own, used, cls.task_of(own, used, "train", seed, 0), spaces)
         for environment in (fresh, used):
             _closed(environment)
-        for step, (one, other) in enumerate(zip(first, second, strict=False)):
-            if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True)):
+        for step, (one, other) in enumerate(zip_longest(first, second, fillvalue=())):
+            if len(one) != len(other) or not all(map(np.array_equal, one, other)):
                 raise ConfigError(
                     f"{own.named}: after another task an environment is not what a new one is: with the "
                     f"same task, seed and actions they differ after {step} steps; let set_task and reset put back "
@@ -162,8 +169,7 @@ class GymnasiumTasks(Environments):
                 given = self.task_of(self._own, environments[t, e], split, self._episodes[split].seed, task)
                 with _named(self._own, f"{names[t][e]}, reset"):
                     environments[t, e].set_task(given)
-                    seen, _ = environments[t, e].reset(seed=int(seeds[t, e]))
-                    observed[t, e] = self._observation(seen)
+                    observed[t, e] = self._observation(_begun(environments[t, e].reset(seed=int(seeds[t, e]))))
         nowhere = np.zeros(shape, dtype=bool)
         return UserEpisodes(environments, observed, nowhere, names, 0, nowhere)
 
@@ -184,10 +190,10 @@ class GymnasiumTasks(Environments):
         succeeded = np.zeros(shape, dtype=bool)
         for t, e in np.argwhere(~state.ended).tolist():
             with _named(self._own, f"{state.names[t][e]}, step {state.step}"):
-                seen, reward, terminated, truncated, info = state.environments[t, e].step(given[t, e])
+                seen, reward, terminated, truncated, info = _stepped(state.environments[t, e].step(given[t, e]))
                 if self._own.success:
                     succeeded[t, e] = _success(info)
-                observed[t, e], rewards[t, e] = self._observation(seen), _finite(reward, "reward")
+                observed[t, e], rewards[t, e] = self._observation(seen), _reward(reward)
                 ended[t, e] = bool(terminated) or bool(truncated)
         after = UserEpisodes(state.environments, observed, ended, state.names, state.step + 1, succeeded)
         return after, torch.from_numpy(rewards).to(self._device), torch.from_numpy(ended).to(self._device)
@@ -219,7 +225,7 @@ class GymnasiumTasks(Environments):
 def _success(info: Any) -> bool:
     """Whether an episode has succeeded, by what its step tells."""
     if not isinstance(info, Mapping) or "success" not in info:
-        raise ValueError(f"tasks.success is set, and the info of step has no success but {list(info or {})}")
+        raise _Wrong(f"tasks.success is set, and the info of step has no success but {list(info or {})}")
     return bool(info["success"])
 
 
@@ -230,14 +236,17 @@ def controls(own: GymnasiumOptions, spaces: Spaces, actions: NDArray[Any]) -> ND
     wanted = actions.astype(np.float64)
     if own.action_scale is not None:
         wanted = spaces.low + (wanted / own.action_scale + 1) / 2 * (spaces.high - spaces.low)
-    return np.clip(wanted, spaces.low, spaces.high).astype(np.float32)
+    given: NDArray[Any] = np.clip(wanted, spaces.low, spaces.high).astype(spaces.type)
+    # The nearest number of the environment's type may lie beyond a bound.
+    within: NDArray[Any] = np.clip(given, spaces.low.astype(spaces.type), spaces.high.astype(spaces.type))
+    return within
 
 
 def observation(seen: Any, spaces: Spaces) -> NDArray[np.float32]:
-    """An observation as an array of float32, or a ``ValueError``."""
+    """An observation as an array of float32."""
     found = np.asarray(seen, dtype=np.float32)
     if found.shape != spaces.observation:
-        raise ValueError(f"observations had the shape {spaces.observation}, and now there is one of {found.shape}")
+        raise _Wrong(f"observations had the shape {spaces.observation}, and now there is one of {found.shape}")
     return cast("NDArray[np.float32]", _finite(found, "observation"))
 
 
@@ -253,7 +262,7 @@ def factory(own: GymnasiumOptions) -> Callable[[], Any]:
     def made() -> Any:
         try:
             environment = make(**own.arguments)
-        except Exception as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
             raise ConfigError(f"{KEY} = {own.environment} cannot be made: {raised(error)}") from error
         missing = [
             name
@@ -297,33 +306,65 @@ def _read(environment: Any, own: GymnasiumOptions) -> Spaces:
         return Spaces(seen.shape, int(acts.n))
     if not isinstance(acts, Box) or len(acts.shape) != 1:
         raise ConfigError(f"{what}: actions should be Discrete, or a Box of one dimension, and are {acts}")
+    if not np.issubdtype(acts.dtype, np.floating):
+        raise ConfigError(
+            f"{what}: actions should be floating-point numbers, and are {acts}; let the environment round what it is "
+            "given, or make its actions Discrete"
+        )
     if own.action_scale is not None and not acts.is_bounded():
         raise ConfigError(f"{what}: tasks.action_scale needs bounds of all actions, and there are not; leave it out")
-    return Spaces(seen.shape, acts.shape[0], acts.low.astype(np.float64), acts.high.astype(np.float64))
+    low, high = acts.low.astype(np.float64), acts.high.astype(np.float64)
+    return Spaces(seen.shape, acts.shape[0], low, high, np.dtype(acts.dtype))
 
 
-def _tried(own: GymnasiumOptions, environment: Any, task: Any, spaces: Spaces) -> list[tuple[Any, Any]]:
-    """Observations and rewards of a few steps with the same actions each time."""
+def _tried(own: GymnasiumOptions, environment: Any, task: Any, spaces: Spaces) -> list[tuple[Any, ...]]:
+    """Observations, rewards and whether the episode has ended, of a few steps with the same actions each time."""
     with _named(own, "tried before the run"):
         environment.set_task(task)
-        seen, _ = environment.reset(seed=5)
-        found: list[tuple[Any, Any]] = [(observation(seen, spaces), 0.0)]
+        found: list[tuple[Any, ...]] = [(observation(_begun(environment.reset(seed=5)), spaces), 0.0, False)]
         drawn = np.random.default_rng(0)
         for _ in range(TRIED_STEPS):
             width = (spaces.actions,) if spaces.low is not None else ()
             action = drawn.normal(size=width) if width else drawn.integers(spaces.actions)
             given = controls(own, spaces, np.asarray(action))
-            seen, reward, terminated, truncated, _ = environment.step(given)
-            found.append((observation(seen, spaces), _finite(reward, "reward")))
+            seen, reward, terminated, truncated, _ = _stepped(environment.step(given))
+            found.append((observation(seen, spaces), _reward(reward), bool(terminated or truncated)))
             if terminated or truncated:
                 break
+    return found
+
+
+def _begun(told: Any) -> Any:
+    """The observation in what ``reset`` has given."""
+    if not isinstance(told, tuple) or len(told) != 2 or not isinstance(told[1], Mapping):
+        raise _Wrong(f"reset should return (observation, info), info being a dict, and has returned {_told(told)}")
+    return told[0]
+
+
+def _stepped(told: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """What ``step`` has given."""
+    if not isinstance(told, tuple) or len(told) != 5:
+        raise _Wrong(
+            f"step should return (observation, reward, terminated, truncated, info), and has returned {_told(told)}"
+        )
+    return told
+
+
+def _told(told: Any) -> str:
+    return f"a tuple of {len(told)}" if isinstance(told, tuple) else f"a {type(told).__name__}"
+
+
+def _reward(value: Any) -> Any:
+    found = _finite(value, "reward")
+    if found.shape != ():
+        raise _Wrong(f"the reward should be one number, and is of shape {found.shape}")
     return found
 
 
 def _finite(value: Any, what: str) -> Any:
     found = np.asarray(value, dtype=np.float32)
     if not np.isfinite(found).all():
-        raise ValueError(f"the {what} is not finite: {value}")
+        raise _Wrong(f"the {what} is not finite: {value}")
     return found
 
 
@@ -334,7 +375,9 @@ def _named(own: GymnasiumOptions, where: str) -> Iterator[None]:
         yield
     except DistmetaError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except _Wrong as error:
+        raise DataError(f"{own.named} ({where}): {error}") from None
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise DataError(f"{own.named} ({where}): {raised(error)}") from error
 
 
