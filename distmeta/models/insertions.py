@@ -172,7 +172,9 @@ def add_adapters(
     for pattern in [trained] if isinstance(trained, str) else trained:
         if not any(matches(name, pattern) for name, _ in module.named_parameters()):
             names = ", ".join(name for name, _ in module.named_parameters())
-            raise ConfigError(f"algorithm.trained = {pattern!r} matches no parameter of the model; there are {names}")
+            raise ConfigError(
+                f"algorithm.trained = {pattern!r} matches no parameter of the model; there are {names} (or null: none)"
+            )
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(matches(name, trained) and parameter.requires_grad)
     types = (nn.Linear, *_CONVOLUTIONS)

@@ -96,6 +96,7 @@ def test_warps_and_modulations_of_every_kind_of_layer() -> None:
         ({"name": "cavia"}, r"puts the context behind inputs that are vectors, and these are none; .* algorithm\.film"),
         ({"name": "cavia", "film": "tail"}, r"algorithm\.film = 'tail' matches no layer"),
         ({"name": "lora", "layers": "tail"}, r"algorithm\.layers = 'tail' matches no layer"),
+        ({"name": "lora", "trained": ["head.*", "boddy.*"]}, r"algorithm\.trained = 'boddy\.\*' matches no parameter"),
         ({"name": "lora", "layers": "head", "trained": "head.*"}, r"and no other; name layers that stay frozen"),
     ],
 )
