@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # these bring pyarrow and torch
     from distmeta.tasks.options import StoredImageOptions
 
 _STORE = ".arrow"
+_STORE_SETTINGS = ("size", "channels", "splits")
 _MOST_TASKS = 64
 
 
@@ -74,12 +75,15 @@ def check(
         config = load_config(data, overrides or (), trust_code=trust_code)
         from distmeta.data.verified import SMALL
         from distmeta.tasks import TASKS, prepare_family
+        from distmeta.tasks.options import UnlabelledOptions
 
         prepare_family(config)
-        family = TASKS[config.tasks.kind]
-        contents, splits = dict(family.contents(config.tasks)), dict[str, Any]()
+        contents, splits = dict(TASKS[config.tasks.kind].contents(config.tasks)), dict[str, Any]()
+        # Tasks without labels are of another family's images, of which validation and test have classes.
+        images = config.tasks.source if isinstance(config.tasks, UnlabelledOptions) else config.tasks
+        family = TASKS[images.kind]
         if hasattr(family, "classes"):
-            store, classes = family.classes(config.tasks)
+            store, classes = family.classes(images)
             if store.nbytes > SMALL:  # of small ones contents are verified
                 store.verify()
             out.print(_counts(store, classes))
@@ -147,6 +151,12 @@ def _options(family: str, source: str, settings: Sequence[str]) -> StoredImageOp
     try:
         choose({"omniglot": None, **own}, family, "FAMILY")
         options: StoredImageOptions = own[family].model_validate(plain(values))
+        others = [key for key in values if key not in ("kind", "root", *_STORE_SETTINGS)]
+        if others:
+            raise ValueError(
+                f"tasks.{others[0]}: no setting of a store, which has {', '.join(_STORE_SETTINGS)}; leave it out here, "
+                "and set it where the store is used"
+            )
         return options
     except ValidationError as error:
         problems = describe(error, "tasks", own[family])

@@ -13,7 +13,7 @@ from rich.text import Text
 from distmeta.cli.common import TrustCode, errors
 from distmeta.cli.display import Display, consoles, fault_words, messages, meta_test_table
 from distmeta.core.words import clock
-from distmeta.errors import ConfigError, StorageError
+from distmeta.errors import ConfigError, DistmetaError
 from distmeta.runs.interrupts import interruptible
 
 if TYPE_CHECKING:  # it brings torch
@@ -100,7 +100,7 @@ def _listed(run: Path, folder: Path, read_run: Any) -> dict[str, Any]:
     name = str(run.relative_to(folder)) if run != folder else str(run)
     try:
         facts: RunFacts = read_run(run)
-    except StorageError as error:
+    except DistmetaError as error:
         return {"run": name, "state": "damaged", "steps": "", "figure": str(error), "age": "", "changed": None}
     return {
         "run": name,
@@ -128,9 +128,15 @@ def _lines(facts: RunFacts, report_place: str | None) -> list[str]:
             lines.append("faults: " + ", ".join(words))
     elif facts.metrics:
         last = facts.metrics[-1]
-        lines.append(f"at step {last['step']:,}: loss {last['train/loss']:.4g}, {last['tasks_per_second']:.0f} tasks/s")
+        loss, rate = _number(last["train/loss"], ".4g"), _number(last["tasks_per_second"], ".0f")
+        lines.append(f"at step {last['step']:,}: loss {loss}, {rate} tasks/s")
     lines.append(f"report: {report_place}" if report_place else f"no report yet: distmeta report {facts.location}")
     return lines
+
+
+def _number(value: float | None, form: str) -> str:
+    """A number of ``metrics.jsonl``, where ``null`` is one that is not finite."""
+    return "not finite" if value is None else f"{value:{form}}"
 
 
 def _figure(facts: RunFacts) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
@@ -12,6 +13,7 @@ import typer
 from distmeta.cli.common import Overrides, TrustCode, errors
 from distmeta.cli.display import consoles, messages
 from distmeta.cli.learners import RunOrArtefact
+from distmeta.cli.style import STYLE
 from distmeta.errors import ConfigError, Interrupted
 from distmeta.runs.interrupts import interruptible
 
@@ -38,7 +40,8 @@ def serve(
 ) -> dict[str, Any]:
     """Serve a learner over HTTP: adapt to a few examples, then predict; with a page to try it."""
     terminal, err = consoles()
-    token = None if no_token else os.environ.get(TOKEN) or secrets.token_urlsafe(24)
+    given = os.environ.get(TOKEN)
+    token = None if no_token else given or secrets.token_urlsafe(24)
     with errors(), messages(err), interruptible() as check:
         if token is not None and len(token) < 16:
             raise ConfigError(f"{TOKEN} has {len(token)} characters; give it 16 or more")
@@ -53,6 +56,9 @@ def serve(
             lines = (f"serving {loaded.config.name} at {address}", f"page: {page}", f"requests: {address}/docs")
             for line in lines:
                 terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+            started = {"address": address} if token is None or given else {"address": address, "token": token}
+            if STYLE.get().json:  # now: at the end nobody could use it any more
+                print(json.dumps(started), flush=True)
             if token is not None:
                 terminal.print(f"token: {token}", markup=False, highlight=False, soft_wrap=True)
             try:
@@ -61,4 +67,6 @@ def serve(
                     time.sleep(LOOK_EVERY)
             except Interrupted:
                 terminal.print("the service has ended", highlight=False)
-    return {"address": address}
+    if STYLE.get().json:
+        raise typer.Exit  # all that there is to print has been printed
+    return started

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distmeta.runs.inference import MetaLearner
+from distmeta.tasks.table_fit import category_index
 
 
 def shared_classes(learner: MetaLearner) -> list[Any] | None:
@@ -33,14 +34,29 @@ def own_classes(labels: Sequence[Any]) -> list[Any]:
 def label_indices(labels: Sequence[Any], classes: Sequence[Any]) -> Tensor:
     """(N,) class indices of labels.
 
-    Raises:
-        KeyError: with the first label that is none of the classes.
+    A class that is a text in one file and a number in another is one, where it is clear which.
 
-    >>> label_indices([2.0, 7], [2, 7])
+    Raises:
+        KeyError: with the first label that is none of the classes, and its place.
+
+    >>> label_indices([2.0, "7"], [2, 7])
     tensor([0, 1])
     """
-    places = {_plain(label): place for place, label in enumerate(classes)}
-    return torch.tensor([places[_plain(label)] for label in labels], dtype=torch.int64)
+    places = {(_plain(label), isinstance(label, bool)): place for place, label in enumerate(classes)}
+    texts = list(map(str, classes))
+    found = []
+    for at, label in enumerate(labels):
+        key = (_plain(label), isinstance(_plain(label), bool))  # True is 1 otherwise
+        if key not in places:
+            try:
+                place = category_index(label, texts)
+            except ValueError:
+                place = -1
+            if place < 0:
+                raise KeyError(label, at)
+            places[key] = place
+        found.append(places[key])
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def _plain(label: Any) -> Any:

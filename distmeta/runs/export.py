@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from distmeta.config.anchors import data_places
 from distmeta.config.schema import CALLBACKS, Config, written_values
 from distmeta.core.hashing import sha256
+from distmeta.core.quoting import shown
 from distmeta.errors import ConfigError, StorageError
 from distmeta.runs import artefact, card, checkpoint
 from distmeta.runs.checkpoint import Snapshot
@@ -23,7 +25,7 @@ from distmeta.runs.evaluate import load_snapshot
 from distmeta.runs.inference import AdaptedModel
 from distmeta.runs.learners import load
 from distmeta.storage.files import Storage
-from distmeta.storage.manifests import FITTED, META, PARAMS
+from distmeta.storage.manifests import CHECKPOINTS, FITTED, META, PARAMS, name_of
 from distmeta.version import __version__
 from distmeta.workers.bundle import modules_of
 
@@ -186,7 +188,13 @@ def _measured(run: str | Path, snapshot: Snapshot) -> dict[str, Any] | None:
     if not folder.exists(RESULT):
         return None
     result = RunDirectory(folder).read_result()
-    same = int(result["checkpoint"].rpartition("-")[2]) == snapshot.step
+    name = result["checkpoint"].rpartition("/")[2]
+    if re.fullmatch(r"step-[0-9]{8,}", name) is None:
+        raise StorageError(
+            f"{folder.child(RESULT).location} is damaged: checkpoint: expected a name such as "
+            f"{CHECKPOINTS}/{name_of(snapshot.step)}, got {shown(result['checkpoint'])}; write it anew with --resume"
+        )
+    same = name == name_of(snapshot.step)
     return json.loads(json.dumps(result["meta_test"])) if same else None
 
 

@@ -59,14 +59,19 @@ def predict_files(
         ``ci95`` (``None`` for one task) and number of ``tasks``.
 
     Raises:
-        DataError: a file is missing, damaged or lacks something.
+        DataError: a file is missing, damaged or lacks something; ``out`` is a folder, or one of the files read.
         WrongTask: a task does not fit the learner; the message has its name.
     """
     target = Path(out)
+    if target.is_dir():
+        raise DataError(
+            f"--out = {out} is a folder; name a file to write, for example {target / 'predictions.parquet'}"
+        )
     if not target.parent.is_dir():
         raise DataError(f"{out}: there is no folder {target.parent}; make it first")
     given = open_tasks(learner, support, query)
     try:
+        given.check_out(target)
         found = adapt(learner, given.tasks(), steps=steps, statistics=statistics, workers=workers, check=check)
         with replacing(target) as path, _Writer(learner, path) as writer:
             for number, (told, outputs) in enumerate(zip(given.told(), _named(found, given), strict=True), 1):
@@ -82,8 +87,7 @@ def _named(found: Iterator[Tensor], given: GivenTasks) -> Iterator[Tensor]:
     try:
         yield from found
     except WrongTask as error:
-        name = given.name(error.number)
-        raise DataError(f"task {name}: {error.problem}" if name else error.problem) from None
+        raise given.refused(error.number, error.problem) from None
 
 
 class _Writer(AbstractContextManager["_Writer"]):

@@ -7,6 +7,7 @@ import binascii
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,12 @@ BODY_FIELDS = {"inputs", "images", "texts", "columns", "labels", "targets", "ste
 
 MOST_CHARACTERS = 100_000
 """Characters of a text."""
+
+MOST_DIGITS = 18
+"""Digits of a number in a header or a form; Python refuses to read thousands of them."""
+
+_ESCAPED = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0")
+"""What JSON has wherever half of a surrogate pair may come of it; UTF-16 and UTF-32 have null bytes."""
 
 
 class BadRequest(Exception):
@@ -88,6 +95,8 @@ class BodyReader:
         if self.kind != "images":
             raise BadRequest(f"this learner takes {self.kind}, no images", 415)
         self._check_count(len(images))
+        check_characters("labels", labels)
+        check_characters("fields", options)
         return Body(self._decoded(images), len(images), labels, options)
 
     def _of_json(self, content: bytes) -> Body:
@@ -97,6 +106,9 @@ class BodyReader:
             raise BadRequest("the body is no JSON") from None
         if not isinstance(values, dict):
             raise BadRequest("the body is no JSON object")
+        if _ESCAPED.search(content):
+            for name, value in values.items():
+                check_characters(f"{name!r:.60}", [name, value])
         if unknown := sorted(set(values) - BODY_FIELDS):
             raise BadRequest(f"{unknown[0]!r:.60}: there is no such field; there are {', '.join(sorted(BODY_FIELDS))}")
         given = [name for name in ("inputs", "images", "texts", "columns") if name in values]
@@ -119,6 +131,8 @@ class BodyReader:
             count = self._check_count(len(next(iter(value.values()))))
             return value, count
         if name == "inputs" and isinstance(value, dict):
+            if wrong := [key for key, each in value.items() if not isinstance(each, list)]:
+                raise BadRequest(f"inputs.{wrong[0]:.60}: expected a list, with an entry for each example")
             found = {key: self._array(each, f"inputs.{key:.60}") for key, each in value.items()}
             count = len(next(iter(found.values()))) if found else 0
             return found, self._check_count(count)
@@ -126,9 +140,7 @@ class BodyReader:
             raise BadRequest(f"{name}: expected a list")
         count = self._check_count(len(value))
         if name == "texts":
-            if not all(isinstance(each, str) and len(each) <= MOST_CHARACTERS for each in value):
-                raise BadRequest(f"texts: expected texts of at most {MOST_CHARACTERS:,} characters")
-            return value, count
+            return self._texts(value, "texts"), count
         if name == "images":
             return self._decoded([self._bytes(each, at) for at, each in enumerate(value)]), count
         return self._array(value, "inputs"), count
@@ -140,14 +152,16 @@ class BodyReader:
             with pa.ipc.open_stream(io.BytesIO(content)) as stream:
                 table = stream.read_all()
             table.validate(full=True)
+            names = table.column_names
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise BadRequest(f"the body is no stream of Arrow's: {str(error).splitlines()[0]:.200}") from None
+            raise BadRequest(f"the body is no stream of Arrow's: {' '.join(str(error).split()):.200}") from None
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise BadRequest(f"the table has several columns {twice[0]!r:.60}; keep one of them")
         count = self._check_count(table.num_rows)
-        names = set(table.column_names)
         target = list(self._options.target) if isinstance(self._options, TableOptions) else ["label"]
         labels: list[Any] | None = None
-        if set(target) <= names:
-            columns = [table.column(name).to_pylist() for name in target]
+        if set(target) <= set(names):
+            columns = [_values(table, name) for name in target]
             labels = columns[0] if len(columns) == 1 else [list(row) for row in zip(*columns, strict=True)]
         if self.kind == "columns":
             return Body(table, count, labels)
@@ -156,9 +170,9 @@ class BodyReader:
             raise BadRequest("this learner takes inputs as JSON", 415)
         if wanted not in names:
             raise BadRequest(f"the table has no column {wanted!r}")
-        values = table.column(wanted).to_pylist()
+        values = _values(table, wanted)
         if self.kind == "texts":
-            return Body(values, count, labels)
+            return Body(self._texts(values, wanted), count, labels)
         if not all(isinstance(each, bytes) for each in values):
             raise BadRequest("image: expected binary values, the content of image files")
         return Body(self._decoded(values), count, labels)
@@ -174,10 +188,16 @@ class BodyReader:
         for at, content in enumerate(images):
             try:
                 found.append(family.picture(self._options, content))
-            except (OSError, ValueError) as error:
+            except Exception as error:  # Pillow raises CRC, zlib, struct, syntax and other errors for damaged files
                 reason = " ".join(str(error).split())
                 raise BadRequest(f"images[{at}] cannot be read: {reason:.200}") from None
         return torch.stack(found)
+
+    @staticmethod
+    def _texts(values: list[Any], name: str) -> list[Any]:
+        if not all(isinstance(each, str) and len(each) <= MOST_CHARACTERS for each in values):
+            raise BadRequest(f"{name}: expected texts of at most {MOST_CHARACTERS:,} characters")
+        return values
 
     @staticmethod
     def _bytes(value: Any, at: int) -> bytes:
@@ -216,11 +236,44 @@ def targets_of(learner: MetaLearner, labels: Sequence[Any]) -> tuple[Any, list[A
         return label_indices(labels, classes), classes
     try:
         values = torch.tensor(labels, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+        values = values.reshape(len(values), -1)  # which empty lists do not take
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise BadRequest("targets: expected numbers, or lists of as many") from None
     if not all(map(math.isfinite, values.flatten().tolist())):
         raise BadRequest("targets: expected finite numbers")
-    return values.reshape(len(values), -1).float(), None
+    return values.float(), None
+
+
+def whole_number(text: str) -> int | str:
+    """The whole number that a header or a field of a form is; what is none, or is too long for any, stays text.
+
+    >>> whole_number("12"), whole_number("-1"), whole_number("\\u00b2")
+    (12, '-1', '²')
+    """
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else text
+
+
+def check_characters(name: str, value: Any) -> None:
+    """Refuse text with half of a surrogate pair: JSON can hold it, but no answer that quotes it can be sent.
+
+    Raises:
+        BadRequest: naming the field.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{name}: expected text of whole characters, got half of a surrogate pair") from None
+    except RecursionError:
+        raise BadRequest(f"{name}: it is nested too deeply") from None
+
+
+def _values(table: Any, name: str) -> list[Any]:
+    """A column's values; times beyond those of Python have none."""
+    try:
+        values: list[Any] = table.column(name).to_pylist()
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(f"{name!r:.60} cannot be read: {' '.join(str(error).split()):.200}") from None
+    return values
 
 
 def refused(error: ConfigError) -> BadRequest:

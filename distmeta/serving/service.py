@@ -17,7 +17,7 @@ from ray import serve
 
 from distmeta.runs.inference import MetaLearner
 from distmeta.serving.answering import Answers
-from distmeta.serving.bodies import BadRequest, Body, BodyReader
+from distmeta.serving.bodies import BadRequest, Body, BodyReader, whole_number
 from distmeta.serving.documents import description, document
 from distmeta.serving.measuring import Counts
 from distmeta.serving.settings import ServeSettings
@@ -170,7 +170,7 @@ class Service:
     async def _body(self, request: Request) -> Body:
         kind = request.headers.get("content-type", "")
         content = await self._content(request)
-        if kind.startswith(FORM):
+        if kind.partition(";")[0].strip().lower() == FORM:
             return await self._form(request, content)
         return await asyncio.to_thread(self._reader.read, content, kind)
 
@@ -178,7 +178,7 @@ class Service:
         """The body, as far as it is not too large or too slow."""
         most = self._settings.body_bytes
         told = request.headers.get("content-length", "0")
-        if not told.isdigit() or int(told) > most:
+        if not isinstance(size := whole_number(told), int) or size > most:
             raise BadRequest(f"a body has at most {most:,} bytes", 413)
 
         async def read() -> bytes:
@@ -213,7 +213,7 @@ class Service:
         unlabelled = set(labels) == {"image"}
         options: dict[str, Any] = {}
         if isinstance(steps := form.get("steps"), str):
-            options["steps"] = int(steps) if steps.isdigit() else steps
+            options["steps"] = whole_number(steps)
         if isinstance(model := form.get("model"), str):
             options["model"] = model
         return await asyncio.to_thread(self._reader.of_images, images, None if unlabelled else labels, options)

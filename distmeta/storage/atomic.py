@@ -43,6 +43,8 @@ def replacing(target: Path, guard: Guard = nullcontext) -> Iterator[Path]:
     >>> [path.name for path in file.parent.iterdir()], file.read_text()
     (['note'], 'whole')
     """
+    if target.is_dir() and not target.is_symlink():  # now: to write what goes there may have taken hours
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary(target.parent) as path:
         yield path

@@ -56,9 +56,12 @@ def check_episode(split: Split, episode: Episode, counts: NDArray[np.int64], nam
     section = "tasks" if split == "train" else "evaluation"
     inherited = "" if split == "train" else " (what is not set is as in tasks)"
     if episode.ways is None or episode.ways > len(counts):
+        most = f"2 to {len(counts):,}" if len(counts) > 2 else "2"
+        fewer = f"use {most} ways, or " if len(counts) > 1 else "a task needs at least 2: "
         raise ConfigError(
             f"{section}.ways = {episode.ways}{inherited}: the {split} split has {len(counts):,} "
-            f"classes; use 2 to {len(counts):,} ways"
+            f"{'class' if len(counts) == 1 else 'classes'}; {fewer}give the split more classes, such as by a larger "
+            "fraction under tasks.splits"
         )
     least = int(counts.argmin())
     if episode.shots + episode.queries > counts[least]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from distmeta.core.records import SPLITS, Split, TensorSpec
 from distmeta.data.images.build import BuildAdvance, StoreSettings, build_images, built_images
 from distmeta.data.images.fetch import STORE_SUFFIX, open_store
 from distmeta.data.images.files import DataPlace
-from distmeta.data.images.sources import ImageSource, image_source
+from distmeta.data.images.sources import ImageList, ImageSource, image_source
 from distmeta.data.splits import moved_splits, split_contents, split_files, split_names
 from distmeta.data.store import EpisodeStore
 from distmeta.errors import ConfigError, DataError
@@ -50,6 +50,7 @@ class StoredImages(ImageFamily):
         """
         found = cls.find(options)
         if not isinstance(found, DataPlace):
+            _check_column(found, options)
             return built_images(found, cls.settings(options))
         store = open_store(found)
         channels, height, width = given = shape_of(store)
@@ -78,6 +79,8 @@ class StoredImages(ImageFamily):
     def build(cls, options: StoredImageOptions, out: Path, advance: BuildAdvance | None = None) -> Path:
         """Build ``OUT/KIND.arrow``, which then serves as ``root``; an old store there is replaced.
 
+        The store keeps the splits that are set.
+
         Raises:
             DataError: the images are missing or damaged, or ``out`` cannot be written; nothing is left behind.
         """
@@ -85,7 +88,15 @@ class StoredImages(ImageFamily):
         if isinstance(found, DataPlace):
             raise ConfigError(f"{found.name} is a built store; name the images that a store is to be built from")
         path = out.expanduser() / f"{options.kind}{STORE_SUFFIX}"
-        build_images(found, path, cls.settings(options), advance)
+        _check_column(found, options)
+        settings = cls.settings(options)
+
+        def placement(names: Sequence[str]) -> Mapping[str, str]:
+            assert options.splits is not None
+            chosen = split_names(names, options.splits, _place(options))
+            return {names[at]: split for split, classes in chosen.items() for at in classes}
+
+        build_images(found, path, settings, advance, placement if settings.merged else None)
         return path
 
     @classmethod
@@ -146,18 +157,42 @@ def _place(options: StoredImageOptions) -> str:
     return str(getattr(options, "root", None) or options.kind)
 
 
+def _check_column(source: ImageSource, options: StoredImageOptions) -> None:
+    """Refuse a column of splits where there are no columns; it would be passed over.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if isinstance(options.splits, SplitColumn) and not (isinstance(source, ImageList) and source.column):
+        raise ConfigError(
+            f"tasks.splits = {{column: {options.splits.column}}}: {source.name} is not a single list (.csv), which "
+            "alone has columns; leave tasks.splits out where folders or files train, validation and test are there, or "
+            "give fractions or lists of classes"
+        )
+
+
 def _by_group(store: EpisodeStore, options: StoredImageOptions) -> dict[Split, NDArray[np.int64]]:
     """The classes of each split as the source has them."""
-    place = _place(options)
-    groups = np.array(store.groups)
+    place, groups = _place(options), np.array(store.groups)
+    column = options.splits.column if isinstance(options.splits, SplitColumn) else None
+    setting = "tasks.splits is not set" if column is None else f"tasks.splits = {{column: {column}}}"
     if not any(np.isin(groups, SPLITS)):
+        lacks, more = "has no folders train, validation and test around", ""
+        if place.lower().partition("?")[0].endswith(".csv"):
+            lacks, more = "does not say which are the splits of", "; or {column: NAME}, a column of the list"
+        elif place.partition("?")[0].endswith(STORE_SUFFIX):
+            lacks = "was built without splits of"
         raise ConfigError(
-            f"tasks.splits is not set, and {place} has no folders train, validation and test around its "
-            f"{len(groups):,} classes (such as {shown(store.classes[0])}); set for example "
-            "tasks.splits={train: .64, validation: .16, test: .2}, or lists of classes"
+            f"{setting}, and {place} {lacks} its {len(groups):,} classes (such as {shown(store.classes[0])}); set "
+            f"for example tasks.splits={{train: .64, validation: .16, test: .2}}, or lists of classes{more}"
         )
     found: dict[Split, NDArray[np.int64]] = {split: np.flatnonzero(groups == split) for split in SPLITS}
     empty = [split for split, classes in found.items() if not len(classes)]
+    if empty and column is not None:
+        raise DataError(
+            f"{setting}: {place} has no class for the {empty[0]} split there; set this column to {empty[0]} for "
+            "some classes"
+        )
     if empty:
         raise DataError(
             f"{place} has no class for the {empty[0]} split; put images of other classes there, or set tasks.splits"

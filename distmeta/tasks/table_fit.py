@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distmeta.core.quoting import shown
+from distmeta.data.table_source import is_numeral
 from distmeta.data.table_store import TableStore
 from distmeta.errors import ConfigError, DataError
 from distmeta.tasks.options.table import TableOptions
@@ -129,7 +132,7 @@ class FittedTable(BaseModel):
                 raise ConfigError(
                     f"{name}[{each.name!r}]: there are {part.shape[1]} numbers a row instead of {each.width}"
                 )
-        codes = [_codes(_column(values, each.name), each.categories or []) for each in coded]
+        codes = [_codes(_column(values, each.name), each.categories or [], f"{name}[{each.name!r}]") for each in coded]
         if len({len(each) for each in [*parts, *codes]}) > 1:
             raise ConfigError(f"{name}: columns are of different lengths; give each the same number of rows")
         rows = len([*parts, *codes][0])
@@ -246,9 +249,63 @@ def _array(values: Any, name: str) -> NDArray[np.float64]:
     return found
 
 
-def _codes(values: Any, categories: Sequence[str]) -> NDArray[np.int64]:
+def category_index(value: Any, categories: Sequence[str]) -> int:
+    """Where a value stands among categories, which are texts; -1 for one that no training task has.
+
+    Data frames make numbers and truth values of texts. They are the category that is written so, where that is clear.
+
+    Raises:
+        ValueError: there is no value, or it is not clear which category it is.
+
+    >>> [category_index(value, ["1", "2"]) for value in ("2", 2, 2.0, 9)]
+    [1, 1, 1, -1]
+    """
+    plain = value.item() if isinstance(value, np.generic) else value
+    plain = float(plain) if isinstance(plain, Decimal) else plain
+    if is_nothing(plain):
+        raise ValueError("nothing stands there; fill it in or remove the row")
+    text = str(plain)
+    of_text = not isinstance(plain, (bool, int, float))
+    if of_text and (text in categories or text.lower() not in ("true", "false")):
+        return categories.index(text) if text in categories else -1
+    if of_text or isinstance(plain, bool):
+        like = [each for each in categories if each.lower() in ("true", "false")]
+        same = [each for each in like if each.lower() == text.lower()]
+        clear = len(same) == 1
+    else:
+        like = [each for each in categories if is_numeral(each)]
+        same = [each for each in like if float(each) == plain]
+        whole = str(int(plain)) if math.isfinite(plain) and plain == int(plain) else text
+        clear = len(same) == 1 and same[0] in (text, whole, f"{whole}.0")
+    if clear:
+        return categories.index(same[0])
+    if of_text or (like and not same):
+        return -1
+    known = ", ".join(map(shown, (same or categories)[:5]))
+    raise ValueError(
+        f"it is not clear which category {shown(plain)}, of type {type(plain).__name__}, is; the categories are texts "
+        f"such as {known}: give the column as text, written as in the training table"
+    )
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a value of a column is none: a null, what pandas has for it, or an empty text."""
+    return value in (None, "") if isinstance(value, (str, type(None))) else str(value) in ("nan", "<NA>", "NaT")
+
+
+def _codes(values: Any, categories: Sequence[str], name: str) -> NDArray[np.int64]:
     plain = values.tolist() if hasattr(values, "tolist") else list(values)
-    return indices([_text(value) for value in plain], categories)
+    known: dict[tuple[type, str], int] = {}
+    found = np.empty(len(plain), np.int64)
+    for at, value in enumerate(plain):
+        key = (type(value), str(value))
+        if key not in known:
+            try:
+                known[key] = category_index(value, categories)
+            except ValueError as error:
+                raise ConfigError(f"{name}, row {at + 1:,}: {error}") from None
+        found[at] = known[key]
+    return found
 
 
 def _text(value: Any) -> str:

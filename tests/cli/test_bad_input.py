@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 from collections.abc import Callable
@@ -296,3 +297,72 @@ def test_finished_run_with_results_that_are_not_finite(skipped: Path) -> None:
     again = ["train", skipped / "sinusoid.yaml", "--run-dir", skipped / "run", "--resume"]
     settings = ["algorithm.inner_lr=1e30", "outer.on_nonfinite=skip", "run.steps=4"]
     assert "nothing to do" in invoke(*again, *settings).succeeded().err
+
+
+# What runs came to ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_result_whose_loss_is_not_finite_is_shown(skipped: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(skipped / "run", run)
+    (run / "result.json").unlink()
+    lines = [{**line, "tasks_per_second": None, "seconds": None, "gradient_norm": None} for line in logged(run)]
+    assert lines[-1]["train/loss"] is None
+    assert "at step 4: loss not finite" in invoke("show", run).succeeded().out
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "loss not finite, not finite tasks/s" in invoke("show", run).succeeded().out
+    invoke("report", run, "--examples", "0").succeeded()
+
+
+SECTIONS = "tasks: {kind: sinusoid}\nmodel: {kind: mlp}\n"
+ODD = {
+    "nothing": ("", "holds no settings"),
+    "a list": ("- 1", "holds no settings"),
+    "no YAML": ("a: [", "is not valid YAML"),
+    "two documents": ("a: 1\n---\nb: 2", "is not valid YAML"),
+    "a key twice": ("a: 1\na: 2", "given twice"),
+    "a tag": ("name: !!python/object/apply:os.getcwd []", "is not valid YAML"),
+    "a stranger's": ("foo: {bar: 1}", "tasks: expected a section, there is none"),
+    "names that are no text": ("1: 2", "names are text"),
+    "run that is a number": (f"run: 3\nalgorithm: {{name: maml}}\n{SECTIONS}", "run: expected a section, got 3"),
+    "algorithm that is text": (f"algorithm: maml\n{SECTIONS}", "algorithm: expected a section, got 'maml'"),
+    "steps that are text": (f"run: {{steps: x}}\nalgorithm: {{}}\n{SECTIONS}", "run.steps: expected a whole number"),
+}
+ODD_LINES: dict[str, tuple[dict[str, Any], str]] = {
+    "no step": ({"step": ...}, "step: field required"),
+    "a step that is text": ({"step": "z"}, "step: input should be a valid integer, got 'z'"),
+    "no rate": ({"tasks_per_second": ...}, "tasks_per_second: field required"),
+    "a loss that is text": ({"train/loss": "z"}, "train/loss"),
+    "a huge number": ({"share/data": 10**400}, "share/data"),
+}
+
+
+def check_damaged(run: Path, whole: Path, file: str, words: str) -> None:
+    """One message of ``show`` and ``report``; ``runs`` lists it, and the whole run beside it."""
+    for command_ in (["show", str(run)], ["report", str(run), "--examples", "0"]):
+        assert len(invoke(*command_).refused(str(run / file), words).splitlines()) == 1
+    listed = {row["run"]: row for row in json.loads(invoke("runs", run.parent, "--json").succeeded().out)}
+    assert listed.keys() == {run.name, whole.name}
+    assert listed[run.name]["state"] == "damaged"
+    assert words in listed[run.name]["figure"]
+    assert listed[whole.name]["state"] == "finished"
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_a_config_of_something_else(what: str, skipped: Path, tmp_path: Path) -> None:
+    text, words = ODD[what]
+    shutil.copytree(skipped / "run", tmp_path / "whole")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.yaml").write_text(text)
+    check_damaged(tmp_path / "odd", tmp_path / "whole", "config.yaml", words)
+
+
+@pytest.mark.parametrize("what", ODD_LINES)
+def test_metrics_of_something_else(what: str, skipped: Path, tmp_path: Path) -> None:
+    changes, words = ODD_LINES[what]
+    for name in ("whole", "odd"):
+        shutil.copytree(skipped / "run", tmp_path / name)
+    lines = logged(tmp_path / "odd")
+    lines[1] = {key: value for key, value in {**lines[1], **changes}.items() if value is not ...}
+    (tmp_path / "odd" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    check_damaged(tmp_path / "odd", tmp_path / "whole", "metrics.jsonl", words)

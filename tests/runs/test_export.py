@@ -304,3 +304,15 @@ def test_an_artefact_of_the_hub_is_fetched_checked_and_the_same(glyphs: Path, tm
 def test_addresses_of_the_hub() -> None:
     with pytest.raises(ConfigError, match="expected hf://owner/name"):
         distmeta.load("hf://only-a-name")
+
+
+@pytest.mark.parametrize("name", ["weird", "", "checkpoints/step-x", "checkpoints/step-\u00b2"])
+def test_a_result_that_names_no_checkpoint_is_refused(name: str, glyphs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(glyphs, run)
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, "checkpoint": name}))
+    with pytest.raises(StorageError, match=r"result\.json is damaged: checkpoint: expected a name such as") as caught:
+        distmeta.export(run, tmp_path / "out")
+    assert repr(name) in str(caught.value)
+    assert not (tmp_path / "out").exists()

@@ -9,10 +9,14 @@ import os
 import random
 import signal
 import socket
+import struct
+import subprocess
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +25,12 @@ import pyarrow as pa
 import pytest
 import requests
 import torch
+from integration_helpers import CLI
 from PIL import Image
+from typer.testing import CliRunner
 
 import distmeta
+from distmeta.cli.main import app
 from distmeta.errors import ConfigError
 from distmeta.loading import load_config
 from distmeta.programs.engine.assembly import Assembly
@@ -107,20 +114,26 @@ def test_every_form_of_a_request(service: tuple[str, MetaLearner]) -> None:
     files = [base64.b64decode(each) for each in support]
     model = ask(address, "/adapt", {"images": support, "labels": ["x", "y", "z"]}).json()["model"]
     expected = ask(address, "/predict", {"model": model, "images": query}).json()
-    table = pa.table({"image": files, "label": ["x", "y", "z"]})
-    stream = io.BytesIO()
-    with pa.ipc.new_stream(stream, table.schema) as writer:
-        writer.write_table(table)
-    kind = {"Content-Type": "application/vnd.apache.arrow.stream"}
-    arrow = requests.post(f"{address}/adapt", data=stream.getvalue(), headers={**HEADERS, **kind}, timeout=60)
-    form = requests.post(
+    by_arrow = requests.post(
+        f"{address}/adapt",
+        data=arrow(["image", "label"], files, ["x", "y", "z"]),
+        headers={**HEADERS, **OF_ARROW},
+        timeout=60,
+    )
+    by_form = requests.post(
         f"{address}/adapt",
         files=[(name, ("a.png", content)) for name, content in zip("xyz", files, strict=True)],
         headers=HEADERS,
         timeout=60,
     )
     uri = ask(address, "/adapt", {"images": [f"data:image/png;base64,{each}" for each in support], "labels": [*"xyz"]})
-    for answer in (arrow, form, uri):
+    upper = requests.post(
+        f"{address}/adapt",
+        data=form([*zip("xyz", files, strict=True)], "2"),
+        headers={**HEADERS, "Content-Type": "Multipart/Form-Data; boundary=XX"},
+        timeout=60,
+    )
+    for answer in (by_arrow, by_form, upper, uri):
         assert answer.status_code == 200, answer.text
         found = ask(address, "/predict", {"model": answer.json()["model"], "images": query}).json()
         np.testing.assert_allclose(found["probabilities"], expected["probabilities"], rtol=1e-4, atol=1e-6)
@@ -171,6 +184,30 @@ def test_models_are_bounded_and_can_be_forgotten(service: tuple[str, MetaLearner
 
 
 ONE = images(5, 3)[0]
+PNG = base64.b64decode(ONE[0])
+BROKEN = PNG[:33] + struct.pack(">I", 9) + PNG[37:50] + struct.pack(">I", zlib.crc32(PNG[37:50])) + bytes(64)
+"""A chunk of no type follows the first pixels, for which Pillow raises a SyntaxError."""
+
+FORM = "multipart/form-data; boundary=XX"
+ARROW = "application/vnd.apache.arrow.stream"
+JSON, OF_FORM, OF_ARROW = ({"Content-Type": kind} for kind in ("application/json", FORM, ARROW))
+
+
+def form(images: list[tuple[str, bytes]], steps: str | None = None) -> bytes:
+    parts = [(f'{name}"; filename="f.png', content) for name, content in images]
+    parts += [] if steps is None else [("steps", steps.encode())]
+    head = '--XX\r\nContent-Disposition: form-data; name="{}"\r\n\r\n'
+    return b"".join(head.format(name).encode() + content + b"\r\n" for name, content in parts) + b"--XX--\r\n"
+
+
+def arrow(names: list[str], *columns: Any) -> bytes:
+    table = pa.Table.from_arrays([pa.array(column) for column in columns], names)
+    stream = io.BytesIO()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    return stream.getvalue()
+
+
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "no JSON": ({"data": b"{", "headers": {"Content-Type": "application/json"}}, 400, "no JSON"),
     "no object": ({"json": [1]}, 400, "no JSON object"),
@@ -200,6 +237,42 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "too many steps": ({"json": {"images": ONE, "labels": [0, 1, 2], "steps": 10**9}}, 400, "steps: expected"),
     "too large": ({"data": b"x" * 400_000, "headers": {"Content-Type": "application/json"}}, 413, "at most"),
     "another type": ({"data": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "Content-Type"),
+    "half a surrogate pair in labels": ({"json": {"images": ONE, "labels": ["\ud800", "x", "y"]}}, 400, "whole char"),
+    "half a surrogate pair in a name": ({"json": {"inputs": {"\ud800": "x"}, "labels": [0]}}, 400, "whole char"),
+    "half a surrogate pair in UTF-16": (
+        {"data": '{"texts": ["\ud800"]}'.encode("utf-16", "surrogatepass"), "headers": JSON},
+        400,
+        "whole char",
+    ),
+    "half a surrogate pair in a form": (
+        {"data": form([("+2AA-", PNG)]), "headers": {"Content-Type": f"{FORM}; charset=utf-7"}},
+        400,
+        "whole char",
+    ),
+    "a number as inputs": ({"json": {"inputs": {"x": 3}, "labels": [0]}}, 400, "inputs.x: expected a list"),
+    "a number beside inputs": ({"json": {"inputs": {"x": [3], "z": 3}, "labels": [0]}}, 400, "inputs.z: expected"),
+    "steps that are no decimal digits": ({"data": form([("a", PNG)], "\u00b2"), "headers": OF_FORM}, 400, "steps:"),
+    "steps of 5,000 digits": ({"data": form([("a", PNG)], "9" * 5000), "headers": OF_FORM}, 400, "steps: expected"),
+    "two columns of labels": (
+        {"data": arrow(["image", "label", "label"], [PNG], ["x"], ["y"]), "headers": OF_ARROW},
+        400,
+        "several columns 'label'",
+    ),
+    "two columns of images": (
+        {"data": arrow(["image", "image", "label"], [PNG], [PNG], ["x"]), "headers": OF_ARROW},
+        400,
+        "several columns 'image'",
+    ),
+    "labels that Python cannot hold": (
+        {"data": arrow(["image", "label"], [PNG], pa.array([10**8], pa.date32())), "headers": OF_ARROW},
+        400,
+        "'label' cannot be read",
+    ),
+    "a damaged PNG": (
+        {"json": {"images": [base64.b64encode(BROKEN).decode()], "labels": ["x"]}},
+        400,
+        "images[0] cannot be read: broken PNG",
+    ),
     "no Arrow": ({"data": b"x", "headers": {"Content-Type": "application/vnd.apache.arrow.stream"}}, 400, "Arrow"),
     "no form": ({"data": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "form"),
 }
@@ -300,3 +373,53 @@ def test_what_cannot_be_served_is_said() -> None:
     with pytest.raises(ConfigError, match="serve learners of examples"), serving(policy, SETTINGS):
         pass
     assert distmeta.MetaLearner is MetaLearner
+
+
+@pytest.mark.parametrize("own", [None, TOKEN])
+def test_the_command_tells_a_program_where_it_serves(
+    own: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line of JSON, when it serves; the token is in it where nobody but the service knows it."""
+    said: list[str] = []
+
+    @contextmanager
+    def started(*_: Any, **__: Any) -> Iterator[str]:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield "http://127.0.0.1:8000"
+
+    monkeypatch.setattr("distmeta.serving.starting.serving", started)
+    monkeypatch.setattr(distmeta, "load", lambda *_, **__: glyph_learner())
+    monkeypatch.delenv("DISTMETA_SERVE_TOKEN", raising=False)
+    if own is not None:
+        monkeypatch.setenv("DISTMETA_SERVE_TOKEN", own)
+    for more in ([], ["--no-token"], ["--quiet"]):
+        done = CliRunner().invoke(app, ["serve", str(tmp_path), "--json", *more])
+        assert done.exit_code == 0, done.output
+        assert len(done.stdout.splitlines()) == 1
+        told = json.loads(done.stdout)
+        assert told.pop("address") == "http://127.0.0.1:8000"
+        assert told.keys() == (set() if own or "--no-token" in more else {"token"})
+        said += told.values()
+    assert len(said) == len(set(said)) == (0 if own else 2)
+
+
+@pytest.mark.slow
+def test_a_program_that_starts_the_command_can_use_it(tmp_path: Path) -> None:
+    tasks = {"kind": "glyphs", "ways": 3, "shots": 1, "queries": 1}
+    run = {"steps": 1, "meta_batch": 2, "tasks_per_shard": 2}
+    algorithm = {"name": "maml", "inner_lr": 0.1, "inner_steps": 1}
+    parts = {"tasks": tasks, "model": {"kind": "conv4", "filters": 4}, "algorithm": algorithm}
+    few = {"run": run, "evaluation": {"tasks": 2, "validation_tasks": 2}, "cluster": {"workers": 0}}
+    list(distmeta.train(load_config({**parts, **few}), tmp_path / "run"))
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "DISTMETA_SERVE_TOKEN")
+    }
+    arguments = [CLI, "serve", str(tmp_path / "run"), "--json", "--quiet", "--batch", "1", "--port", str(free_port())]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment, text=True) as service:
+        assert service.stdout is not None
+        told = json.loads(service.stdout.readline())
+        headers = {"Authorization": f"Bearer {told['token']}"}
+        assert requests.get(f"{told['address']}/learner", headers=headers, timeout=60).status_code == 200
+        service.send_signal(signal.SIGTERM)
+        assert service.stdout.read() == ""
+        assert service.wait(60) == 0

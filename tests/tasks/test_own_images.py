@@ -188,6 +188,18 @@ def test_too_few_images_name_the_class(folders: Path, tmp_path: Path) -> None:
         OwnImages.prepare(options(tmp_path, splits=names), episodes(ways=2, queries=1))
 
 
+def test_too_few_classes_say_what_to_do(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "data", {f"c{number}": 5 for number in range(8)})
+    few = options(root, splits={"train": 0.5, "validation": 0.125, "test": 0.375})
+    with pytest.raises(ConfigError, match=r"the validation split has 1 class; a task needs .* by a larger fraction"):
+        OwnImages.prepare(few, episodes(ways=2, queries=3))
+    with pytest.raises(ConfigError, match=r"the test split has 3 classes; use 2 to 3 ways, or give the split more"):
+        OwnImages.prepare(few, {"test": episodes(ways=4, queries=3)["test"]})
+    halves = options(root, splits={"train": 0.25, "validation": 0.25, "test": 0.5})
+    with pytest.raises(ConfigError, match=r"the train split has 2 classes; use 2 ways, or give the split more classes"):
+        OwnImages.prepare(halves, episodes(ways=4, queries=3))
+
+
 def test_splits_that_are_missing(folders: Path, tmp_path: Path) -> None:
     class_folders(tmp_path / "plain", {"train": 3, "cat": 3})  # a class may be called train
     with pytest.raises(ConfigError, match=r"tasks\.splits is not set, and .*plain has no folders train, validation"):

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from distmeta.storage.cache import build_once, cache_for
 
 log = logging.getLogger(__name__)
 
-IMAGES_BUILDER = "1"
+IMAGES_BUILDER = "2"
 """Version of how images are made; a change makes a new file in the cache."""
 
 PIECE = 2**26
@@ -44,6 +44,9 @@ _AT_ONCE = 512
 
 BuildAdvance = Callable[[int, int], None]
 """Called with (images done, images in all)."""
+
+ClassPlacement = Callable[[Sequence[str]], Mapping[str, str]]
+"""Gives the split of each class of these that belongs to one."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,13 @@ class StoreSettings:
     merged: bool = False
 
 
-def build_images(source: ImageSource, path: Path, settings: StoreSettings, advance: BuildAdvance | None = None) -> None:
+def build_images(
+    source: ImageSource,
+    path: Path,
+    settings: StoreSettings,
+    advance: BuildAdvance | None = None,
+    placement: ClassPlacement | None = None,
+) -> None:
     """Build a store.
 
     Args:
@@ -69,6 +78,7 @@ def build_images(source: ImageSource, path: Path, settings: StoreSettings, advan
         path: of the store; an old one is replaced.
         settings: what it holds.
         advance: called as images are done; without it, log messages say how far it is.
+        placement: the splits that the store keeps, instead of those of the source.
 
     Raises:
         DataError: nothing to read, damaged files (as many as a message holds are named), images of several sizes
@@ -78,6 +88,10 @@ def build_images(source: ImageSource, path: Path, settings: StoreSettings, advan
         classes = _by_class(source.entries(stack), source.name, settings.merged)
         entries = [entry for of_class in classes.values() for entry in of_class]
         labels = list(classes)
+        groups = ["" if settings.merged else of_class[0].split for of_class in classes.values()]
+        if placement is not None:
+            placed = placement(labels)
+            groups = [placed.get(label, "") for label in labels]
         log.info("building a store of %s images of %s classes from %s", f"{len(entries):,}", len(labels), source.name)
         job = _Job(source.name, settings, len(entries), advance or LoggedAdvance(log, source.name, "images"))
         shape = job.shape_of(entries)
@@ -86,7 +100,7 @@ def build_images(source: ImageSource, path: Path, settings: StoreSettings, advan
             job.pieces(entries, shape, pool),
             shape,
             labels,
-            ["" if settings.merged else of_class[0].split for of_class in classes.values()],
+            groups,
             [len(of_class) for of_class in classes.values()],
         )
 

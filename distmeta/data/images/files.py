@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from distmeta.core.quoting import shown
+from distmeta.core.quoting import BAD_TEXT, shown
 from distmeta.core.secrets import mask
+from distmeta.data.images.names import check_member, check_once, is_hidden, no_text, say_read_already
+from distmeta.data.images.walking import Walk, walk
 from distmeta.errors import DataError, StorageError
 from distmeta.storage.atomic import remove_abandoned, temporary
 from distmeta.storage.cache import cache_for
@@ -56,9 +56,13 @@ class DataFiles(Protocol):
 
     Attributes:
         name: of the folder or archive, for messages.
+        hidden: files and folders that the last listing left out.
+        links: where a folder of this machine was listed, the links in it.
     """
 
     name: str
+    hidden: list[str]
+    links: Walk
 
     def list(self) -> list[DataFile]:
         """All of them, in the order of their paths. Raises ``DataError``."""
@@ -175,18 +179,36 @@ class FolderFiles:
 
     def __init__(self, place: DataPlace) -> None:
         self.name, self._place = place.name, place
+        self.hidden: list[str] = []
+        self.links = Walk()
 
     def list(self) -> list[DataFile]:
-        """One listing, which reads no file."""
+        """One listing, which reads no file; links to folders that are read already are left out."""
+        try:
+            if self._place.local is None:
+                found = list(self._remote())
+            else:
+                self.links = walk(self._place.path)
+                found = [DataFile(file.path, file.size, f"{file.changed}") for file in self.links.files]
+        except OSError as error:
+            raise unreadable(self.name, error) from None
+        except UnicodeDecodeError as error:
+            raise no_text(self.name, os.fsdecode(error.object)) from None
+        for link, target in sorted(self.links.again.items()):
+            say_read_already(self.name, link, target)
+        files, self.hidden = _ordered(self.name, found)
+        self.hidden += self.links.hidden
+        return files
+
+    def _remote(self) -> Iterator[DataFile]:
+        """Hidden ones too."""
         from pyarrow.fs import FileSelector, FileType
 
         base = self._place.path.rstrip("/") + "/"
-        try:
-            infos = self._place.filesystem.get_file_info(FileSelector(self._place.path, recursive=True))
-        except (OSError, UnicodeError) as error:
-            raise unreadable(self.name, error) from None
-        found = ((info.path.removeprefix(base), info) for info in infos if info.type == FileType.File)
-        return _ordered(DataFile(path, info.size or 0, f"{info.mtime_ns}") for path, info in found)
+        infos = self._place.filesystem.get_file_info(FileSelector(self._place.path, recursive=True))
+        for info in infos:
+            if info.type == FileType.File:
+                yield DataFile(info.path.removeprefix(base), info.size or 0, f"{info.mtime_ns}")
 
     def read(self, file: DataFile) -> bytes:
         """From the file system, each call on its own."""
@@ -201,15 +223,18 @@ class ZipFiles:
 
     def __init__(self, name: str, archive: zipfile.ZipFile) -> None:
         self.name, self._archive = name, archive
+        self.hidden, self.links = list[str](), Walk()
 
     def list(self) -> list[DataFile]:
         """From the archive's directory; members that would lie outside, or that are links, are refused."""
         members = [member for member in self._archive.infolist() if not member.is_dir()]
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
-            _check_member(self.name, member.filename, kind not in (0, stat.S_IFREG))
-        _check_once(self.name, (member.filename for member in members))
-        return _ordered(DataFile(m.filename, m.file_size, f"{m.CRC:08x}") for m in members)
+            check_member(self.name, member.filename, kind not in (0, stat.S_IFREG))
+        check_once(self.name, (member.filename for member in members))
+        listed = (DataFile(m.filename, m.file_size, f"{m.CRC:08x}") for m in members)
+        files, self.hidden = _ordered(self.name, listed)
+        return files
 
     def read(self, file: DataFile) -> bytes:
         """Unpacked as far as is allowed, whatever size the archive's directory claims."""
@@ -229,6 +254,7 @@ class TarFiles:
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
         self._path = path
+        self.hidden, self.links = list[str](), Walk()
         self._starts: dict[str, int] = {}
 
     def list(self) -> list[DataFile]:
@@ -240,13 +266,14 @@ class TarFiles:
                     if member.isdir():
                         continue
                     path = member.name.removeprefix("./")
-                    _check_member(self.name, path, not member.isreg())
+                    check_member(self.name, path, not member.isreg())
                     self._starts[path] = member.offset_data
                     found.append(DataFile(path, member.size, f"{member.mtime}"))
         except (tarfile.TarError, EOFError, ValueError, OSError) as error:
             raise damaged(self.name, error) from None
-        _check_once(self.name, (file.path for file in found))
-        return _ordered(found)
+        check_once(self.name, (file.path for file in found))
+        files, self.hidden = _ordered(self.name, found)
+        return files
 
     def read(self, file: DataFile) -> bytes:
         """From its place in the archive."""
@@ -345,34 +372,21 @@ def _zip(name: str, path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _check_member(name: str, path: str, special: bool) -> None:
-    """Refuse what would lead elsewhere where it is unpacked: nothing is unpacked here, but it is no data either."""
-    parts = path.replace("\\", "/").split("/")
-    if special:
-        problem = "is a link or a device"
-    elif parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", path):
-        problem = "leads outside of the archive"
-    elif "\\" in path:
-        problem = "has a backslash in its name"
-    else:
-        return
-    raise DataError(
-        f"{name} has an unsafe member: {shown(path)} {problem}; expected plain files in folders: pack it again"
-    )
+def _ordered(name: str, files: Iterable[DataFile]) -> tuple[list[DataFile], list[str]]:
+    """In the order of their paths, and apart the paths of hidden ones.
 
-
-def _check_once(name: str, paths: Iterable[str]) -> None:
-    twice = [path for path, count in Counter(paths).items() if count > 1]
-    if twice:
-        raise DataError(f"{name} is damaged: it holds {shown(twice[0])} twice; pack it again")
-
-
-def _ordered(files: Iterable[DataFile]) -> list[DataFile]:
-    """In the order of their paths, without hidden ones and what macOS adds to archives."""
-    shown_ones = (
-        file for file in files if not any(part.startswith(".") or part == "__MACOSX" for part in file.path.split("/"))
-    )
-    return sorted(shown_ones, key=lambda file: file.path)
+    Raises:
+        DataError: a name is no text.
+    """
+    visible, hidden = [], []
+    for file in files:
+        if any(map(is_hidden, file.path.split("/"))):
+            hidden.append(file.path)
+        elif BAD_TEXT.search(file.path):
+            raise no_text(name, file.path)
+        else:
+            visible.append(file)
+    return sorted(visible, key=lambda file: file.path), hidden
 
 
 def _scratch() -> Path:

@@ -41,7 +41,7 @@ def pixels(content: bytes | NDArray[np.uint8], size: tuple[int, int] | None, cha
         if width * height > MOST_PIXELS:
             raise ValueError(f"it has {width:,} x {height:,} pixels, more than {MOST_PIXELS:,}")
         upright = ImageOps.exif_transpose(image)
-        plain = _eight_bits(upright).convert("RGB" if channels == 3 else "L")
+        plain = _eight_bits(upright, image.format).convert("RGB" if channels == 3 else "L")
         if size is not None and (plain.height, plain.width) != size:
             plain = plain.resize((size[1], size[0]), Image.Resampling.LANCZOS)
         return np.asarray(plain)
@@ -59,12 +59,15 @@ def _opened(content: bytes) -> Any:
         raise ValueError(f"it claims far more than {MOST_PIXELS:,} pixels") from None
 
 
-def _eight_bits(image: Any) -> Any:
-    """An image of more bits as one of 8: Pillow itself would cut what is above 255."""
+def _eight_bits(image: Any, form: str | None) -> Any:
+    """An image of more bits, of this file format, as one of 8 in a mode from which Pillow goes to colour and grey.
+
+    Pillow itself would cut what is above 255. From PPM files with a largest value above 255, it brings that to 65535.
+    """
     from PIL import Image
 
-    if image.mode in ("I", "F") and image.format != "PNG":
+    if image.mode == "F" or (image.mode == "I" and form not in ("PNG", "PPM")):
         raise ValueError("its pixels are of 32 bits, whose range is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
-    return image
+    return image.convert("RGB") if image.mode == "LAB" else image  # which has no way to grey

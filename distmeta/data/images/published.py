@@ -16,13 +16,13 @@ from distmeta.data.images.fetch import STORE_SUFFIX
 from distmeta.data.images.files import ARCHIVES, DataPlace, opened
 from distmeta.data.images.pickles import arrays_of, texts
 from distmeta.data.images.sources import (
+    SPLIT_NAMES,
     ClassFolders,
     ImageEntry,
     ImageSource,
     image_source,
     split_places,
 )
-from distmeta.data.splits import VALUES
 from distmeta.errors import DataError
 
 CIFAR_ARCHIVE = "cifar-100-python.tar.gz"
@@ -115,10 +115,10 @@ def find_published(kind: str, root: str | None, probe: FolderProbe, expected: st
 
 
 def in_splits(place: DataPlace) -> ImageSource | None:
-    """Archives, lists or folders named ``train``, ``validation`` (or ``val``) and ``test``."""
+    """Archives, lists or folders named ``train``, ``validation`` (``val``, ``valid``) and ``test``."""
     if any(split_places(place, suffix) for suffix in (*ARCHIVES, ".csv")):
         return image_source(place)
-    there = {split for name, split in VALUES.items() if place.child(name).kind == "folder"}
+    there = {split for name, split in SPLIT_NAMES.items() if place.child(name).kind == "folder"}
     return ClassFolders(place) if there == set(SPLITS) else None
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 ONE = ""
 """The name of the task of files that name none."""
@@ -30,9 +34,11 @@ class Reader(Protocol):
 
     Attributes:
         place: path or URI, for messages.
+        naming: what names the tasks of several, for messages: the column ``task``, for example.
     """
 
     place: str
+    naming: str
 
     @property
     def tasks(self) -> Mapping[str, GivenExamples]:
@@ -43,6 +49,28 @@ class Reader(Protocol):
         """What the learner takes of them."""
         ...
 
+    def takes(self, path: Path) -> bool:
+        """Whether a file is one of those that are read."""
+        ...
+
     def close(self) -> None:
         """End what was opened."""
         ...
+
+
+def task_name(value: Any) -> str:
+    """A task's name as people write it: 7, where a file's type made 7.0 of it.
+
+    >>> task_name(7.0), task_name("007")
+    ('7', '007')
+    """
+    plain = value.item() if isinstance(value, np.generic) else value
+    return str(int(plain)) if isinstance(plain, float) and plain.is_integer() else str(plain)
+
+
+def same_file(place: str, path: Path) -> bool:
+    """Whether a place is this file, by whatever name."""
+    try:
+        return os.path.samefile(place, path)
+    except (OSError, ValueError):  # one of them is not there, or is a URI
+        return False

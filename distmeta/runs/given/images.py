@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from distmeta.core.quoting import shown
 from distmeta.data.images.files import DataFile, DataPlace, opened
 from distmeta.data.images.sources import SUFFIXES
 from distmeta.errors import DataError
-from distmeta.runs.given.base import ONE, GivenExamples
+from distmeta.runs.given.base import ONE, GivenExamples, same_file
 
 Decode = Callable[[bytes], Tensor]
 """The content of a file to (C, H, W), as in training."""
@@ -38,6 +39,8 @@ class GivenImages:
 
     def __init__(self, place: str, decode: Decode, labelled: bool, several: bool | None = None) -> None:
         self.place, self._decode = place, decode
+        listing = place.lower().endswith(".csv")
+        self.naming = "column 'task'" if listing else "folders of tasks (TASK/CLASS/NAME)"
         self._stack = ExitStack()
         try:
             at = DataPlace.at(place)
@@ -60,6 +63,14 @@ class GivenImages:
                 reason = " ".join(str(error).split())
                 raise DataError(f"{self.place}: {shown(file.path)} cannot be read: {reason}; replace it") from None
         return torch.stack(images)
+
+    def takes(self, path: Path) -> bool:
+        """Whether a file is one of those that are read."""
+        if same_file(self.place, path):
+            return True
+        names = {Path(file.path).name for each in self.tasks.values() for file in each.source}
+        below = Path(self.place).resolve() in path.resolve().parents
+        return below and path.name in names and path.exists()
 
     def close(self) -> None:
         """Close archives."""

@@ -133,7 +133,8 @@ def time_and_faults(run: RunFacts) -> Iterator[PageSection]:
         charts.append(stacked("time by share", found, at, "minutes of training"))
     workers = [(x, float(row["workers"])) for x, row in zip(at, run.metrics, strict=True)]
     charts.append(lines("workers at work", [Line("workers", workers)], "minutes of training", "workers"))
-    rates = _smoothed([(x, float(row["tasks_per_second"])) for x, row in zip(at, run.metrics, strict=True)])
+    told = zip(at, run.metrics, strict=True)
+    rates = _smoothed([(x, float(rate)) for x, row in told if (rate := row["tasks_per_second"]) is not None])
     charts.append(lines("rate", [Line("tasks/s", rates)], "minutes of training", "tasks/s"))
     rows = [["minute", "meta-step", "what happened"], *_faults(run, at)]
     tables = [Rows(rows, "faults", (2,))] if len(rows) > 1 else []
@@ -223,7 +224,7 @@ def _times(run: RunFacts) -> list[float]:
     """Minutes of training at each logged step: steps between two of them are taken to have lasted as long as these."""
     found, before, total = [], 0, 0.0
     for row in run.metrics:
-        total += (row["step"] - before) * float(row["seconds"]) / 60
+        total += (row["step"] - before) * float(row["seconds"] or 0) / 60
         before = row["step"]
         found.append(total)
     return found
@@ -232,7 +233,7 @@ def _times(run: RunFacts) -> list[float]:
 def _faults(run: RunFacts, at: Sequence[float]) -> Iterator[list[str]]:
     before: dict[str, float] = {}
     for minute, row in zip(at, run.metrics, strict=True):
-        now = {key.removeprefix("faults/"): value for key, value in row.items() if key.startswith("faults/")}
+        now = {key.removeprefix("faults/"): value or 0 for key, value in row.items() if key.startswith("faults/")}
         new = {name: value - before.get(name, 0) for name, value in now.items() if name != "shards_duplicated"}
         told = ", ".join(f"{count:g} {name.replace('_', ' ')}" for name, count in new.items() if count > 0)
         if told:
