@@ -12,7 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from distmeta.config.modules import folder_of, importable, is_installed, is_own, keep_importable, lexical, noting, split
+from distmeta.config.modules import (
+    PREFIX,
+    folder_of,
+    importable,
+    is_installed,
+    is_own,
+    keep_importable,
+    lexical,
+    noting,
+    split,
+)
 from distmeta.errors import ConfigError, DistmetaError
 
 _PACKAGE = Path(__file__).absolute().parents[1]
@@ -71,6 +81,12 @@ def find_own(kind: str, key: str, wanted: str) -> Callable[..., Any]:
         ConfigError: it cannot be imported, is missing, or cannot be called.
     """
     module_name, factory_name = split(kind)
+    if not all([*module_name.split("."), *factory_name.split(".")]):
+        name = kind.removeprefix(PREFIX).strip(".:") or "my_module"
+        raise ConfigError(
+            f"{key} = {kind!r} does not name both a module and what to take of it; expected {PREFIX}MODULE.NAME, for "
+            f"example {PREFIX}{name}.my_name, where my_name is {wanted}"
+        )
     try:
         module = importlib.import_module(module_name)
     except DistmetaError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from distmeta.config.splits import SplitFractions, SplitNames
 from distmeta.core.advance import LoggedAdvance
 from distmeta.core.records import Split
 from distmeta.data.splits import split_contents, split_names
-from distmeta.errors import DataError, DistmetaError
+from distmeta.errors import ConfigError, DataError, DistmetaError
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,12 @@ KEYS = ("label", "labels", "target", "targets", "y")
 
 HASHED = 2**30
 """Bytes of a data set in memory up to which its hash is over all of them."""
+
+SPLITS_ARGUMENT = "from_dataset: splits"
+"""What messages call the splits, which no setting says."""
+
+ARGMAX = "from_dataset(..., labels=one_hot.argmax(1))"
+"""How labels are made of one-hot ones."""
 
 Source = Any
 """A data set, or a function without arguments that opens one."""
@@ -107,18 +114,24 @@ class LabelledDataset:
 
     def _open(self) -> OpenedDataset:
         items = self._source
-        if callable(items) and not hasattr(items, "__getitem__"):
+        # A class has the methods of its instances, and no items.
+        if isinstance(items, type) or (callable(items) and not hasattr(items, "__getitem__")):
             items = items()
         if not (hasattr(items, "__getitem__") and hasattr(items, "__len__")):
             raise DataError(
                 f"expected a map-style data set, with len() and items by index, but it is a {type(items).__name__}"
             )
+        if len(items) == 0:
+            raise DataError("the data set has no items; expected some of each class")
         labels = _checked(self._given(items), len(items))
         values, of_item, counts = np.unique(labels, return_inverse=True, return_counts=True)
         names = _names(items, values)
         order = np.argsort(of_item, kind="stable").astype(np.int64)
         rows = tuple(np.split(order, np.cumsum(counts)[:-1]))
-        splits = split_names(names, self._splits, "the data set")
+        try:
+            splits = split_names(names, self._splits, "the data set")
+        except (ConfigError, DataError) as error:  # no setting says it, but the argument of from_dataset
+            raise type(error)(str(error).replace("tasks.splits", SPLITS_ARGUMENT)) from None
         return OpenedDataset(items, names, rows, counts.astype(np.int64), splits, self._digest(items, labels))
 
     def _given(self, items: Any) -> Any:
@@ -160,15 +173,30 @@ def _read_through(items: Any) -> list[Any]:
                 f"item {index} of the data set has no label: expected (inputs, label), or a mapping with "
                 f"{', '.join(KEYS)}; or name them all: from_dataset(..., labels=...)"
             )
-        labels.append(found[0].item() if hasattr(found[0], "item") else found[0])
+        labels.append(_label(found[0], index))
         advance(index + 1, len(items))
     return labels
+
+
+def _label(label: Any, index: int) -> Any:
+    """An item's label, of one number or name."""
+    shape = tuple(getattr(label, "shape", (len(label),) if isinstance(label, list | tuple) else ()))
+    if math.prod(shape) != 1 or len(shape) > 1:
+        raise DataError(
+            f"the label of item {index} of the data set has the shape {shape}: expected one whole number or name; of "
+            f"one-hot labels give the place of the 1: {ARGMAX}"
+        )
+    label = label[0] if isinstance(label, list | tuple) else label
+    return label.item() if hasattr(label, "item") else label
 
 
 def _checked(labels: Any, count: int) -> NDArray[Any]:
     """One label an item: whole numbers or text."""
     if hasattr(labels, "detach"):
         labels = labels.detach().cpu().numpy()
+    if isinstance(labels, np.ma.MaskedArray) and np.ma.is_masked(labels):
+        at = int(np.flatnonzero(np.ma.getmaskarray(labels))[0])
+        raise DataError(f"the labels of the data set are masked, the first at {at}; expected one for each item")
     try:
         array = np.asarray(labels)
     except ValueError:
@@ -176,12 +204,10 @@ def _checked(labels: Any, count: int) -> NDArray[Any]:
     if array.dtype.kind not in "iubU" or array.ndim != 1:
         raise DataError(
             f"the labels of the data set are {array.dtype} of shape {array.shape}: expected one whole number or name "
-            "an item, (N,)"
+            f"an item, (N,){'; of one-hot labels give the places of the 1: ' + ARGMAX if array.ndim == 2 else ''}"
         )
     if len(array) != count:
         raise DataError(f"the data set has {count:,} items and {len(array):,} labels; give one for each")
-    if count == 0:
-        raise DataError("the data set has no items")
     return array.astype(np.int64) if array.dtype.kind == "b" else array
 
 

@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +20,35 @@ from distmeta.core.hashing import sha256
 from distmeta.core.quoting import shown
 from distmeta.core.records import SPLITS
 from distmeta.data.splits import column_splits
+from distmeta.data.table_columns import feature_columns
+from distmeta.data.table_order import ordered
 from distmeta.data.table_source import (
+    TableFile,
     TableReader,
     TableSource,
     ValuePlace,
     find_table,
-    is_number,
-    is_numeral,
-    is_text,
     numbers,
-    ordered,
     texts,
 )
 from distmeta.data.table_store import (
     TABLE_SUFFIX,
     TABLE_VERSION,
-    Feature,
     TableColumns,
     TableStore,
     write_table_store,
 )
-from distmeta.errors import ConfigError, DataError
+from distmeta.data.table_types import is_numeral
+from distmeta.errors import DataError
 from distmeta.storage.cache import build_once, cache_for, written_whole
 
 log = logging.getLogger(__name__)
 
 SORTED_NUMBERS = 2**23
 """Numbers, about, of the rows whose order within their tasks is found together."""
+
+BUILD_VERSION = 2
+"""Of how rows are read and put in order: stores that were built otherwise are built anew."""
 
 
 def build_table(source: TableSource, columns: TableColumns, path: Path) -> None:
@@ -108,70 +109,19 @@ class _Build:
         target = columns.target if columns.classes else ()
         self._texts = [columns.task, *split, *target, *columns.categories]
         self._tasks = NameCodes()
-        self._features = self._resolve(self._reader(source.files[0]))
+        self._readers = [self._reader(file) for file in source.files]
+        self._features = feature_columns(self._readers, columns)
         self._widths: dict[str, int] = {}
         self._categories = {each.name: NameCodes() for each in self._features if each.width == 0}
         self._labels = NameCodes()
         self._odd: dict[str, tuple[ValuePlace, int, str]] = {}  # of columns of text, the first value that is no number
 
-    # Columns ------------------------------------------------------------------------------------------------------
-
-    def _reader(self, file: Any) -> TableReader:
-        reader = TableReader(self._source, file, self._texts)
+    def _reader(self, file: TableFile) -> TableReader:
         columns = self._columns
+        reader = TableReader(self._source, file, self._texts, () if columns.order is None else (columns.order,))
         roles = [columns.task, *columns.target, columns.split, columns.order]
         reader.check([name for name in roles if name is not None])
         return reader
-
-    def _resolve(self, reader: TableReader) -> list[Feature]:
-        """The feature columns: which of them are numbers and which are categories, by the first file."""
-        columns = self._columns
-        taken = {columns.task, *columns.target, columns.split, columns.order}
-        if columns.features is None:
-            names = [name for name in reader.types if name not in taken]
-        else:
-            found: dict[str, None] = {}
-            for pattern in columns.features:
-                if pattern in (columns.task, *columns.target):
-                    raise ConfigError(
-                        f"tasks.features names {shown(pattern)}, which is the task or the target; leave it out"
-                    )
-                matching = [name for name in reader.types if name == pattern or fnmatchcase(name, pattern)]
-                if not matching:
-                    reader.check([pattern])
-                found |= dict.fromkeys(matching)
-            names = [name for name in found if name not in {columns.task, *columns.target}]
-        reader.check(columns.categories)
-        if not names:
-            raise ConfigError(f"tasks.features: {reader.file.name} has no other columns; name at least one feature")
-        return [self._feature(reader, name) for name in names]
-
-    def _feature(self, reader: TableReader, name: str) -> Feature:
-        import pyarrow as pa
-
-        kind = reader.types[name]
-        if is_text(kind) or name in self._columns.categories:
-            return Feature(name, 0)
-        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        if pa.types.is_null(kind) or is_number(kind) or (lists and is_number(kind.value_type)):
-            return Feature(name, -1)  # until the first row says how many numbers it has
-        raise DataError(
-            f"{reader.file.name}, column {shown(name)}: {kind} is no feature; expected numbers, text, or lists of "
-            "numbers: convert it, or leave it out of tasks.features"
-        )
-
-    def _check_same(self, reader: TableReader) -> None:
-        """Refuse a file of another schema than the first one."""
-        reader.check([each.name for each in self._features])
-        for feature in self._features:
-            other = self._feature(reader, feature.name)
-            if (other.width == 0) != (feature.width == 0):
-                first = self._source.files[0].name
-                words = "text" if other.width == 0 else "numbers"
-                raise DataError(
-                    f"{reader.file.name}, column {shown(feature.name)}: it holds {words}, and "
-                    f"{'numbers' if words == 'text' else 'text'} in {first}; expected one schema in all files"
-                )
 
     # First pass ---------------------------------------------------------------------------------------------------
 
@@ -182,9 +132,8 @@ class _Build:
         counts = np.zeros(0, np.int64)
         rows, advance = 0, LoggedAdvance(log, f"counting the tasks of {self._source.place}", "rows")
         with (self._folder / "tasks").open("wb") as out:
-            for file in self._source.files:
-                reader = self._reader(file)
-                self._check_same(reader)
+            for reader in self._readers:
+                file = reader.file
                 for first, batch in reader.batches(asked):
                     indices, names = texts(batch.column(0), ValuePlace(file.name, columns.task, first))
                     numbered = self._tasks.add(names)[indices]
@@ -224,8 +173,8 @@ class _Build:
         cursor = np.cumsum(self._counts) - self._counts
         self._arrays: dict[str, np.memmap[Any, Any]] = {}
         done, advance = 0, LoggedAdvance(log, f"reading {self._source.place}", "rows")
-        for file in self._source.files:
-            for first, batch in self._reader(file).batches(list(dict.fromkeys(asked))):
+        for reader in self._readers:
+            for first, batch in reader.batches(list(dict.fromkeys(asked))):
                 task = self._rank[coded[done : done + batch.num_rows]]
                 order = np.argsort(task, kind="stable")
                 tasks, starts, more = np.unique(task[order], return_index=True, return_counts=True)
@@ -233,7 +182,7 @@ class _Build:
                 places = np.empty(len(order), np.int64)
                 places[order] = np.repeat(cursor[tasks], more) + within
                 cursor[tasks] += more
-                for name, values in self._values(batch, file.name, first).items():
+                for name, values in self._values(batch, reader.file.name, first).items():
                     self._array(name, values)[places] = values
                 done += batch.num_rows
                 advance(done, len(coded))
@@ -266,7 +215,8 @@ class _Build:
                 self._check_width(name, values, ValuePlace(file, name, first))
             found["y"] = np.concatenate(given, 1)
         if columns.order is not None:
-            found["order"] = ordered(batch.column(columns.order), ValuePlace(file, columns.order, first))[:, None]
+            place, spelled = ValuePlace(file, columns.order, first), self._source.format == "csv"
+            found["order"] = ordered(batch.column(columns.order), place, spelled=spelled)[:, None]
         return found
 
     def _check_width(self, name: str, values: NDArray[Any], place: ValuePlace) -> None:
@@ -321,7 +271,8 @@ class _Build:
                 self._arrays["y"][rows] = ranks[self._arrays["y"][rows]]
             keys = []
             if self._columns.order is not None:
-                keys.append(self._arrays["order"][rows, 0])
+                order = self._arrays["order"][rows, 0]
+                keys += [order["rest"], order["whole"]]
             if self._columns.by_class:
                 keys.append(self._arrays["y"][rows, 0])
             if keys:
@@ -368,6 +319,6 @@ def open_table(place: str, columns: TableColumns) -> TableStore:
     if place.endswith(TABLE_SUFFIX):
         return TableStore.open(Path(place))
     source = find_table(place)
-    asked = json.dumps([TABLE_VERSION, source.version, asdict(columns)])
+    asked = json.dumps([TABLE_VERSION, BUILD_VERSION, source.version, asdict(columns)])
     name = f"{sha256(asked.encode(errors='surrogatepass'))[:16]}{TABLE_SUFFIX}"
     return TableStore.open(build_once(cache_for(name) / name, lambda path: build_table(source, columns, path)))

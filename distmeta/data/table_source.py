@@ -15,6 +15,8 @@ from distmeta.config.problems import suggest
 from distmeta.core.hashing import sha256
 from distmeta.core.quoting import shown
 from distmeta.core.secrets import mask
+from distmeta.data.table_open import NOT_UTF8, open_dataset, reason, twice_in_parquet, two_columns
+from distmeta.data.table_types import is_list, is_number, is_numeral, is_text
 from distmeta.errors import DataError, StorageError
 
 TABLE_FORMATS = {
@@ -99,7 +101,7 @@ def find_table(place: str, setting: str = "tasks.path", formats: Mapping[str, st
     except StorageError as error:  # with its own advice
         raise DataError(str(error)) from None
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise DataError(f"{setting} = {place}: cannot be read ({_line(error)})") from None
+        raise DataError(f"{setting} = {place}: cannot be read ({reason(error)})") from None
     found = [
         each
         for each in infos
@@ -133,10 +135,6 @@ def _format(path: str, formats: Mapping[str, str]) -> str | None:
     return next((kind for ending, kind in formats.items() if name.endswith(ending)), None)
 
 
-def _line(error: Exception) -> str:
-    return shown(" ".join(str(error).split()) or type(error).__name__)[1:-1].rstrip(".")
-
-
 class TableReader:
     """Reads the batches of one file.
 
@@ -144,6 +142,7 @@ class TableReader:
         source: the table.
         file: one of its files.
         texts: columns that are text, whatever a CSV file's values look like: task names such as ``007``.
+        spelled: columns of which a CSV file's numbers are kept as text, every digit of them.
 
     Attributes:
         file: the same.
@@ -153,32 +152,46 @@ class TableReader:
         DataError: the file is empty, damaged or no table, or has a column twice.
     """
 
-    def __init__(self, source: TableSource, file: TableFile, texts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, source: TableSource, file: TableFile, texts: Sequence[str] = (), spelled: Sequence[str] = ()
+    ) -> None:
         import pyarrow as pa
 
         self.file = file
         self._source, self._texts = source, texts
         try:
-            self._dataset = _open(source, file, texts)
+            self._dataset = open_dataset(source.filesystem, file.path, source.format, texts, spelled)
             schema = self._dataset.schema
+            names: list[str] = schema.names
         except (OSError, pa.ArrowException, ValueError) as error:
-            reason = "it is empty" if "empty" in str(error).lower() else _line(error)
-            raise DataError(f"{file.name} cannot be read as a {source.format} file: {reason}") from None
-        twice = [name for at, name in enumerate(schema.names) if name in schema.names[:at]]
-        if twice:
-            raise DataError(f"{file.name} has two columns of the name {shown(twice[0])}; rename one of them")
-        self.types: dict[str, Any] = dict(zip(schema.names, schema.types, strict=True))
+            twice = twice_in_parquet(source.filesystem, file.path) if source.format == "parquet" else None
+            said = reason(error) if twice is None else two_columns(twice)
+            raise DataError(f"{file.name} cannot be read as a {source.format} file: {said}") from None
+        for at, name in enumerate(names):
+            if name in names[:at]:
+                raise DataError(f"{file.name} cannot be read as a {source.format} file: {two_columns(name)}")
+        self.types: dict[str, Any] = dict(zip(names, schema.types, strict=True))
 
     def check(self, columns: Sequence[str]) -> None:
         """Refuse a file that lacks one of these columns."""
         for name in columns:
             if name not in self.types:
                 raise DataError(f"{self.file.name} has no column {shown(name)}{suggest(name, self.types)}")
+            self._check_text(name)
+
+    def _check_text(self, name: str) -> None:
+        """Refuse a column of a CSV file whose text is of another encoding, which pyarrow takes for bytes."""
+        import pyarrow as pa
+
+        if self._source.format == "csv" and pa.types.is_binary(self.types[name]):
+            raise DataError(f"{self.file.name}, column {shown(name)}, is {NOT_UTF8}")
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """The number of the first row, from 1, of every batch, and its ``pyarrow.RecordBatch``."""
         import pyarrow as pa
 
+        for name in columns:
+            self._check_text(name)
         first = 1
         scanner = self._dataset.scanner(
             columns=list(columns), batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1, use_threads=False
@@ -190,7 +203,8 @@ class TableReader:
                     first += batch.num_rows
         except (OSError, pa.ArrowException, ValueError) as error:
             self._refuse_text(error)
-            raise DataError(f"{self.file.name} cannot be read after row {first - 1:,}: {_line(error)}") from None
+            said = reason(error, list(self.types))
+            raise DataError(f"{self.file.name} cannot be read after row {first - 1:,}: {said}") from None
 
     def _refuse_text(self, error: Exception) -> None:
         """Where a CSV column of numbers turns out to hold text, name the row, which the reader's error does not."""
@@ -204,26 +218,6 @@ class TableReader:
                     ValuePlace(self.file.name, column, first).refuse(
                         at, f"{shown(value)} is text, where numbers are wanted"
                     )
-
-
-def _open(source: TableSource, file: TableFile, texts: Sequence[str]) -> Any:
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.dataset as ds
-
-    if source.format == "parquet":
-        return ds.dataset([file.path], filesystem=source.filesystem, format="parquet")
-    parse = pyarrow.csv.ParseOptions(delimiter="\t" if ".tsv" in file.path.lower() else ",")
-
-    def dataset(types: dict[str, Any]) -> Any:
-        convert = pyarrow.csv.ConvertOptions(column_types=types)
-        csv = ds.CsvFileFormat(parse_options=parse, convert_options=convert)
-        return ds.dataset([file.path], filesystem=source.filesystem, format=csv)
-
-    known = {name: pa.string() for name in texts}
-    # Types come from a file's first block, where a column of numbers with a fraction may still look like whole ones.
-    whole = {field.name: pa.float64() for field in dataset(known).schema if pa.types.is_integer(field.type)}
-    return dataset({**whole, **known})
 
 
 @dataclass(frozen=True)
@@ -255,10 +249,14 @@ def numbers(array: Any, place: ValuePlace) -> NDArray[np.float64]:
     import pyarrow.compute
 
     width = 1
-    _no_null(array, place, "there is no value")
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        lengths = _numpy(pyarrow.compute.list_value_length(array).cast(pa.int64()))
+    refuse_nulls(array, place)
+    if is_list(array.type):
+        lengths = to_numpy(pyarrow.compute.list_value_length(array).cast(pa.int64()))
         width = int(lengths[0])
+        if not lengths.all():
+            place.refuse(
+                np.flatnonzero(lengths == 0)[0], "an empty list; expected a number or more, as many in each row"
+            )
         if (lengths != width).any():
             at = np.flatnonzero(lengths != width)[0]
             place.refuse(
@@ -266,14 +264,14 @@ def numbers(array: Any, place: ValuePlace) -> NDArray[np.float64]:
             )
         array = array.flatten()
         if array.null_count:
-            place.refuse(_first(array.is_null()) // max(width, 1), "there is a gap in the list")
+            place.refuse(_first(array.is_null()) // width, "there is a gap in the list")
     if not is_number(array.type):
         kind = "text" if is_text(array.type) else str(array.type)
         values = array.to_pylist()
         at = next((at for at, value in enumerate(values) if not is_numeral(str(value))), 0)
         place.refuse(at, f"{shown(values[at])} is {kind}, where numbers are wanted")
     plain = array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array
-    values = _numpy(plain.cast(pa.float64(), safe=False)).reshape(-1, width)
+    values = to_numpy(plain.cast(pa.float64(), safe=False)).reshape(-1, width)
     finite = np.isfinite(values)
     if not finite.all():
         at, inner = np.argwhere(~finite)[0]
@@ -291,73 +289,28 @@ def texts(array: Any, place: ValuePlace) -> tuple[NDArray[np.int64], list[str]]:
 
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    _no_null(array, place, "there is no value")
+    refuse_nulls(array, place)
     if not (is_text(array.type) or pa.types.is_integer(array.type) or pa.types.is_boolean(array.type)):
         place.refuse(0, f"{shown(array[0].as_py())} is {array.type}, where text or whole numbers are wanted")
     encoded = array.cast(pa.string()).dictionary_encode()
     names = encoded.dictionary.to_pylist()
-    indices = _numpy(encoded.indices).astype(np.int64)
+    indices = to_numpy(encoded.indices).astype(np.int64)
     if "" in names:
         place.refuse(np.flatnonzero(indices == names.index(""))[0], "there is no value")
     return indices, names
 
 
-def ordered(array: Any, place: ValuePlace) -> NDArray[np.float64]:
-    """(N,) numbers in the order of a column of numbers, dates or times.
-
-    Raises:
-        DataError: naming the row without a value, or of text.
-    """
-    import pyarrow as pa
-
-    _no_null(array, place, "there is no value")
-    if pa.types.is_date(array.type) or pa.types.is_timestamp(array.type):
-        array = array.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-    elif pa.types.is_time(array.type) or pa.types.is_duration(array.type):
-        array = array.cast(pa.int64() if array.type.bit_width == 64 else pa.int32())
-    return numbers(array, place)[:, 0]
-
-
-def is_number(kind: Any) -> bool:
-    """Whether a column's type is of numbers, truth values included."""
-    import pyarrow as pa
-
-    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
-    return any(check(kind) for check in checks)
-
-
-def is_numeral(text: str) -> bool:
-    """Whether a text is a number.
-
-    >>> is_numeral("1.5e3"), is_numeral("n/k")
-    (True, False)
-    """
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def is_text(kind: Any) -> bool:
-    """Whether a column's type is text, or a dictionary of it."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _no_null(array: Any, place: ValuePlace, problem: str) -> None:
+def refuse_nulls(array: Any, place: ValuePlace, problem: str = "there is no value") -> None:
+    """Refuse a column with a row that has none."""
     if array.null_count:
         place.refuse(_first(array.is_null()), problem)
 
 
 def _first(mask: Any) -> int:
-    return int(np.flatnonzero(_numpy(mask.cast("uint8")))[0])
+    return int(np.flatnonzero(to_numpy(mask.cast("uint8")))[0])
 
 
-def _numpy(array: Any) -> NDArray[Any]:
+def to_numpy(array: Any) -> NDArray[Any]:
     """By DLPack: pyarrow's own conversions import pandas."""
     found: NDArray[Any] = np.from_dlpack(array)
     return found

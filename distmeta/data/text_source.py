@@ -13,7 +13,9 @@ from distmeta.core.advance import LoggedAdvance
 from distmeta.core.quoting import shown
 from distmeta.core.records import Split
 from distmeta.data.splits import column_splits
+from distmeta.data.table_open import open_dataset, reason, twice_in_parquet, two_columns
 from distmeta.data.table_source import TABLE_FORMATS, TableSource, find_table
+from distmeta.data.table_types import is_text
 from distmeta.errors import DataError
 
 if TYPE_CHECKING:
@@ -108,10 +110,12 @@ class TextTable:
 
     def _rows_of(self, source: TableSource, path: str) -> Iterator[TextRows]:
         import pyarrow as pa
-        import pyarrow.dataset as ds
 
+        names: list[str] = []
         try:
-            dataset = ds.dataset(path, format=self._reader(source.format, path), filesystem=source.filesystem)
+            # Columns of a CSV file are text, whatever they look like.
+            dataset = open_dataset(source.filesystem, path, source.format, [*self._columns.values()])
+            names = dataset.schema.names
             self._check(dataset.schema, path)
             # One piece after the other: their order is that of the file, and few lie in memory.
             scanner = dataset.scanner(columns=[*dict.fromkeys(self._columns.values())], batch_size=_ROWS)
@@ -123,22 +127,8 @@ class TextTable:
                 yield TextRows(path, first, *values)  # type: ignore[arg-type]
                 first += batch.num_rows
         except (OSError, pa.ArrowException, ValueError) as error:
-            raise _unreadable(path, error) from None
-
-    def _reader(self, kind: str, path: str) -> Any:
-        """How pyarrow reads the file: columns of a CSV file are text, whatever they look like."""
-        import pyarrow as pa
-        import pyarrow.csv
-        import pyarrow.dataset as ds
-
-        if kind != "csv":
-            return kind
-        types = {name: pa.string() for name in self._columns.values()}
-        delimiter = "\t" if ".tsv" in path.lower() else ","
-        return ds.CsvFileFormat(
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=types),
-        )
+            twice = twice_in_parquet(source.filesystem, path) if source.format == "parquet" and not names else None
+            raise _unreadable(path, reason(error, names) if twice is None else two_columns(twice)) from None
 
     def _check(self, schema: Any, path: str) -> None:
         """The columns are there, and hold text; labels and the like may be whole numbers as well."""
@@ -153,7 +143,7 @@ class TextTable:
             kind = schema.field(name).type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
             whole = setting != "text" and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
-            if not (whole or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+            if not (whole or is_text(kind) or pa.types.is_null(kind)):
                 raise DataError(
                     f"{shown(path)[1:-1]}: the column {shown(name)} (tasks.{setting}) holds {kind} values; expected "
                     "text"
@@ -255,9 +245,8 @@ def _strings(column: Any) -> list[Any]:
     return plain.cast(pa.large_string()).to_pylist()  # type: ignore[no-any-return]
 
 
-def _unreadable(place: str, error: Exception) -> DataError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def _unreadable(place: str, why: str) -> DataError:
     return DataError(
-        f"cannot read {shown(place)} as a table of texts ({shown(reason)[1:-1]}); expected CSV with a header, Parquet, "
-        "or JSON with an object a line, in UTF-8"
+        f"cannot read {shown(place)} as a table of texts: {why} (expected CSV with a header, Parquet, or JSON with an "
+        "object a line, in UTF-8)"
     )

@@ -25,6 +25,11 @@ _HINTS: tuple[tuple[str, str], ...] = (
         "the network leaves torch for NumPy, through which there is no derivative; compute with torch's functions",
     ),
     (
+        r"got (Long|Int|Short|Byte|Char|Bool) and Float",
+        "the examples are whole numbers, and the network computes with floating-point ones: let tasks give x as "
+        "floating-point numbers (x.astype(np.float32)); whole numbers for a network that takes them go by name",
+    ),
+    (
         r"must have the same dtype|expected scalar type|same dtype|expected .* dtype|[Dd]ata ?type",
         "parameters and examples are float32 here: let forward convert nothing to a fixed type (.double(), .half(), "
         "torch.float64), or convert back what it has converted",
@@ -58,6 +63,8 @@ def hint(error: BaseException) -> str:
 
     >>> hint(RuntimeError("mat1 and mat2 must have the same dtype, but got Double and Float"))[:48]
     'parameters and examples are float32 here: let fo'
+    >>> hint(RuntimeError("mat1 and mat2 must have the same dtype, but got Long and Float"))[:30]
+    'the examples are whole numbers'
     >>> hint(RuntimeError("no such thing"))
     ''
     """

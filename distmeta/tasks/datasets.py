@@ -14,7 +14,7 @@ from distmeta.config.sections import TaskOptions
 from distmeta.config.splits import SplitColumn, Splits
 from distmeta.core.quoting import shown
 from distmeta.core.records import Split
-from distmeta.data.labelled import LabelledDataset, OpenedDataset, Source
+from distmeta.data.labelled import SPLITS_ARGUMENT, LabelledDataset, OpenedDataset, Source
 from distmeta.errors import ConfigError, DataError
 from distmeta.tasks.base import Episode
 from distmeta.tasks.drawing import check_episode, draw_examples
@@ -45,7 +45,10 @@ class DatasetFamily(OneByOneFamily):
             raise type(error)(f"tasks.kind = {shown(options.kind)}: {error}") from error
         for split, episode in episodes.items():
             names = [opened.classes[each] for each in opened.splits[split].tolist()]
-            check_episode(split, episode, opened.counts[opened.splits[split]], names, "items")
+            try:
+                check_episode(split, episode, opened.counts[opened.splits[split]], names, "items")
+            except ConfigError as error:  # no setting says the splits
+                raise ConfigError(str(error).replace("tasks.splits", SPLITS_ARGUMENT)) from None
 
         def make(split: Split, task: int) -> Any:
             try:

@@ -203,6 +203,8 @@ def numbers(value: Any) -> NDArray[Any]:
     """
     if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
         value = _of_tensor(value)
+    elif isinstance(value, np.ma.MaskedArray):
+        value = unmasked(value)
     elif not isinstance(value, np.ndarray):
         raise ValueError(f"is {_described(value)}; expected an array of NumPy or a tensor of torch")
     kind = value.dtype.kind
@@ -217,6 +219,21 @@ def numbers(value: Any) -> NDArray[Any]:
     if kind == "u" and value.size and int(value.max()) >= 2**63:
         raise ValueError(f"holds {int(value.max())}, which is more than int64 can hold")
     return np.array(value, dtype=np.int64, order="C")
+
+
+def unmasked(value: np.ma.MaskedArray[Any, Any]) -> NDArray[Any]:
+    """The numbers of a masked array of NumPy, of which nothing is masked: what stands under a mask is no number.
+
+    Raises:
+        ValueError: something is masked.
+    """
+    masked = np.argwhere(np.ma.getmaskarray(value))
+    if len(masked):
+        raise ValueError(
+            f"is a masked array, of which {len(masked):,} of {value.size:,} values are masked, the first at "
+            f"{masked[0].tolist()}; fill them in (.filled(...)), or leave such examples out"
+        )
+    return np.asarray(value.data)
 
 
 def _of_tensor(value: Any) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from distmeta.config.sections import TaskOptions
 from distmeta.config.splits import SplitColumn
 from distmeta.core.philox import Purpose, distinct, words
+from distmeta.core.quoting import shown
 from distmeta.core.records import SPLITS, Inputs, Split, TaskBatch, TensorSpec
 from distmeta.data.splits import moved_splits, split_contents, split_files, split_names
 from distmeta.data.table_build import open_table
@@ -26,6 +27,7 @@ from distmeta.tasks.base import Episode, TaskFamily, TaskSpec
 from distmeta.tasks.options.table import TableOptions
 from distmeta.tasks.table_fit import FittedTable, class_indices, fit_table, indices
 from distmeta.tasks.table_groups import check_ways, usable_groups
+from distmeta.tasks.table_scale import scaled
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +160,11 @@ class Table(TaskFamily):
             return None  # no numbers: refused where targets are checked
         if y.shape[-1:] != (len(fitted.mean),):
             return None  # likewise
-        return ((y - y.new_tensor(fitted.mean)) / y.new_tensor(fitted.scale)).float()
+        found = ((y - y.new_tensor(fitted.mean)) / y.new_tensor(fitted.scale)).float()
+        large = y[~found.isfinite() & y.isfinite()]
+        if len(large):
+            raise ConfigError(f"y_support has {large[0]:g}, which is too large for float32 by the scale of training")
+        return found
 
     @classmethod
     def decode(cls, options: TaskOptions, outputs: torch.Tensor) -> torch.Tensor:
@@ -257,10 +263,16 @@ class Table(TaskFamily):
         rows = drawn.reshape(len(drawn), -1)
         codes: NDArray[Any] = store.codes[rows]
         known = [of[codes[..., column]] for column, of in enumerate(self._codes)]
-        x = fitted.encode(store.numbers[rows], np.stack(known, -1) if known else codes)
+
+        def where(at: tuple[int, ...]) -> str:
+            task = int(np.searchsorted(np.cumsum(store.counts), rows[at[:2]], side="right"))
+            return f"{self._options.path}, task {shown(store.names[task])}"
+
+        x = fitted.encode(store.numbers[rows], np.stack(known, -1) if known else codes, where)
         if not store.labels:
-            y = (store.y[rows] - np.array(fitted.mean)) / np.array(fitted.scale)
-            targets = torch.from_numpy(y.astype(np.float32))
+            mean, scale = np.array(fitted.mean), np.array(fitted.scale)
+            y = scaled(store.y[rows], mean, scale, lambda at: f"{where(at)}, target {at[-1] + 1}")
+            targets = torch.from_numpy(y)
         elif self._labels is not None:
             targets = torch.from_numpy(self._labels[store.y[rows]])
         else:

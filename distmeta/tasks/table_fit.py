@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distmeta.core.quoting import shown
-from distmeta.data.table_source import is_numeral
 from distmeta.data.table_store import TableStore
+from distmeta.data.table_types import is_numeral
 from distmeta.errors import ConfigError, DataError
 from distmeta.tasks.options.table import TableOptions
+from distmeta.tasks.reading import unmasked
+from distmeta.tasks.table_scale import ColumnExtremes, ColumnMoments, scaled
 
 
 class FittedColumn(BaseModel):
@@ -73,20 +75,27 @@ class FittedTable(BaseModel):
         """Numbers that the network gets of a row."""
         return sum(each.width for each in self.columns)
 
-    def encode(self, wide: NDArray[np.float64], codes: NDArray[Any]) -> NDArray[np.float32]:
+    def encode(
+        self, wide: NDArray[np.float64], codes: NDArray[Any], where: Callable[[tuple[int, ...]], str]
+    ) -> NDArray[np.float32]:
         """Rows as the network gets them: standardised numbers, then categories one-hot.
 
         Args:
             wide: (..., F) numbers.
             codes: (..., C) an index into the categories of each column; negative for one that no training task has,
                 which becomes zeros.
+            where: what messages call the row at a place (...).
+
+        Raises:
+            DataError: a number is too large for float32.
         """
         found = np.zeros((*wide.shape[:-1], self.width), np.float32)
         plain = [each for each in self.columns if each.categories is None]
         mean = np.array([value for each in plain for value in each.mean])
         scale = np.array([value for each in plain for value in each.scale])
         start = wide.shape[-1]
-        found[..., :start] = (wide - mean) / scale
+        names = [each.name for each in plain for _ in each.mean]
+        found[..., :start] = scaled(wide, mean, scale, lambda at: f"{where(at[:-1])}, column {shown(names[at[-1]])}")
         for at, column in enumerate(each for each in self.columns if each.categories is not None):
             found[..., start : start + column.width] = codes[..., at, None] == np.arange(column.width)
             start += column.width
@@ -101,8 +110,18 @@ class FittedTable(BaseModel):
             name: what it is, for messages.
 
         Raises:
-            ConfigError: a column is missing, of another length, or not numbers where these are wanted.
+            ConfigError: a column is missing, of another length, or not numbers (of float32) where these are wanted.
         """
+
+        def where(at: tuple[int, ...]) -> str:
+            return f"{name}, row {at[0] + 1:,}"
+
+        try:
+            return self._rows(values, name, where)
+        except DataError as error:
+            raise ConfigError(str(error)) from None
+
+    def _rows(self, values: Any, name: str, where: Callable[[tuple[int, ...]], str]) -> NDArray[np.float32]:
         plain = [each for each in self.columns if each.categories is None]
         coded = [each for each in self.columns if each.categories is not None]
         names = getattr(values, "column_names", None) or (list(values.keys()) if hasattr(values, "keys") else None)
@@ -119,7 +138,7 @@ class FittedTable(BaseModel):
                     f"{name}: expected the shape (N, {width}), a column for each of "
                     f"{', '.join(each.name for each in plain)}, got {wide.shape}"
                 )
-            return self.encode(wide, np.zeros((len(wide), 0), np.int64))
+            return self.encode(wide, np.zeros((len(wide), 0), np.int64), where)
         missing = [each.name for each in self.columns if each.name not in names]
         if missing:
             raise ConfigError(
@@ -135,9 +154,9 @@ class FittedTable(BaseModel):
         codes = [_codes(_column(values, each.name), each.categories or [], f"{name}[{each.name!r}]") for each in coded]
         if len({len(each) for each in [*parts, *codes]}) > 1:
             raise ConfigError(f"{name}: columns are of different lengths; give each the same number of rows")
-        rows = len([*parts, *codes][0])
-        wide = np.concatenate(parts, 1) if parts else np.zeros((rows, 0))
-        return self.encode(wide, np.stack(codes, 1) if codes else np.zeros((rows, 0), np.int64))
+        count = len([*parts, *codes][0])
+        wide = np.concatenate(parts, 1) if parts else np.zeros((count, 0))
+        return self.encode(wide, np.stack(codes, 1) if codes else np.zeros((count, 0), np.int64), where)
 
 
 def fit_table(store: TableStore, train: NDArray[np.int64], options: TableOptions, standardised: bool) -> FittedTable:
@@ -150,33 +169,43 @@ def fit_table(store: TableStore, train: NDArray[np.int64], options: TableOptions
         standardised: whether the targets are numbers to be standardised.
 
     Raises:
-        DataError: classes that all tasks share are fewer than two.
+        DataError: classes that all tasks share are fewer than two; numbers are too large.
     """
     mask = np.zeros(len(store.counts), bool)
     mask[train] = True
-    features, targets = _Moments(store.numbers.shape[1]), _Moments(store.y.shape[1] if store.y.ndim > 1 else 0)
+    features, targets = (
+        ColumnMoments(store.numbers.shape[1]),
+        ColumnMoments(store.y.shape[1] if store.y.ndim > 1 else 0),
+    )
+    # Of all rows: what overflows in a task for validation or test is better known before the training than after it.
+    ranges = [ColumnExtremes(), *([] if store.labels else [ColumnExtremes()])]
     seen = [np.zeros(len(names), bool) for names in store.categories]
     labels = np.zeros(len(store.labels), bool)
     for rows, tasks in store.blocks():
         chosen = mask[tasks]
         features.add(store.numbers[rows][chosen])
+        for extremes, values in zip(ranges, (store.numbers, store.y), strict=False):
+            extremes.add(values[rows], rows.start)
         for at, known in enumerate(seen):
             known[store.codes[rows, at][chosen]] = True
         if store.labels:
             labels[store.y[rows][chosen]] = True
         elif standardised:
             targets.add(store.y[rows][chosen])
-    features.check([each.name for each in store.features for _ in range(each.width)])
-    targets.check([options.target[0]] * store.y[:1].size)
+    names = [each.name for each in store.features for _ in range(each.width)]
+    if options.standardise:
+        features.check(names)
+    targets.check(_target_names(store, options))
     mean, scale = features.standard() if options.standardise else features.none()
+    ranges[0].check(store, mean, scale, names)
     columns, start = [], 0
     for each in (feature for feature in store.features if feature.width):
         part = slice(start, start + each.width)
         columns.append(FittedColumn(name=each.name, mean=mean[part], scale=scale[part]))
         start += each.width
-    names = [feature.name for feature in store.features if not feature.width]
-    for name, values, known in zip(names, store.categories, seen, strict=True):
-        kept = [value for value, here in zip(values, known, strict=True) if here]
+    coded = [feature.name for feature in store.features if not feature.width]
+    for name, known_values, known in zip(coded, store.categories, seen, strict=True):
+        kept = [value for value, here in zip(known_values, known, strict=True) if here]
         columns.append(FittedColumn(name=name, categories=kept))
     classes = None
     if store.labels and options.classes == "all":
@@ -187,44 +216,15 @@ def fit_table(store: TableStore, train: NDArray[np.int64], options: TableOptions
                 "two or more"
             )
     mean, scale = targets.standard() if standardised and options.standardise else targets.none()
+    if not store.labels:
+        ranges[1].check(store, mean, scale, _target_names(store, options))
     return FittedTable(columns=columns, target=list(options.target), mean=mean, scale=scale, classes=classes)
 
 
-class _Moments:
-    """Mean and variance of columns, block by block (Chan, Golub, LeVeque 1979)."""
-
-    def __init__(self, width: int) -> None:
-        self._count = 0
-        self._mean, self._squares = np.zeros(width), np.zeros(width)
-
-    def add(self, values: NDArray[np.float64]) -> None:
-        """A block of rows (N, width)."""
-        count = len(values)
-        if not count:
-            return
-        mean = values.mean(0)
-        total, apart = self._count + count, mean - self._mean
-        with np.errstate(over="ignore", invalid="ignore"):  # see check
-            self._squares += np.square(values - mean).sum(0) + np.square(apart) * (self._count * count / total)
-        self._mean += apart * (count / total)
-        self._count = total
-
-    def check(self, names: Sequence[str]) -> None:
-        """Refuse a column whose numbers are too large for a variance."""
-        for at in np.flatnonzero(~np.isfinite(self._squares))[:1]:
-            raise DataError(
-                f"the column {shown(names[at])} has numbers too large to be standardised; scale them, or leave it out"
-            )
-
-    def standard(self) -> tuple[list[float], list[float]]:
-        """Means, and standard deviations; 1 for a column that does not vary."""
-        deviation = np.sqrt(self._squares / max(self._count, 1))
-        flat = deviation <= 1e-12 * np.abs(self._mean)
-        return self._mean.tolist(), np.where(flat, 1.0, deviation).tolist()
-
-    def none(self) -> tuple[list[float], list[float]]:
-        """What changes nothing."""
-        return [0.0] * len(self._mean), [1.0] * len(self._mean)
+def _target_names(store: TableStore, options: TableOptions) -> list[str]:
+    """What messages call each number of the target: lists of several columns are not told apart."""
+    width = store.y.shape[1] if store.y.ndim > 1 else 0
+    return list(options.target) if width == len(options.target) else [", ".join(options.target)] * width
 
 
 def indices(known: Sequence[str], fitted: Sequence[str]) -> NDArray[np.int64]:
@@ -240,6 +240,10 @@ def _column(values: Any, name: str) -> Any:
 
 def _array(values: Any, name: str) -> NDArray[np.float64]:
     detached = values.detach().cpu() if hasattr(values, "detach") else values
+    try:
+        detached = unmasked(detached) if isinstance(detached, np.ma.MaskedArray) else detached
+    except ValueError as error:
+        raise ConfigError(f"{name} {error}") from None
     try:
         found = np.asarray(detached, dtype=np.float64)
     except (TypeError, ValueError) as error:

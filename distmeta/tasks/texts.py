@@ -64,6 +64,15 @@ class Text(TaskFamily):
         """Where the texts are. Raises ``DataError`` where there are none."""
         assert isinstance(options, TextOptions)
         column = options.splits.column if isinstance(options.splits, SplitColumn) else None
+        seen: dict[str, str] = {}
+        roles = {"text": options.text, "label": options.label, "group": options.group, "splits.column": column}
+        for role, name in roles.items():
+            if name in seen:
+                raise ConfigError(
+                    f"tasks.{role} and tasks.{seen[name]} both name the column {shown(name)}: expected one column for "
+                    "each"
+                )
+            seen |= {} if name is None else {name: role}
         return TextTable(options.root, options.text, options.label, options.group, column)
 
     @classmethod

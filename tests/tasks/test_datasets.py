@@ -168,6 +168,55 @@ def test_faults_are_named() -> None:
         assert "\n" not in str(error.value)
 
 
+def test_a_class_opens_its_data_set() -> None:
+    assert opened(Birds).sample("train", [0]).support["x"].shape == (1, 6, 1, 5, 4)
+
+
+ONE_HOT = np.eye(CLASSES)[LABELS]
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "message"),
+    [
+        (Birds(), {"labels": ONE_HOT}, r"shape \(120, 20\): .*labels=one_hot\.argmax\(1\)"),
+        (Birds(targets=ONE_HOT), {}, r"shape \(120, 20\): .*labels=one_hot\.argmax\(1\)"),
+        (
+            Birds(lambda _, item: (item[0], torch.eye(CLASSES)[item[1]])),
+            {},
+            r"label of item 0 of the data set has the shape \(20,\).*labels=one_hot\.argmax\(1\)",
+        ),
+        (
+            Birds(lambda _, item: (item[0], [0, 1, 0])),
+            {},
+            r"label of item 0 of the data set has the shape \(3,\): expected one whole number or name",
+        ),
+        ([], {}, "the data set has no items; expected some of each class"),
+        (TensorDataset(torch.zeros(0, 2), torch.zeros(0)), {}, "the data set has no items"),
+        (Birds(), {"labels": np.ma.masked_equal(LABELS, 3)}, "labels of the data set are masked, the first at 18"),
+        (
+            Birds(targets=LABELS),
+            {"splits": {"train": ["bird 1"], "validation": ["owl"], "test": ["bird 2"]}},
+            r"from_dataset: splits\.validation: the data set has no class 'owl'",
+        ),
+        (
+            Birds(targets=LABELS % 2),
+            {"splits": {"train": 0.9, "validation": 0.05, "test": 0.05}},
+            r"from_dataset: splits\.\w+ = 0\.05 of the 2 classes",
+        ),
+        (Birds(targets=LABELS), {"ways": 6}, "such as by a larger fraction under from_dataset: splits"),
+    ],
+)
+def test_faults_are_those_of_the_arguments(source: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((DataError, ConfigError), match=message) as error:
+        prepare(source, **arguments)
+    assert "tasks.splits" not in str(error.value)
+
+
+def test_labels_of_one_number_in_an_array() -> None:
+    items = Birds(lambda _, item: (item[0], np.array([item[1]])))
+    assert opened(items).sample("train", [0]).support["y"].shape == (1, 6)
+
+
 def test_random_transforms_are_refused() -> None:
     with pytest.raises(DataError, match=r"called twice, it gave two different tasks: it uses global random numbers"):
         prepare(Birds(lambda _, item: (item[0] + torch.rand(()), item[1])))

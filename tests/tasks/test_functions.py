@@ -22,11 +22,13 @@ from integration_helpers import poll
 from task_helpers import flat
 
 import distmeta
+from distmeta.config.importing import find_own
 from distmeta.config.schema import Config, dump_config
 from distmeta.core.records import SPLITS, TensorSpec
 from distmeta.errors import ConfigError, DataError
 from distmeta.tasks import TASKS, open_family, prepare_family, task_fingerprint
 from distmeta.tasks.making import generator_of
+from distmeta.tasks.reading import Targets, TaskName, read_task
 
 CPU = torch.device("cpu")
 IDS = [0, 7, 2**40 + 3]
@@ -249,6 +251,27 @@ def test_the_version_of_numpy_is_known() -> None:
     assert found["first task"] == task_fingerprint(config)["first task"]
     assert found["first task"] != task_fingerprint(configure("line", noise=2))["first task"]
     assert task_fingerprint(configure("line", "tasks={kind: sinusoid}")) == {}
+
+
+def test_masked_values_are_no_data() -> None:
+    task = TaskName("module:mine.task", "train", 0)
+    targets = Targets("squared_error", False, None)
+    x, y = np.ma.masked_array(np.ones((4, 2)), np.zeros((4, 2), bool)), np.ones(4)
+    assert type(read_task(((x, y), (x, y)), task, targets).support["x"]) is np.ndarray
+    x[2, 1] = np.ma.masked
+    message = r"query x is a masked array, of which 1 of 8 values are masked, the first at \[2, 1\]; fill them in"
+    with pytest.raises(DataError, match=message):
+        read_task(((x.data, y), (x, y)), task, targets)
+    with pytest.raises(DataError, match="support y is a masked array, of which 2 of 4 values"):
+        read_task(((x.data, np.ma.masked_array(y, [1, 0, 1, 0])), (x.data, y)), task, targets)
+
+
+@pytest.mark.parametrize("kind", ["module:fns", "module:", "module:fns.", "module:.fns", "module:a..b", "module:fns:"])
+def test_kinds_without_a_function_are_refused(kind: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"tasks.kind = '\S+' does not name both .*; expected module:MODULE.NAME, for"
+    ):
+        find_own(kind, "tasks.kind", "a function of one task")
 
 
 # In processes -----------------------------------------------------------------------------------------------------

@@ -378,6 +378,68 @@ def test_damaged_files_are_refused_by_name(name, content, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("a.csv", b"text,label\nhello,a\nworld\n", "row 2 has 1 value instead of 2: 'world'"),
+        ("a.csv", "größe,label\na,b\n".encode("latin-1"), "it is not UTF-8; save the file as UTF-8"),
+        ("a.csv", b"text,label\nhello,a\n\xff,b\n", "row 2, column 1, is not UTF-8"),
+        (
+            "a.csv",
+            b"text,label\nhello,a\n" + b"a long enough text,b\n" * 70_000 + b"\xff,b\n",
+            "row 70,002, column 'text', is not UTF-8",
+        ),
+        ("a.csv", b"text,label,text\na,b,c\n", "it has two columns of the name 'text'; rename one of them"),
+        ("a.csv", b"", "it is empty"),
+        ("a.jsonl", b'{"text": "a", "text": "b", "label": "c"}\n', "row 1 has 'text' twice"),
+        ("a.jsonl", '{"text": "größe", "label": "c"}\n'.encode("latin-1"), "it is not UTF-8"),
+        ("a.parquet", b"PAR1 and something else that is long enough", "Parquet magic bytes not found in footer"),
+        ("a.parquet", None, "it has two columns of the name 'text'; rename one of them"),
+    ],
+)
+def test_reasons_are_the_readers_own(name, content, why, tmp_path):
+    path = tmp_path / name
+    if content is None:
+        values = [pa.array(["a"])] * 3
+        pyarrow.parquet.write_table(pa.table(values, names=["text", "label", "text"]), path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        Text.fit(options(path), SIZES)
+    assert str(error.value).startswith(f"cannot read '{path}' as a table of texts: {why}")
+
+
+def test_texts_may_look_like_times(tmp_path):
+    given = [(f"2024-01-{number % 28 + 1:02d}", label) for number, (_, label, _) in enumerate(rows())]
+    expected = None
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        family, _ = opened(options(write(tmp_path / name, given, ("text", "label"))))
+        found = everything(family.sample("train", IDS))
+        assert expected is None or torch.equal(found, expected)
+        expected = found
+
+
+def test_views_of_strings_are_text(tmp_path):
+    columns = dict(zip(("text", "label"), zip(*[row[:2] for row in rows()], strict=True), strict=True))
+    table = pa.table({name: pa.array(values, pa.string_view()) for name, values in columns.items()})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    family, _ = opened(options(tmp_path / "a.parquet"))
+    assert len(family._store.index.classes) == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label": "text"}, r"tasks\.label and tasks\.text both name the column 'text': expected one column for each"),
+        ({"group": "label"}, r"tasks\.group and tasks\.label both name the column 'label'"),
+        ({"splits": {"column": "text"}}, r"tasks\.splits\.column and tasks\.text both name the column 'text'"),
+    ],
+)
+def test_a_column_has_one_meaning(settings, message, table):
+    with pytest.raises(ConfigError, match=message):
+        Text.fit(options(table, **settings), SIZES)
+
+
 def test_missing_and_mixed_files_are_refused(table, tmp_path):
     with pytest.raises(DataError, match="there is no such file or folder"):
         Text.fit(options(tmp_path / "nothing.csv"), SIZES)
