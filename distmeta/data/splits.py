@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VALUES: dict[str, Split] = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-"""What a column of splits may hold."""
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+}
+"""What a column of splits may hold, and names of the splits' folders, archives and lists."""
 
 LONGEST_LIST = 2**28
 """Bytes of a file of names."""
@@ -90,7 +96,7 @@ def column_splits(
     """
     found: dict[str, Split] = {}
     for name, value in pairs:
-        split = VALUES.get(value) if isinstance(value, str) else None
+        split = SPLIT_NAMES.get(value) if isinstance(value, str) else None
         if split is None:
             raise DataError(
                 f"{place}: the column {shown(splits.column)} has {shown(value)} for the {what} {shown(name)}; "

@@ -213,7 +213,7 @@ def numbers_of(values: Any, name: str, kind: torch.dtype) -> Tensor:
     try:
         if isinstance(values, Sequence) and any(isinstance(each, Tensor) for each in values):
             values = [each.tolist() if isinstance(each, Tensor) else each for each in values]
-        found = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values)[...])
+        found = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
         return found.detach().to(kind)
     except (TypeError, ValueError, RuntimeError):
         raise ConfigError(

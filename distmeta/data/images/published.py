@@ -16,13 +16,13 @@ from distmeta.data.images.fetch import STORE_SUFFIX
 from distmeta.data.images.files import ARCHIVES, DataPlace, opened
 from distmeta.data.images.pickles import arrays_of, texts
 from distmeta.data.images.sources import (
-    SPLIT_NAMES,
     ClassFolders,
     ImageEntry,
     ImageSource,
     image_source,
     split_places,
 )
+from distmeta.data.splits import SPLIT_NAMES
 from distmeta.errors import DataError
 
 CIFAR_ARCHIVE = "cifar-100-python.tar.gz"

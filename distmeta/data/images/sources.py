@@ -17,7 +17,7 @@ from distmeta.core.records import SPLITS, Split
 from distmeta.data.images.files import ARCHIVES, DataFile, DataFiles, DataPlace, fingerprint, opened
 from distmeta.data.images.names import say_read_already
 from distmeta.data.images.walking import Walk
-from distmeta.data.splits import VALUES
+from distmeta.data.splits import SPLIT_NAMES
 from distmeta.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 COLUMNS = ("filename", "label")
 """Of a list of images, beside a column of splits."""
-
-
-SPLIT_NAMES: dict[str, Split] = {**VALUES, "valid": "validation"}
-"""Names of the folders, archives and lists of the splits."""
 
 
 @dataclass(frozen=True)
