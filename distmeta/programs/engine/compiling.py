@@ -112,7 +112,7 @@ def _compiled(recording: Recording, record: Callable[[], Recording], leaves: lis
     constants = [[name, content_hash(value)] for name, value in sorted(recording.constants.items())]
     # The compiler's own settings may come from the environment.
     settings = [torch.get_num_threads(), _inductor.config.get_hash().hex(), host(), missing or find_compiler().version]
-    parts = [*settings, recording.code, constants, [_like(leaf) for leaf in leaves]]
+    parts = [*settings, recording.digest, constants, [_like(leaf) for leaf in leaves]]
 
     def compiled() -> Any:
         options = {"config_patches": own}

@@ -106,7 +106,8 @@ def origin(config: Config) -> dict[str, Any] | None:
 
     ``None`` where a user's own code takes part: that may depend on anything.
     """
-    values = config.model_dump(mode="json", include={"model", "algorithm", "tasks", "evaluation"})
+    how_many = {"evaluation": {"tasks", "validation_tasks"}}
+    values = config.model_dump(mode="json", include={"model", "algorithm", "tasks", "evaluation"}, exclude=how_many)
     if kinds(values):
         return None
     if config.tasks.fitted is not None:

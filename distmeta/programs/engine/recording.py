@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import pickle
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from torch.fx import _pytree as fx_pytree
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten, treespec_dumps, treespec_loads
+
+from distmeta.programs.engine.views import shortened
 
 _NAMES = {
     "torch": torch,
@@ -34,15 +37,20 @@ class Recording:
     """One call of a function, from leaves to leaves.
 
     Attributes:
-        code: Python source of a method ``forward`` that repeats the operations.
+        code: Python source of a method ``forward`` that repeats the operations, with few of the views among them, see
+            :func:`~distmeta.programs.engine.views.shortened`.
+        strides: of the leaves.
         constants: tensors that it uses as attributes of ``self``.
         structure: of the results, as JSON.
-        graph: what a compiler takes; ``None`` in a recording that was loaded.
+        digest: of all operations.
+        graph: of all operations, for a compiler; ``None`` in a recording that was loaded.
     """
 
     code: str
+    strides: list[tuple[int, ...]]
     constants: dict[str, Tensor]
     structure: str
+    digest: str
     graph: GraphModule | None = field(default=None, compare=False)
 
     @classmethod
@@ -66,7 +74,9 @@ class Recording:
         graph.recompile()
         constants = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
         constants |= {name: value for name, value in vars(graph).items() if isinstance(value, Tensor)}
-        return cls(graph.code, constants, treespec_dumps(structure), graph)
+        strides = [leaf.stride() for leaf in leaves]
+        digest = hashlib.sha256(graph.code.encode()).hexdigest()
+        return cls(shortened(graph).code, strides, constants, treespec_dumps(structure), digest, graph)
 
     def dump(self) -> bytes:
         """As bytes.
@@ -80,7 +90,7 @@ class Recording:
         others += [str(target) for target in inner if target not in self.constants]
         if others:
             raise ValueError(f"the recording uses {', '.join(others)}")
-        return pickle.dumps((self.code, self.constants, self.structure))
+        return pickle.dumps((self.code, self.strides, self.constants, self.structure, self.digest))
 
     @classmethod
     def load(cls, content: bytes) -> Recording:
@@ -93,7 +103,7 @@ class Recording:
         Args:
             run: the same operations on leaves, compiled; otherwise they are repeated one by one.
         """
-        on_leaves = run or self.graph or self._forward()
+        on_leaves = run or self._replay()
         structure = treespec_loads(self.structure)
 
         def call(*given: Any) -> Any:
@@ -101,8 +111,24 @@ class Recording:
 
         return call
 
-    def _forward(self) -> Callable[..., Any]:
+    def _replay(self) -> Callable[..., Any]:
+        """The operations one by one."""
         names: dict[str, Any] = dict(_NAMES)
+        attributes: Any = SimpleNamespace(**self.constants)
+        if self.graph is not None:
+            names |= self.graph.graph.python_code("self").globals
+            attributes = self.graph
         exec(compile(self.code, "<recording>", "exec"), names)
-        attributes = SimpleNamespace(**self.constants)
-        return lambda *leaves: names["forward"](attributes, *leaves)
+        forward = names["forward"]
+
+        def replay(*leaves: Tensor) -> Any:
+            if [leaf.stride() for leaf in leaves] != self.strides:
+                leaves = tuple(map(_like_recorded, leaves, self.strides))
+            return forward(attributes, *leaves)
+
+        return replay
+
+
+def _like_recorded(leaf: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The same numbers, where a recording's views look for them."""
+    return leaf if leaf.stride() == strides else leaf.new_empty_strided(leaf.shape, strides).copy_(leaf)
