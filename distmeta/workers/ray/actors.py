@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from distmeta.workers.dispatch import SOON, Dispatcher
 from distmeta.workers.pace import Clock, Pace, WorkItem
 from distmeta.workers.ray.metrics import Reporter
 from distmeta.workers.ray.pool import LOST, POLL, ActorSlot, WorkerPool, reason
-from distmeta.workers.ray.worker import Head, view
+from distmeta.workers.ray.worker import Call, Head, view
 from distmeta.workers.shared import Exchange, SharedRow
 from distmeta.workers.worker import keep_freed_memory
 
@@ -220,7 +221,9 @@ class RayTransport:
         if isinstance(vectors[0], SharedRow) and not measures:
             back = self._exchange.take(slot.number, vectors[0].size)
         ahead = () if measures else self._ahead.pop(slot, ())
-        ref = slot.actor.answer.remote(self._head, item.shards, ahead, back, *vectors)
+        rows = [vector if isinstance(vector, SharedRow) else None for vector in vectors]
+        call = pickle.dumps(Call(self._head, item.shards, ahead, back, rows))
+        ref = slot.actor.answer.remote(call, *(vector for vector in vectors if not isinstance(vector, SharedRow)))
         self._sent[ref] = _Sent(slot, item, back)
 
     def _free(self, sent: _Sent) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 
 from distmeta.core.plan import Plan
 from distmeta.core.records import Shard
-from distmeta.core.requests import Request, Start
+from distmeta.core.requests import Answer, Request, Start
 from distmeta.programs.deciding import RunPlan
 from distmeta.workers.bundle import Bundle, check_code, read_config, unpack
 from distmeta.workers.shared import SharedAddress, SharedRow, SharedRows
@@ -69,6 +71,25 @@ class Head:
         return Request(self.name, start, dict(zip(self.own, vectors[count:], strict=True)), self.values)
 
 
+@dataclass(frozen=True)
+class Call:
+    """All of a call but vectors in Ray's object store. It travels as bytes: Ray takes its time over each argument.
+
+    Attributes:
+        head: the request without its vectors.
+        shards: of one subtree.
+        ahead: shards of the next step that this worker will begin with.
+        back: where a vector of this size is wanted in shared memory; among the answer's fields otherwise.
+        rows: where the start's and the request's vectors lie in shared memory; ``None`` for each that comes beside.
+    """
+
+    head: Head
+    shards: Sequence[Shard]
+    ahead: Sequence[Shard]
+    back: SharedRow | None
+    rows: Sequence[SharedRow | None]
+
+
 CALLS = 4
 """Calls that an actor answers at once: while one computes, Ray brings arguments of others and takes results away."""
 
@@ -114,44 +135,44 @@ class RayWorker:
         self._worker.follow(plan)
         return Opened(self._worker.fingerprint(), plan, self._shared is not None)
 
-    def answer(
-        self,
-        head: Head,
-        shards: Sequence[Shard],
-        ahead: Sequence[Shard],
-        back: SharedRow | None,
-        *vectors: np.ndarray | SharedRow,
-    ) -> dict[str, Any]:
+    def answer(self, packed: bytes, *arrays: np.ndarray) -> dict[str, Any]:
         """The answer's fields; while it is computed, shards of the next step are sampled.
 
         Plain values: a class of torch's, an empty tensor too, takes longer to send than all else.
 
         Args:
-            head: the request without its vectors.
-            shards: of one subtree.
-            ahead: shards of the next step that this worker will begin with.
-            back: where a vector of this size is wanted in shared memory; among the fields otherwise.
-            vectors: the start's and the request's, each itself or where it lies in shared memory.
+            packed: a :class:`Call`.
+            arrays: the vectors that come beside it.
         """
-        request = head.request([self._vector(vector) for vector in vectors])
-        self._worker.prefetch(shards[1:])  # before what is for the next step
-        computing = self._computing.submit(self._worker.answer, request, shards)
-        self._worker.prefetch(ahead)
+        call: Call = pickle.loads(packed)
+        request = call.head.request(self._vectors(call.rows, arrays))
+        self._worker.prefetch(call.shards[1:])  # before what is for the next step
+        begun = Event()
+        computing = self._computing.submit(self._compute, request, call.shards, begun)
+        begun.wait()  # sampling would have Python first, and computing wait for it
+        self._worker.prefetch(call.ahead)
         answer = computing.result()
-        arrays: dict[str, Any] = {name: vector.numpy() for name, vector in answer.vectors.items()}
-        fitting = [name for name, array in arrays.items() if back is not None and array.size == back.size]
+        vectors: dict[str, Any] = {name: vector.numpy() for name, vector in answer.vectors.items()}
+        back = call.back
+        fitting = [name for name, vector in vectors.items() if back is not None and vector.size == back.size]
         if fitting:
-            assert self._shared is not None
             assert back is not None
-            self._shared.write(back, arrays[fitting[0]])
-            arrays[fitting[0]] = None
-        return {**vars(answer), "vectors": arrays}
+            self._shared_rows.write(back, vectors[fitting[0]])
+            vectors[fitting[0]] = None
+        return {**vars(answer), "vectors": vectors}
 
-    def _vector(self, vector: np.ndarray | SharedRow) -> torch.Tensor:
-        if isinstance(vector, SharedRow):
-            assert self._shared is not None
-            vector = self._shared.read(vector)
-        return view(vector)
+    def _compute(self, request: Request, shards: Sequence[Shard], begun: Event) -> Answer:
+        begun.set()
+        return self._worker.answer(request, shards)
+
+    def _vectors(self, rows: Sequence[SharedRow | None], beside: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        rest = iter(beside)
+        return [view(next(rest) if row is None else self._shared_rows.read(row)) for row in rows]
+
+    @property
+    def _shared_rows(self) -> SharedRows:
+        assert self._shared is not None
+        return self._shared
 
 
 @ray.remote
