@@ -54,7 +54,8 @@ def _first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_same_bits(workers: int, first: tuple[Path, Path], tmp_path: Path) -> None:
     path, alone = first
     train(tmp_path, base(path), f"cluster.workers={workers}")

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
     [
         ("glyphs", 2),
         ("table", 2),
-        ("drawn", 2),
+        pytest.param("drawn", 2, marks=pytest.mark.slow),
         pytest.param("glyphs", 3, marks=pytest.mark.slow),
         pytest.param("sinusoid", 1, marks=pytest.mark.slow),
         pytest.param("table", 1, marks=pytest.mark.slow),
@@ -68,7 +68,7 @@ def test_same_bits_without_labels(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "workers"),
     [
-        ("images", 2),
+        pytest.param("images", 2, marks=pytest.mark.slow),
         pytest.param("cifar_fs", 2, marks=pytest.mark.slow),
         pytest.param("images", 1, marks=pytest.mark.slow),
     ],

@@ -50,6 +50,7 @@ def files(run: Storage) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow  # as test_killed_driver.py, and tests/runs/test_lease.py for the second driver
 def test_a_second_driver_and_a_killed_one(tmp_path: Path) -> None:
     """The second one is refused at once and harms nothing; after a kill the next one goes on to the same bits."""
     run, config = tmp_path / "run", write_config(tmp_path, SINUSOID)

@@ -70,7 +70,8 @@ def test_it_learns_and_says_what_it_was_given(alone: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow  # test_own_parts.py has a class of the user's own on workers
+@pytest.mark.parametrize("workers", [1, 2])
 def test_same_bits_on_workers(workers: int, alone: Path, tmp_path: Path) -> None:
     train(tmp_path, SETTINGS, f"cluster.workers={workers}")
     assert_same(parameters(tmp_path), parameters(alone))

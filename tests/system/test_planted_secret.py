@@ -70,6 +70,7 @@ def config(uri: str) -> dict[str, Any]:
     return {**BASE, "run": {**BASE["run"], "steps": 6, "dir": uri}}
 
 
+@pytest.mark.slow  # tests/core/test_secrets.py has what is masked, and where
 def test_a_run(
     secret_bucket: str,
     tmp_path: Path,

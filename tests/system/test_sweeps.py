@@ -57,6 +57,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
     return folder, distmeta.tune(written(), UNDISTURBED, folder)
 
 
+@pytest.mark.slow  # test_tune_command.py has a sweep by its command
 def test_a_sweep(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """Trials are ranked, and training with ``best.yaml`` gives the best one's validations to the bit."""
     folder, results = undisturbed
