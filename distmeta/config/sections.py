@@ -256,6 +256,11 @@ class OuterOptions(Section):
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skips: PositiveInt = 10
 
+    @property
+    def passes(self) -> int:
+        """How often a meta-step computes with each of its tasks, about."""
+        return 1
+
 
 class RunOptions(Section):
     """How long, in what pieces, and what is kept.

@@ -81,6 +81,11 @@ class ClippedOptions(OuterOptions):
     divergence: PositiveFloat | None = None
     clip_norm: PositiveFloat | None = None
 
+    @property
+    def passes(self) -> int:
+        """One an epoch."""
+        return self.epochs
+
 
 class TrustRegionOptions(OuterOptions):
     """The natural-gradient step of a given length, shortened until the loss is lower.
@@ -100,3 +105,8 @@ class TrustRegionOptions(OuterOptions):
     cg_tolerance: NonNegativeFloat = 1e-6
     candidates: Annotated[int, Field(gt=0, le=100)] = 10
     backtrack: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    @property
+    def passes(self) -> int:
+        """The gradient, and the curvature's products."""
+        return 1 + self.cg_steps

@@ -20,7 +20,7 @@ GRAPH_REPAYS = 8
 
 
 INDUCTOR_REPAYS = 30_000
-"""Tasks of a run from which compiling them is repaid; compiling takes ten seconds or so."""
+"""Computations with a task in a whole run from which compiling them is repaid; that takes ten seconds or so."""
 
 
 MIXED_REPAYS = 8
@@ -93,7 +93,8 @@ def decide(config: Config, facts: Facts, *, training: bool = True) -> Plan:
     - ``differentiation``: ``mixed`` beyond ``MIXED_REPAYS`` inner steps.
     - ``chunk``: the largest divisor of a shard that keeps to ``ACTIVATIONS``; the whole shard on CUDA.
     - ``compile``: ``graph`` from ``GRAPH_REPAYS`` chunks in the whole run, ``inductor`` from ``INDUCTOR_REPAYS`` tasks,
-      both of each size that tasks have; ``none`` where a whole adaptation is too long to be recorded.
+      each counted as often as the outer step computes with it, both of each size that tasks have; ``none`` where a
+      whole adaptation is too long to be recorded.
     - ``precision``: ``float32``.
 
     Without training it counts the tasks of the meta-test, and is ``graph`` at most: measurements are never compiled.
@@ -125,7 +126,12 @@ def uses_compiler(config: Config, task_layers: bool) -> bool:
         config: the resolved configuration.
         task_layers: whether the network has layers with a task-batched form.
     """
-    return task_layers or config.run.steps * config.run.meta_batch >= INDUCTOR_REPAYS
+    return task_layers or _computations(config) >= INDUCTOR_REPAYS
+
+
+def _computations(config: Config) -> int:
+    """How often a run computes with a task."""
+    return config.run.steps * config.run.meta_batch * config.outer.passes
 
 
 def _layers(facts: Facts, precision: Precision) -> Layers:
@@ -135,7 +141,7 @@ def _layers(facts: Facts, precision: Precision) -> Layers:
 
 
 def _compile(config: Config, facts: Facts, steps: int, chunk: int, training: bool) -> Compile:
-    tasks = config.run.steps * config.run.meta_batch // facts.shapes if training else config.evaluation.tasks
+    tasks = _computations(config) // facts.shapes if training else config.evaluation.tasks
     if tasks < GRAPH_REPAYS * chunk or steps > LONGEST_GRAPH:
         return "none"
     if not training or tasks < INDUCTOR_REPAYS or (facts.device == "cpu" and facts.no_compiler):

@@ -29,6 +29,23 @@ RULES = {
     "no compiler": ([], replace(CPU, no_compiler="none is found"), ("general", "graph", "reverse", 8)),
     "no such layers": ([], replace(CPU, task_layers=False), ("general", "inductor", "reverse", 8)),
     "CUDA": (["run.device=auto"], replace(CPU, device="cuda"), ("products", "inductor", "reverse", 8)),
+    "a short run of products": (
+        ["outer.name=trust_region", "run.steps=99"],
+        CPU,
+        ("native", "inductor", "reverse", 8),
+    ),
+    "a shorter one": (["outer.name=trust_region", "run.steps=80"], CPU, ("native", "graph", "reverse", 8)),
+    "several epochs": (
+        [
+            "tasks={kind: navigation}",
+            "model={kind: mlp}",
+            "algorithm={name: promp}",
+            "outer={name: clipped, epochs: 10}",
+            "run.steps=99",
+        ],
+        CPU,
+        ("native", "inductor", "reverse", 8),
+    ),
     "many steps": (["algorithm.inner_steps=9"], CPU, ("native", "inductor", "mixed", 8)),
     "very many steps": (["algorithm.inner_steps=50"], CPU, ("native", "none", "mixed", 8)),
     "many first-order steps": (
