@@ -32,6 +32,7 @@ from distmeta.outer.learner import Learner
 from distmeta.programs import blueprint, open_program
 from distmeta.programs.reinforcement import ReinforcementProgram
 from distmeta.tasks.environments.locomotion import Locomotion
+from distmeta.workers.worker import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 METHODS = {"promp": "half_cheetah_dir_promp", "maml_trpo": "half_cheetah_dir_maml_trpo"}
@@ -47,6 +48,7 @@ class Alone:
     """Meta-steps in this process, of which is known how long physics takes."""
 
     def __init__(self, config: Config) -> None:
+        keep_freed_memory()  # as every worker does
         self.config = config
         self.program = cast(ReinforcementProgram, open_program(config, torch.device("cpu")))
         self.program.follow(self.program.probe())
