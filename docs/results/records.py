@@ -262,9 +262,10 @@ def rewrite(text: str, records: Mapping[str, Record], published: Published, othe
 
 
 def rewritten() -> Iterator[tuple[Path, str]]:
-    """README, the pages of the documentation and the benchmarks', and what they should hold."""
+    """The folders' READMEs and the pages of the documentation, and what they should hold."""
     records, published, others = read_records(), read_published(), read_others()
-    for file in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+    readmes = [ROOT / folder / "README.md" for folder in (".", "benchmarks", "cluster")]
+    for file in (*readmes, *sorted((ROOT / "docs").rglob("*.md"))):
         try:
             yield file, rewrite(file.read_text(encoding="utf-8"), records, published, others)
         except ValueError as error:
