@@ -41,8 +41,9 @@ METHODS = {"promp": "half_cheetah_dir_promp", "maml_trpo": "half_cheetah_dir_mam
 
 
 def configured(method: str, *overrides: str) -> Config:
-    """HalfCheetahDir with the numbers of tasks and episodes that papers have."""
+    """HalfCheetahDir with the numbers of tasks and episodes that papers have, compiled as runs of full length are."""
     sizes = ["run.meta_batch=40", "run.tasks_per_shard=10", "tasks.episodes=20", "run.validate_every=0"]
+    sizes.append("engine.compile=inductor")
     return load_config(ROOT / "configs" / f"{METHODS[method]}.yaml", [*sizes, *overrides])
 
 
