@@ -23,8 +23,9 @@ from distmeta.workers.pace import Pace, WorkItem
 
 log = logging.getLogger(__name__)
 
-ANEW = "{}, sampled anew"
-"""The kind of work on a later request of a meta-step by another worker than the one that has sampled the tasks."""
+AT_HAND = "{}, sampled before"
+"""The kind of work on a later request of a meta-step by the worker that has sampled the tasks. Where a request is asked
+several times, the first time takes much longer: tasks may be whole episodes."""
 
 DEPTH = 2
 """Items that a slot holds: one at work, one waiting, so that a worker never waits for the driver."""
@@ -58,8 +59,8 @@ class Dispatcher(Generic[AnySlot]):
         whole: bool = False,
         held: Sequence[tuple[Node, AnySlot]] = (),
     ) -> None:
-        self._kind = ANEW.format(kind) if held else kind
-        self._held_kind = kind
+        self._kind = kind
+        self._held_kind = AT_HAND.format(kind)
         self._shards = shards
         self._pool = Pool(len(shards), () if held else nodes)
         self._reserved: dict[AnySlot, deque[Node]] = {}

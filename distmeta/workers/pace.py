@@ -68,7 +68,7 @@ class WorkItem:
     """Shards that one worker computes in one go: a subtree of a step's tree.
 
     Attributes:
-        kind: what is computed: a request's name, and whether its sample has to be drawn anew.
+        kind: what is computed: a request's name, and whether its sample was drawn before.
         node: the subtree.
         shards: its shards.
         answered: whether an answer is there.

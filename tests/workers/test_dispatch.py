@@ -360,6 +360,9 @@ def test_tasks_are_named() -> None:
 # What is held in memory ---------------------------------------------------------------------------------------------
 
 
+HELD = "compare, sampled before"
+
+
 def holding(workers: SimulatedWorkers, held: dict[int, list[int]]) -> None:
     """A later request of a meta-step, of whose shards slots have sampled some: by the slot's number."""
     shards = cut("train", 0, 8, 2)
@@ -384,7 +387,7 @@ def test_a_slot_gets_what_it_has_in_memory() -> None:
     """However unevenly that is shared out."""
     workers = SimulatedWorkers(1, 2)
     holding(workers, {1: [0, 2, 3], 2: [1]})
-    assert finish(workers) == {1: [("compare", 0), ("compare", 2), ("compare", 3)], 2: [("compare", 1)]}
+    assert finish(workers) == {1: [(HELD, 0), (HELD, 2), (HELD, 3)], 2: [(HELD, 1)]}
 
 
 def test_what_a_lost_slot_has_had_is_sampled_anew() -> None:
@@ -393,7 +396,7 @@ def test_what_a_lost_slot_has_had_is_sampled_anew() -> None:
     assert (1, 0) in workers.assign()
     workers.lose(1)
     found = finish(workers)[2]
-    assert sorted(found) == [("compare, sampled anew", index) for index in (0, 1, 2)]  # 2 was never handed out
+    assert sorted(found) == [("compare", index) for index in (0, 1, 2)]  # 2 was never handed out
     assert not workers.dispatcher.unanswered
 
 
@@ -404,4 +407,29 @@ def test_a_slot_that_was_lost_before_is_not_waited_for() -> None:
     held = [(Node(0, 0), gone), (Node(0, 1), workers.slots[0])]
     workers.dispatcher = Dispatcher("compare", shards, [], workers.pace, workers.faults, held=held)
     workers.dispatcher.enrol(workers.slots)
-    assert sorted(finish(workers)[2]) == [("compare", 1), ("compare, sampled anew", 0)]
+    assert sorted(finish(workers)[2]) == [("compare", 0), (HELD, 1)]
+
+
+def test_a_request_that_is_asked_again_and_again_tells_nothing_of_the_first_time() -> None:
+    """Clipped steps: tasks are sampled for seconds once, and then computed with in moments."""
+    workers = SimulatedWorkers(4, 2)
+    for _ in range(4):  # meta-steps
+        shards = cut("train", 0, 8, 2)
+        workers.dispatcher = Dispatcher("compare", shards, cover(4, 0), workers.pace, workers.faults)
+        workers.dispatcher.enrol(workers.slots)
+        while workers.dispatcher.unanswered:
+            workers.assign()
+            for slot in workers.slots:
+                while slot.held:
+                    workers.clock.now += 3.0
+                    workers.answer(slot.number, 3.0)
+                workers.assign()  # it has nothing to do, while the other one is at work
+        for _ in range(4):
+            holding(workers, {1: [0, 1], 2: [2, 3]})
+            while workers.dispatcher.unanswered:
+                workers.assign()
+                workers.clock.now += 0.05
+                for slot in workers.slots:
+                    if slot.held:
+                        workers.answer(slot.number, 0.05)
+    assert not workers.faults["shards_duplicated"]
