@@ -94,8 +94,10 @@ def steps_of(config: Config) -> int:
 
 
 def share_of_physics(method: str, rounds: int) -> dict[str, Any]:
-    """Of a method's meta-steps, and how many environment steps a second they are."""
-    alone = Alone(configured(method))
+    """Of a method's meta-steps, and how many environment steps a second they are, with a worker's number of threads."""
+    config = configured(method)
+    torch.set_num_threads(config.run.threads)
+    alone = Alone(config)
     alone.step()
     found = [alone.step() for _ in range(rounds)]
     alone.program.close()
@@ -118,7 +120,7 @@ def physics(rounds: int) -> dict[str, Any]:
         }
         for name, each in measured.items()
     ]
-    show("one process, 40 tasks of 20 episodes", rows)
+    show("one process and thread, 40 tasks of 20 episodes", rows)
     return measured
 
 

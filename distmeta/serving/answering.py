@@ -218,9 +218,8 @@ def told(learner: MetaLearner, outputs: Tensor, classes: list[Any] | None) -> di
         BadRequest: they are not finite, which no JSON can say.
     """
     if classes is not None:
-        outputs = outputs[:, : len(classes)]  # of those that the task has
-        _check_finite(outputs)
-        probabilities = outputs.double().softmax(-1)
+        probabilities = outputs[:, : len(classes)].double().softmax(-1)  # of those that the task has
+        _check_finite(probabilities)
         return {
             "predictions": [classes[place] for place in probabilities.argmax(-1).tolist()],
             "probabilities": probabilities.tolist(),
@@ -231,11 +230,11 @@ def told(learner: MetaLearner, outputs: Tensor, classes: list[Any] | None) -> di
     return {"predictions": predicted[:, 0].tolist() if predicted.shape[-1] == 1 else predicted.tolist()}
 
 
-def _check_finite(outputs: Tensor) -> None:
-    bad = (~outputs.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+def _check_finite(said: Tensor) -> None:
+    bad = (~said.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if bad:
         raise BadRequest(
-            f"inputs: the model's output for row {bad[0]} is not finite ({len(bad)} of {len(outputs)} rows): it was "
+            f"inputs: the model's output for row {bad[0]} is not finite ({len(bad)} of {len(said)} rows): it was "
             "adapted to examples, or given inputs, far from those of training; scale them, or adapt in fewer steps",
             422,
         )

@@ -29,8 +29,18 @@ def test_values_and_classes() -> None:
     assert said["probabilities"] == [pytest.approx([0.25, 0.75])]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(("kind", "classes"), [("sinusoid", None), ("glyphs", ["a", "b"])])
+def test_a_class_may_have_no_probability_at_all() -> None:
+    said = told(learner("glyphs"), torch.tensor([[0.0, -math.inf]]), ["a", "b"])
+    assert said["probabilities"] == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "value"),
+    [
+        *(("sinusoid", None, value) for value in (math.nan, math.inf, -math.inf)),
+        *(("glyphs", ["a", "b"], value) for value in (math.nan, math.inf)),
+    ],
+)
 def test_outputs_that_are_not_finite_are_the_requests_matter(
     kind: str, classes: list[str] | None, value: float
 ) -> None:
