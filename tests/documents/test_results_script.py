@@ -43,7 +43,7 @@ def test_data_is_filled_in_or_left_out(results: ModuleType) -> None:
     assert results.cores_of(["cluster.workers=0"]) == 1
 
 
-@pytest.mark.slow  # it trains twice
+@pytest.mark.slow  # it trains
 def test_runs_are_kept_and_a_failed_one_is_said(
     results: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
