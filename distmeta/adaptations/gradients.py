@@ -92,7 +92,8 @@ def curvature_product(
 ) -> dict[str, Tensor]:
     r"""``J^T C J d``, where J is the derivative of ``function`` at ``primal``.
 
-    J d is the derivative of ``J^T u`` by u along d, so that reverse mode is enough, which every module has.
+    J d is the derivative of ``J^T u`` by u along d, so that reverse mode is enough, which every module has. In a
+    recording the three passes through ``function`` share what they compute alike.
 
     Args:
         function: from named tensors to a tensor.
@@ -109,14 +110,13 @@ def curvature_product(
         outputs = function(named)
         return (outputs * weights).sum(), outputs
 
-    def along(weights: Tensor) -> tuple[Tensor, Tensor]:
-        back, (_, outputs) = gradient(weighted, primal, weights)
-        return torch.stack([(back[name] * value).sum() for name, value in direction.items()]).sum(), outputs
+    def back(weights: Tensor) -> dict[str, Tensor]:
+        return dict(gradient(weighted, primal, weights)[0])
 
     outputs = function(primal).detach()
-    forward, _ = gradient(along, torch.zeros_like(outputs))
-    back, _ = gradient(weighted, primal, curvature(outputs, forward))
-    return dict(back)
+    _, pull = pullback(back, torch.zeros_like(outputs))
+    (forward,) = pull({name: direction[name] for name in primal})
+    return back(curvature(outputs, forward))
 
 
 def _followed(primals: tuple[Any, ...]) -> bool:

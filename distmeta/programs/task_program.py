@@ -228,7 +228,8 @@ class TaskProgram(Comparable):
                 if not training and not seen and not is_recorded(source, (vectors, tasks)):
                     return function(vectors, tasks)
                 how: Compile = self.plan.compile if training or self.plan.compile == "none" else "graph"
-                self._functions[key] = specialise(function, (vectors, tasks), how, source)
+                sparing = self.plan.differentiation == "mixed"
+                self._functions[key] = specialise(function, (vectors, tasks), how, source, sparing=sparing)
             return self._functions[key](vectors, tasks)
 
     def _gradient_sums(

@@ -32,7 +32,9 @@ RECORDING, COMPILED = "recording", "inductor"
 """Kinds of what is kept in the cache."""
 
 
-def specialise(function: Function, arguments: tuple[Any, ...], how: Compile, origin: Any = None) -> Function:
+def specialise(
+    function: Function, arguments: tuple[Any, ...], how: Compile, origin: Any = None, *, sparing: bool = False
+) -> Function:
     """The same function, faster, for arguments of exactly these shapes.
 
     ``torch.func`` decides anew about every operation in every call. ``graph`` records the operations that reach torch's
@@ -47,10 +49,11 @@ def specialise(function: Function, arguments: tuple[Any, ...], how: Compile, ori
         arguments: an example of what it will be called with.
         how: ``none`` gives the function itself.
         origin: plain values that decide the function's operations together with the shapes; ``None`` if unknown.
+        sparing: that it computes some things twice so that it need not keep them; else they are computed once.
     """
     if how == "none":
         return function
-    record = partial(Recording.of, function, arguments)
+    record = partial(Recording.of, function, arguments, sparing=sparing)
     if origin is None:
         recording = record()
     else:

@@ -18,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten, treespec_dumps, treespec_loads
 
+from distmeta.programs.engine.duplicates import without_duplicates
 from distmeta.programs.engine.views import shortened
 
 _NAMES = {
@@ -54,12 +55,13 @@ class Recording:
     graph: GraphModule | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Recording:
+    def of(cls, function: Callable[..., Any], arguments: tuple[Any, ...], *, sparing: bool = False) -> Recording:
         """Record one call.
 
         Args:
             function: pure, of trees of tensors to a tree of tensors; its control flow depends on shapes alone.
             arguments: an example of what it will be called with.
+            sparing: that it computes some things twice so that it need not keep them.
         """
         leaves, given = tree_flatten(arguments)
         structure: Any = None
@@ -71,6 +73,8 @@ class Recording:
 
         graph = make_fx(on_leaves)(*leaves)
         graph.graph.eliminate_dead_code()
+        if not sparing:
+            without_duplicates(graph)
         graph.recompile()
         constants = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
         constants |= {name: value for name, value in vars(graph).items() if isinstance(value, Tensor)}

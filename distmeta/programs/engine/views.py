@@ -25,6 +25,10 @@ VIEWS = {
 """Operations whose result begins where their argument does, and shares its memory."""
 
 
+Geometry = tuple[tuple[int, ...], tuple[int, ...]]
+"""Shape and strides."""
+
+
 def shortened(recorded: GraphModule) -> GraphModule:
     """The same operations with every chain of views replaced by one ``as_strided``, or by nothing.
 
@@ -36,29 +40,39 @@ def shortened(recorded: GraphModule) -> GraphModule:
     """
     graph = Graph()
     copies: dict[Node, Node] = {}
-    origins: dict[Node, Node] = {}  # of a view: what owns the memory
     looks: dict[Any, Node] = {}
 
     def look(node: Node) -> Node:
         """What stands for a node among the arguments of an operation."""
-        if node not in origins:
+        if not is_view(node):
             return copies[node]
-        origin, geometry = origins[node], _geometry(node)
-        if geometry == _geometry(origin):
+        origin, seen = looked_at(node)
+        if seen is None:
             return copies[origin]
-        if (origin, geometry) not in looks:
-            looks[origin, geometry] = graph.call_function(torch.as_strided, (copies[origin], *geometry))
-        return looks[origin, geometry]
+        if (origin, seen) not in looks:
+            looks[origin, seen] = graph.call_function(torch.as_strided, (copies[origin], *seen))
+        return looks[origin, seen]
 
     for node in recorded.graph.nodes:
-        if node.op == "call_function" and node.target in VIEWS:
-            of = cast(Node, node.args[0])
-            origins[node] = origins.get(of, of)
-        else:
+        if not is_view(node):
             copies[node] = graph.node_copy(node, look)
     return GraphModule(recorded, graph)
 
 
-def _geometry(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def is_view(node: Node) -> bool:
+    """Whether a node is one of :data:`VIEWS`."""
+    return node.op == "call_function" and node.target in VIEWS
+
+
+def looked_at(view: Node) -> tuple[Node, Geometry | None]:
+    """What owns the memory of a chain of views that ends here, and how the view sees it; ``None``: as it is."""
+    origin = view
+    while is_view(origin):
+        origin = cast(Node, origin.args[0])
+    geometry = _geometry(view)
+    return origin, None if geometry == _geometry(origin) else geometry
+
+
+def _geometry(node: Node) -> Geometry:
     value = node.meta["val"]
     return tuple(value.shape), tuple(value.stride())
