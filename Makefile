@@ -47,6 +47,9 @@ bench: setup
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scaling.py --sizes 0.5 50
+	$(BIN)/python benchmarks/waiting.py
+	$(BIN)/python benchmarks/heads.py
+	$(BIN)/python benchmarks/policies.py physics workers peer
 	$(BIN)/python benchmarks/faults.py
 
 clean:
