@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx import _pytree as fx_pytree
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -71,7 +73,9 @@ class Recording:
             results, structure = tree_flatten(function(*tree_unflatten(list(values), given)))
             return results
 
-        graph = make_fx(on_leaves)(*leaves)
+        # What operations give is described by fake tensors; torch would make a mode of their own for each of them.
+        with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+            graph = make_fx(on_leaves)(*leaves)
         graph.graph.eliminate_dead_code()
         if not sparing:
             without_duplicates(graph)
