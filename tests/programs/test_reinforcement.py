@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -41,8 +42,17 @@ def start_of(program: ReinforcementProgram) -> Start:
     return Start.of(0, program.initial_vector())
 
 
-@pytest.mark.parametrize("loss", ["likelihood_ratio", "reinforce", "dice"])
-@pytest.mark.parametrize("estimator", ["exact", "first_order", "credited"])
+LOSSES, ESTIMATORS = ("likelihood_ratio", "reinforce", "dice"), ("exact", "first_order", "credited")
+QUICK = set(zip(LOSSES, ESTIMATORS, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("loss", "estimator"),
+    [
+        pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow)
+        for pair in itertools.product(LOSSES, ESTIMATORS)
+    ],
+)
 def test_the_plan_holds_against_plain_autograd(loss: str, estimator: str) -> None:
     program = opened(f"algorithm.inner_objective={loss}", f"algorithm.estimator={estimator}")
     plan = program.probe()

@@ -91,7 +91,12 @@ def test_a_task_is_its_id(kind: str) -> None:
         assert torch.equal(alone.support[name][0], value[1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+BODIES = {"half_cheetah_vel", "ant_dir", "ant_goal"}  # as half_cheetah_dir is; that of walker_params differs by task
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in BODIES else ()) for kind in KINDS]
+)
 def test_every_family_trains(kind: str) -> None:
     if kind.startswith("half_cheetah"):
         pytest.importorskip("mujoco")
