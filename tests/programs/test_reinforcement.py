@@ -411,7 +411,7 @@ def test_a_policy_that_has_diverged_has_no_return(kind: str) -> None:
 
 
 def test_steps_at_which_policies_diverge_may_be_skipped(tmp_path: Path) -> None:
-    wild = ["algorithm.inner_lr=1e12", "run.validate_every=0", "cluster.workers=0"]
+    wild = ["algorithm.inner_lr=1e12", "run.validate_every=0", "cluster.workers=0", "engine.compile=none"]
     for record in distmeta.train(load_config(NAVIGATION, [*wild, "outer.on_nonfinite=skip"]), tmp_path / "skips"):
         assert record.skipped
     with pytest.raises(NonFiniteError, match=r"Try a lower algorithm.inner_lr"):
@@ -435,6 +435,7 @@ def test_a_run_from_its_configuration_to_a_policy(tmp_path: Path) -> None:
 def test_normalised_observations(base: str, tmp_path: Path) -> None:
     """Over random actions they have mean 0 and deviation 1, and a learner's policy sees the same."""
     own = ["tasks.normalise_observations=true", "tasks.kind=pendulum", "run.steps=1", "cluster.workers=0"]
+    own += ["engine.compile=none"]
     if base == "gru":
         own += ["model={kind: gru, width: 4}", "algorithm={name: rl2}"]
     config = fit_family(load_config(NAVIGATION, own))

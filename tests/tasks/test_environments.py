@@ -91,12 +91,7 @@ def test_a_task_is_its_id(kind: str) -> None:
         assert torch.equal(alone.support[name][0], value[1])
 
 
-BODIES = {"half_cheetah_vel", "ant_dir", "ant_goal"}  # as half_cheetah_dir is; that of walker_params differs by task
-
-
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in BODIES else ()) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_family_trains(kind: str) -> None:
     if kind.startswith("half_cheetah"):
         pytest.importorskip("mujoco")
@@ -105,6 +100,7 @@ def test_every_family_trains(kind: str) -> None:
         "model": {"kind": "mlp", "hidden": [4], "activation": "tanh"},
         "algorithm": {"name": "maml_trpo", "inner_steps": 1},
         "run": {"meta_batch": 2, "steps": 1, "device": "cpu"},
+        "engine": {"compile": "none"},
     }
     program = open_program(load_config(source), CPU)
     plan = program.probe()
