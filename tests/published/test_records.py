@@ -82,9 +82,12 @@ CLAIMS = {
         "a total reward of more than 79.05, that of greedy on the posterior mean",
         lambda found: found["return"]["mean"] > 79.05,
     ),
-    "navigation_maml_trpo": Claim(
-        "a return of -15 or better after one inner step", lambda found: after(found, 1)["mean"] >= -15
-    ),
+    **{
+        f"navigation_maml_trpo{which}": Claim(
+            "a return of -15 or better after one inner step", lambda found: after(found, 1)["mean"] >= -15
+        )
+        for which in ("", "_seed_1", "_rate", "_rate_seed_1")
+    },
     "omniglot_5w1s_matching_net": Claim("no confirmed figure; 97 %", lambda found: found["accuracy"]["mean"] >= 0.97),
     "omniglot_5w1s_maml_60000": Claim(
         "98.7 % after 60,000 meta-steps", lambda found: found["accuracy"]["mean"] >= 0.98
