@@ -25,7 +25,7 @@ VIEWS = {
 """Operations whose result begins where their argument does, and shares its memory."""
 
 
-Geometry = tuple[tuple[int, ...], tuple[int, ...]]
+Strided = tuple[tuple[int, ...], tuple[int, ...]]
 """Shape and strides."""
 
 
@@ -64,7 +64,7 @@ def is_view(node: Node) -> bool:
     return node.op == "call_function" and node.target in VIEWS
 
 
-def looked_at(view: Node) -> tuple[Node, Geometry | None]:
+def looked_at(view: Node) -> tuple[Node, Strided | None]:
     """What owns the memory of a chain of views that ends here, and how the view sees it; ``None``: as it is."""
     origin = view
     while is_view(origin):
@@ -73,6 +73,6 @@ def looked_at(view: Node) -> tuple[Node, Geometry | None]:
     return origin, None if geometry == _geometry(origin) else geometry
 
 
-def _geometry(node: Node) -> Geometry:
+def _geometry(node: Node) -> Strided:
     value = node.meta["val"]
     return tuple(value.shape), tuple(value.stride())
