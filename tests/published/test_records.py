@@ -68,6 +68,10 @@ CLAIMS = {
         "after one inner step 150 more than before, in each direction",
         lambda found: all(after(own, 1)["mean"] - after(own, 0)["mean"] >= 150 for own in found["by_group"].values()),
     ),
+    "half_cheetah_dir_promp": Claim(
+        "after one inner step 220 more than before, in each direction",
+        lambda found: all(after(own, 1)["mean"] - after(own, 0)["mean"] >= 220 for own in found["by_group"].values()),
+    ),
     "half_cheetah_vel_promp": Claim(
         "after one inner step a fifth of the way to 0, which no policy passes",
         lambda found: after(found, 1)["mean"] - after(found, 0)["mean"] >= -0.2 * after(found, 0)["mean"],
