@@ -116,7 +116,7 @@ def test_runs_go_on(name: str, here: Path) -> None:
 @pytest.mark.slow
 def test_the_sweep_goes_on(here: Path) -> None:
     same = same_machine(here / "sweep")
-    overrides = [] if same else ["base.cluster.allow_mixed=true"]
+    overrides = [] if same else ["cluster.allow_mixed=true"]
     command("tune", "sweep.yaml", *overrides, "--run-dir", "sweep", "--resume")
     results = json.loads((here / "sweep" / "results.json").read_text())
     expected = EXPECTED["sweep"]
