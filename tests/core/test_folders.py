@@ -43,6 +43,9 @@ FOLDERS = (
 )
 """Folders, and single files beside them, in the order in which they may import one another: from above."""
 
+RAY = ("workers/ray", "sweeps/tune", "jobs", "serving")
+"""The folders that import Ray."""
+
 LINES = 400
 """Of a file."""
 
@@ -95,6 +98,19 @@ def test_imports_come_from_above() -> None:
         if rank(name) > rank(module)
     ]
     assert back == []
+
+
+def test_ray_is_imported_in_its_folders_alone() -> None:
+    found = {
+        str(file.relative_to(PACKAGE))
+        for file in MODULES.values()
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
+        if name.partition(".")[0] == "ray"
+    }
+    assert [file for file in sorted(found) if not file.startswith(tuple(f"{folder}/" for folder in RAY))] == []
+    assert {folder for folder in RAY if any(file.startswith(f"{folder}/") for file in found)} == set(RAY)
 
 
 def test_there_is_no_circle() -> None:

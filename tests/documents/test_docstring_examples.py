@@ -24,6 +24,7 @@ def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DISTMETA_CACHE", str(distmeta_cache))  # put back, should an example set its own
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.attempted
     assert result.failed == 0
 
 

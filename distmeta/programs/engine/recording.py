@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten, treespec_dumps, treespec_loads
 
-from distmeta.programs.engine.duplicates import without_duplicates
+from distmeta.programs.engine.duplicates import drop_duplicates
 from distmeta.programs.engine.views import shortened
 
 _NAMES = {
@@ -78,7 +78,7 @@ class Recording:
             graph = make_fx(on_leaves)(*leaves)
         graph.graph.eliminate_dead_code()
         if not sparing:
-            without_duplicates(graph)
+            drop_duplicates(graph.graph)
         graph.recompile()
         constants = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
         constants |= {name: value for name, value in vars(graph).items() if isinstance(value, Tensor)}
