@@ -22,6 +22,7 @@ from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.engine.compiling import specialise
 from distmeta.programs.engine.kept import origin
 from distmeta.programs.engine.mapping import run_tasks
+from distmeta.programs.grouping import by_shape
 
 LARGEST_CHUNK = 64
 """Tasks of a chunk at most."""
@@ -75,7 +76,25 @@ class TaskBatches:
         self._seen: Counter[Hashable] = Counter()
 
     def adapt(self, supports: Sequence[Support], steps: int | None) -> list[Any]:
-        """The solutions of tasks whose support sets have one shape, in their order."""
+        """The solutions of tasks, in their order; those of one shape are computed together."""
+        return _in_groups(supports, lambda group: self._adapt(group, steps))
+
+    def predict(
+        self, adapted: Sequence[Any], supports: Sequence[Support | None], inputs: Sequence[Data]
+    ) -> list[Tensor]:
+        """Outputs (N, D) of adapted tasks; those of one shape are computed together.
+
+        Args:
+            adapted: their solutions.
+            supports: whose statistics normalise the inputs; ``None`` for the inputs' own.
+            inputs: (N, ...) of each task.
+        """
+        return _in_groups(
+            list(zip(adapted, supports, inputs, strict=True)), lambda group: self._predict(*zip(*group, strict=True))
+        )
+
+    def _adapt(self, supports: Sequence[Support], steps: int | None) -> list[Any]:
+        """Of support sets of one shape."""
         ways, adaptation = supports[0].ways, self._parts.adaptation
 
         def one(meta: Meta, data: Data) -> Any:
@@ -85,16 +104,10 @@ class TaskBatches:
         recorded = (steps or 0) <= LONGEST_GRAPH
         return self._chunked(key, one, [dict(support.data) for support in supports], _examples(supports[0]), recorded)
 
-    def predict(
+    def _predict(
         self, adapted: Sequence[Any], supports: Sequence[Support | None], inputs: Sequence[Data]
     ) -> list[Tensor]:
-        """Outputs (N, D) of adapted tasks for inputs of one shape.
-
-        Args:
-            adapted: solutions of one structure and shape.
-            supports: whose statistics normalise the inputs; ``None`` for the inputs' own. All or none.
-            inputs: (N, ...) of each task.
-        """
+        """Of solutions, support sets and inputs of one structure and shape; all have a support set, or none has."""
         first, adaptation = supports[0], self._parts.adaptation
         ways = None if first is None else first.ways
 
@@ -163,6 +176,15 @@ class TaskBatches:
         if self._device.type == "cuda":
             return "products"
         return "general" if unavailable() else "native"
+
+
+def _in_groups(trees: Sequence[Any], compute: Callable[[Sequence[Any]], Sequence[Any]]) -> list[Any]:
+    """Results of all, computed for those of one shape at a time, in the order of the trees."""
+    found: list[Any] = [None] * len(trees)
+    for places in by_shape(trees):
+        for place, result in zip(places, compute([trees[place] for place in places]), strict=True):
+            found[place] = result
+    return found
 
 
 def _stacked(*leaves: Tensor) -> Tensor:

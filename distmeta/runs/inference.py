@@ -22,7 +22,6 @@ from distmeta.loading import load_config
 from distmeta.programs.batches import LARGEST_CHUNK, TaskBatches
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.task_inputs import TaskInputs
-from distmeta.runs.grouping import by_shape
 from distmeta.runs.replicas import Replicas
 from distmeta.tasks import with_fitted
 
@@ -132,8 +131,13 @@ class MetaLearner:
             ConfigError: shapes, types, values or labels that do not fit the model, or a wrong number of steps.
         """
         count = self.steps_of(steps)
-        with self.computing() as parts:
+        with torch.inference_mode(False), torch.no_grad():
             support = self._inputs.support(x_support, y_support)
+        return self.adapt_support(support, count)
+
+    def adapt_support(self, support: Support, count: int | None) -> AdaptedModel:
+        """As :meth:`adapt`, of what :meth:`support_of` and :meth:`steps_of` gave."""
+        with self.computing() as parts:
             if parts.adaptation.iterative:
                 assert count is not None
                 adapted = cast(Iterative, parts.adaptation).descend(self.meta, support, count)
@@ -168,15 +172,14 @@ class MetaLearner:
             with _of_task(number):
                 if not isinstance(task, (tuple, list)) or len(task) != 2:
                     raise ConfigError("expected (x_support, y_support)")
-                supports.append(self._inputs.support(*task))
-        found: list[AdaptedModel | None] = [None] * len(supports)
+                supports.append(self.support_of(*task))
+        return self.adapt_supports(supports, count)
+
+    def adapt_supports(self, supports: Sequence[Support], count: int | None) -> list[AdaptedModel]:
+        """As :meth:`adapt_batch`, of what :meth:`support_of` and :meth:`steps_of` gave."""
         with self.batched() as batches:
-            for places in by_shape(supports):
-                for place, adapted in zip(
-                    places, batches.adapt([supports[place] for place in places], count), strict=True
-                ):
-                    found[place] = AdaptedModel(self, self.kept_of(supports[place]), adapted)
-        return cast("list[AdaptedModel]", found)
+            solutions = batches.adapt(supports, count)
+        return [AdaptedModel(self, self.kept_of(support), it) for support, it in zip(supports, solutions, strict=True)]
 
     def predict_batch(
         self, models: Sequence[AdaptedModel], inputs: Sequence[Inputs], statistics: Statistics = "support"
@@ -195,17 +198,19 @@ class MetaLearner:
         check_statistics(statistics)
         if len(models) != len(inputs):
             raise ConfigError(f"predict_batch got {len(models)} models and inputs of {len(inputs)}; give one for each")
-        trees: list[tuple[Any, Support | None, Data]] = []
-        for number, (model, given) in enumerate(zip(models, inputs, strict=True)):
+        checked = []
+        for number, given in enumerate(inputs):
             with _of_task(number):
-                trees.append((*model.solution(statistics), self.inputs(given, "x")))
-        found: list[Tensor | None] = [None] * len(trees)
+                checked.append(self.inputs(given, "x"))
+        return self.predict_checked(models, checked, statistics)
+
+    def predict_checked(
+        self, models: Sequence[AdaptedModel], inputs: Sequence[Data], statistics: Statistics = "support"
+    ) -> list[Tensor]:
+        """As :meth:`predict_batch`, of inputs that :meth:`inputs` gave."""
+        adapted, supports = zip(*(model.solution(statistics) for model in models), strict=True) if models else ((), ())
         with self.batched() as batches:
-            for places in by_shape(trees):
-                adapted, supports, data = zip(*(trees[place] for place in places), strict=True)
-                for place, outputs in zip(places, batches.predict(adapted, supports, data), strict=True):
-                    found[place] = self.outputs(outputs)
-        return cast("list[Tensor]", found)
+            return [self.outputs(outputs) for outputs in batches.predict(adapted, supports, inputs)]
 
     def batch_by(self, most: int, *, steady: bool = True) -> None:
         """How :meth:`adapt_batch` and :meth:`predict_batch` cut tasks into chunks, before they are first called.

@@ -6,15 +6,17 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ray.exceptions import RayError
 from torch import Tensor
 
-from distmeta.core.records import Inputs
+from distmeta.adaptations import Support
+from distmeta.core.records import Data
 from distmeta.errors import ConfigError
 from distmeta.runs.inference import AdaptedModel, MetaLearner
 from distmeta.serving.bodies import BadRequest, Body, refused, targets_of
@@ -48,25 +50,23 @@ class _Waiting:
 
 
 class Batcher:
-    """Collects requests for a moment and computes those of one key in one call, in a thread of its own.
+    """Collects requests for a moment and answers those of one key in one call.
 
     Args:
-        compute: of several works of one key, their results in their order.
+        call: gives the results of several works of one key, in their order.
         most: works of a call.
         wait: seconds that the first of them waits.
-        pool: where to compute.
         note: told of the size of each call.
     """
 
     def __init__(
         self,
-        compute: Callable[[Any, Sequence[Any]], Sequence[Any]],
+        call: Callable[[Any, Sequence[Any]], Awaitable[Sequence[Any]]],
         most: int,
-        wait: float,
-        pool: ThreadPoolExecutor,
-        note: Callable[[int], None],
+        wait: float = 0.0,
+        note: Callable[[int], None] | None = None,
     ) -> None:
-        self._compute, self._most, self._wait, self._pool, self._note = compute, most, wait, pool, note
+        self._call, self._most, self._wait, self._note = call, most, wait, note
         self._waiting: list[_Waiting] = []
         self._running: asyncio.Task[None] | None = None
 
@@ -79,7 +79,7 @@ class Batcher:
         return await done
 
     async def _run(self) -> None:
-        """Calls, until nothing waits; while one is computed, the next one's works come together."""
+        """Calls, until nothing waits; while one is answered, the next one's works come together."""
         if self._most > 1:
             await asyncio.sleep(self._wait)
         while self._waiting:
@@ -87,10 +87,10 @@ class Batcher:
             chosen = [each for each in self._waiting if each.key == key][: self._most]
             taken = set(map(id, chosen))
             self._waiting = [each for each in self._waiting if id(each) not in taken]
-            self._note(len(chosen))
+            if self._note is not None:
+                self._note(len(chosen))
             try:
-                works = [each.work for each in chosen]
-                results = await asyncio.get_running_loop().run_in_executor(self._pool, self._compute, key, works)
+                results = await self._call(key, [each.work for each in chosen])
             except Exception as error:  # of all of them: none may wait for ever
                 results = [error] * len(chosen)
             for each, result in zip(chosen, results, strict=True):
@@ -119,8 +119,9 @@ class Answers:
         self._used: dict[str, None] = {}  # since the store was told, the last one at the end
         self._refreshing: asyncio.Task[None] | None = None
         most, wait = settings.batch, settings.wait
-        self._adapting = Batcher(self._adapt, most, wait, self._pool, note)
-        self._predicting = Batcher(self._predict, most, wait, self._pool, note)
+        self._adapting = Batcher(partial(self._computed, self._adapt), most, wait, note)
+        self._predicting = Batcher(partial(self._computed, self._predict), most, wait, note)
+        self._keeping = Batcher(self._keep, most)
 
     async def adapt(self, body: Body) -> dict[str, Any]:
         """Adapt to a support set; gives the model's id and its classes."""
@@ -129,13 +130,12 @@ class Answers:
         steps = self._steps(body)
         targets, classes = targets_of(self._learner, body.labels)
         try:  # before others are computed with it
-            self._learner.support_of(body.inputs, targets)
-            self._learner.steps_of(steps)
+            support, count = self._learner.support_of(body.inputs, targets), self._learner.steps_of(steps)
         except ConfigError as error:
             raise refused(error) from None
-        model: AdaptedModel = await self._adapting.ask(steps, (body.inputs, targets))
+        model: AdaptedModel = await self._adapting.ask(count, support)
         name = secrets.token_urlsafe(16)
-        await self._store.keep.remote(name, PackedModel.of(model, classes))
+        await self._keeping.ask(None, (name, PackedModel.of(model, classes)))
         self._remember(name, model, classes)
         return {"model": name, "classes": classes, "expires_in": self._settings.ttl}
 
@@ -143,10 +143,10 @@ class Answers:
         """Predict with a model that was adapted before."""
         model, classes = await self._model(name)
         try:
-            self._learner.inputs(body.inputs, "inputs")
+            inputs = self._learner.inputs(body.inputs, "inputs")
         except ConfigError as error:
             raise refused(error) from None
-        outputs: Tensor = await self._predicting.ask(None, (model, body.inputs))
+        outputs: Tensor = await self._predicting.ask(None, (model, inputs))
         return told(self._learner, outputs, classes)
 
     async def forget(self, name: str) -> bool:
@@ -157,16 +157,25 @@ class Answers:
             await asyncio.sleep(2 * REFRESH_EVERY)
         return there
 
-    def _adapt(self, steps: int | None, works: Sequence[tuple[Inputs, Tensor]]) -> Sequence[AdaptedModel]:
-        if self._settings.batch == 1:
-            return [self._learner.adapt(*works[0], steps)]
-        return self._learner.adapt_batch(works, steps)
+    async def _computed(self, compute: Callable[..., Sequence[Any]], key: Any, works: Sequence[Any]) -> Sequence[Any]:
+        """What a function gives of works, in the thread for computing."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, compute, key, works)
 
-    def _predict(self, _: None, works: Sequence[tuple[AdaptedModel, Inputs]]) -> Sequence[Tensor]:
+    def _adapt(self, count: int | None, supports: Sequence[Support]) -> Sequence[AdaptedModel]:
+        if self._settings.batch == 1:
+            return [self._learner.adapt_support(supports[0], count)]
+        return self._learner.adapt_supports(supports, count)
+
+    def _predict(self, _: None, works: Sequence[tuple[AdaptedModel, Data]]) -> Sequence[Tensor]:
         if self._settings.batch == 1:
             model, inputs = works[0]
             return [model.predict(inputs)]
-        return self._learner.predict_batch([model for model, _ in works], [inputs for _, inputs in works])
+        return self._learner.predict_checked([model for model, _ in works], [inputs for _, inputs in works])
+
+    async def _keep(self, _: None, models: Sequence[tuple[str, PackedModel]]) -> Sequence[None]:
+        """Give models to the store in one message."""
+        await self._store.keep.remote(dict(models))
+        return [None] * len(models)
 
     async def _model(self, name: str) -> tuple[AdaptedModel, list[Any] | None]:
         found = self._here.get(name)

@@ -83,12 +83,13 @@ class ModelStore:
         self._used = 0
         self._counts: dict[str, dict[str, float]] = {}
 
-    def keep(self, name: str, model: PackedModel) -> None:
-        """Keep a model; others that were not used for longest make room."""
+    def keep(self, models: Mapping[str, PackedModel]) -> None:
+        """Keep models; others that were not used for longest make room."""
         self._forget()
-        nbytes = model.nbytes
-        self._kept[name] = _Kept(ray.put(model), nbytes, time.monotonic())
-        self._used += nbytes
+        for name, model in models.items():
+            nbytes = model.nbytes
+            self._kept[name] = _Kept(ray.put(model), nbytes, time.monotonic())
+            self._used += nbytes
         while len(self._kept) > 1 and (len(self._kept) > self._models or self._used > self._bytes):
             self._drop(next(iter(self._kept)))
 

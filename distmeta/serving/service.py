@@ -11,9 +11,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+import anyio
 from ray import serve
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
 from distmeta.runs.inference import MetaLearner
 from distmeta.serving.answering import Answers
@@ -22,7 +25,6 @@ from distmeta.serving.documents import description, document
 from distmeta.serving.measuring import Counts
 from distmeta.serving.settings import ServeSettings
 from distmeta.serving.warming import warm
-from distmeta.version import __version__
 from distmeta.workers.bundle import unpack_modules
 from distmeta.workers.worker import shorten_switch_interval
 
@@ -32,13 +34,14 @@ FORM = "multipart/form-data"
 REPORT_EVERY = 1.0
 """Seconds between a replica's reports of its counts."""
 
-Handler = Callable[[Request], Awaitable[Response]]
+READ_AT_ONCE = 16 * 1024
+"""Bytes of a body that is read where it arrives: a thread for it would take longer than reading it does."""
 
-app = FastAPI(title="distmeta", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 @serve.deployment(max_ongoing_requests=512, health_check_period_s=2, graceful_shutdown_timeout_s=5)
-@serve.ingress(app)
+@serve.ingress()
 class Service:
     """One replica.
 
@@ -66,56 +69,48 @@ class Service:
         gc.collect()
         gc.freeze()  # what is there by now stays; Ray looks for garbage every now and then
 
-    @app.get("/", response_class=HTMLResponse)
-    async def page(self) -> str:
-        """The page for people."""
-        return (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    async def __serve_build_asgi_app__(self) -> Router:  # Ray Serve's name for it
+        """The routes; those that are asked often come first."""
+        return Router(
+            [
+                self._route("/predict", "POST", self._predicted),
+                self._route("/adapt", "POST", self._adapted),
+                Route("/health", self._healthy),
+                self._route("/metrics", "GET", self._measured),
+                self._route("/models/{name}", "DELETE", self._forgotten),
+                self._route("/learner", "GET", self._described),
+                Route("/", self._page),
+                Route("/openapi.json", self._openapi),
+                Route("/docs", self._documents),
+            ],
+            default=self._unknown,
+        )
 
-    @app.get("/health")
-    async def health(self) -> dict[str, str]:
-        """Whether this replica answers."""
-        return {"status": "ok"}
+    def _route(self, path: str, method: str, handler: Handler) -> Route:
+        """A route with checks and counts."""
+        name = "forget" if method == "DELETE" else path[1:]
 
-    @app.get("/openapi.json")
-    async def openapi(self) -> dict[str, Any]:
-        """What can be asked, in OpenAPI's words."""
-        return description(self._reader.kind)
+        async def endpoint(request: Request) -> Response:
+            return await self._answered(request, name, handler)
 
-    @app.get("/docs", response_class=HTMLResponse)
-    async def docs(self) -> str:
-        """The same as a page."""
-        return document(self._reader.kind)
+        return Route(path, endpoint, methods=[method])
 
-    @app.get("/learner")
-    async def learner(self, request: Request) -> Response:
-        """What the learner is and takes."""
-        return await self._answered(request, "learner", self._described)
+    async def _page(self, _: Request) -> Response:
+        return HTMLResponse((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 
-    @app.post("/adapt")
-    async def adapt(self, request: Request) -> Response:
-        """Adapt to a support set."""
-        return await self._answered(request, "adapt", self._adapted)
+    async def _healthy(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
 
-    @app.post("/predict")
-    async def predict(self, request: Request) -> Response:
-        """Predict with an adapted model."""
-        return await self._answered(request, "predict", self._predicted)
+    async def _openapi(self, _: Request) -> Response:
+        return JSONResponse(description(self._reader.kind))
 
-    @app.delete("/models/{name}")
-    async def forget(self, name: str, request: Request) -> Response:
-        """Forget an adapted model."""
+    async def _documents(self, _: Request) -> Response:
+        return HTMLResponse(document(self._reader.kind))
 
-        async def forgotten(_: Request) -> Response:
-            if not await self._answers.forget(name):
-                raise BadRequest("there is no such model", 404)
-            return Response(status_code=204)
-
-        return await self._answered(request, "forget", forgotten)
-
-    @app.get("/metrics")
-    async def metrics(self, request: Request) -> Response:
-        """Counts of all replicas, for Prometheus."""
-        return await self._answered(request, "metrics", self._measured)
+    async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whatever no route has."""
+        answer = JSONResponse({"error": "there is no such page; GET /docs lists what there is"}, 404)
+        await answer(scope, receive, send)
 
     async def _answered(self, request: Request, route: str, handler: Handler) -> Response:
         """A handler's answer; what is wrong with a request is an answer too, and a bug is one without its details."""
@@ -163,15 +158,22 @@ class Service:
             raise BadRequest("model: expected the id that /adapt gave, in the body or as ?model=")
         return JSONResponse(await self._answers.predict(body, name))
 
+    async def _forgotten(self, request: Request) -> Response:
+        if not await self._answers.forget(request.path_params["name"]):
+            raise BadRequest("there is no such model", 404)
+        return Response(status_code=204)
+
     async def _measured(self, _: Request) -> Response:
         total = await self._store.count.remote(self._name, self._counts.values)
-        return Response(self._counts.text(total), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(self._counts.text(total), media_type="text/plain; version=0.0.4")
 
     async def _body(self, request: Request) -> Body:
         kind = request.headers.get("content-type", "")
         content = await self._content(request)
         if kind.partition(";")[0].strip().lower() == FORM:
             return await self._form(request, content)
+        if len(content) <= READ_AT_ONCE:
+            return self._reader.read(content, kind)
         return await asyncio.to_thread(self._reader.read, content, kind)
 
     async def _content(self, request: Request) -> bytes:
@@ -181,19 +183,17 @@ class Service:
         if not isinstance(size := whole_number(told), int) or size > most:
             raise BadRequest(f"a body has at most {most:,} bytes", 413)
 
-        async def read() -> bytes:
-            parts, size = [], 0
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    raise BadRequest(f"a body has at most {most:,} bytes", 413)
-                parts.append(part)
-            return b"".join(parts)
-
+        parts, size = [], 0
         try:
-            return await asyncio.wait_for(read(), self._settings.patience)
-        except asyncio.TimeoutError:
+            with anyio.fail_after(self._settings.patience):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > most:
+                        raise BadRequest(f"a body has at most {most:,} bytes", 413)
+                    parts.append(part)
+        except TimeoutError:
             raise BadRequest(f"the body did not arrive within {self._settings.patience:g} s", 408) from None
+        return b"".join(parts)
 
     async def _form(self, request: Request, content: bytes) -> Body:
         """Images of a form: the name of each part is its label; ``image`` has none."""
