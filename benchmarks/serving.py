@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import uvloop
 from common import write
 
 import distmeta
@@ -45,8 +46,8 @@ OURS = (b"ray::ServeReplica:distmeta", b"ray::ProxyActor", b"ray::ModelStore", b
 class Case:
     """A task, and what the learner alone predicts in it."""
 
-    support: str
-    query: list[str]
+    support: bytes
+    query: bytes
     expected: np.ndarray
 
 
@@ -80,8 +81,8 @@ def cases(learner: MetaLearner) -> list[Case]:
         model = learner.adapt(images[:ways], torch.arange(ways))
         expected = model.predict(images[ways:]).double().softmax(-1).numpy()
         texts = [base64.b64encode(file).decode() for file in files]
-        support = json.dumps({"images": texts[:ways], "labels": list(range(ways))})
-        found.append(Case(support, texts[ways:], expected))
+        support, query = {"images": texts[:ways], "labels": list(range(ways))}, {"images": texts[ways:]}
+        found.append(Case(json.dumps(support).encode(), json.dumps(query).encode(), expected))
     return found
 
 
@@ -93,15 +94,14 @@ async def client(session: Any, address: str, known: list[Case], number: int, end
         adapted = await ask(session, f"{address}/adapt", case.support, found, "adapt")
         if adapted is None:
             continue
-        body = json.dumps({"model": adapted["model"], "images": case.query})
         for _ in range(3):
-            answer = await ask(session, f"{address}/predict", body, found, "predict")
+            answer = await ask(session, f"{address}/predict?model={adapted['model']}", case.query, found, "predict")
             if answer is not None:
                 far = np.abs(np.asarray(answer["probabilities"]) - case.expected).max() > TOLERANCE
                 found.wrong += int(far)
 
 
-async def ask(session: Any, url: str, body: str, found: Found, route: str) -> Any:
+async def ask(session: Any, url: str, body: bytes, found: Found, route: str) -> Any:
     """One answer."""
     began = time.perf_counter()
     async with session.post(url, data=body, headers={**HEADERS, "Content-Type": "application/json"}) as answer:
@@ -195,11 +195,11 @@ def main() -> None:
             port = probe.getsockname()[1]
         settings = ServeSettings(TOKEN, batch=batch, models=options.models)
         with serving(learner, settings, port=port, replicas=options.replicas) as address:
-            asyncio.run(load(address, known, options.clients, 3))  # what is not recorded yet
-            found, memory = asyncio.run(load(address, known, options.clients, options.seconds))
+            uvloop.run(load(address, known, options.clients, 3))  # what is not recorded yet
+            found, memory = uvloop.run(load(address, known, options.clients, options.seconds))
             result[name] = {**told(found, options.seconds), "memory_mb": memory}
             if batch > 1 and options.fuzz:
-                result["fuzzed"] = asyncio.run(fuzz(address, options.fuzz))
+                result["fuzzed"] = uvloop.run(fuzz(address, options.fuzz))
     result["ratio"] = result["batched"]["answers_a_second"] / result["one by one"]["answers_a_second"]
     print(json.dumps(result, indent=1))
     write(options.json, "serving", result)

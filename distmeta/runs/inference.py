@@ -59,8 +59,13 @@ class AdaptedModel:
             ConfigError: inputs that do not fit the model, or unknown ``statistics``.
         """
         check_statistics(statistics)
+        with torch.inference_mode(False), torch.no_grad():
+            return self.predict_checked(self._learner.inputs(x, "x"), statistics)
+
+    def predict_checked(self, inputs: Data, statistics: Statistics = "support") -> Tensor:
+        """As :meth:`predict`, of inputs that :meth:`MetaLearner.inputs` gave."""
         with self._learner.computing() as parts:
-            batch = Batch(self._learner.inputs(x, "x"))
+            batch = Batch(inputs)
             meta, adapted = self._learner.meta, self._adapted
             if statistics == "support" and self._support is not None:
                 outputs = parts.adaptation.predict_inductive(meta, adapted, self._support, batch)

@@ -121,7 +121,7 @@ class Answers:
         most, wait = settings.batch, settings.wait
         self._adapting = Batcher(partial(self._computed, self._adapt), most, wait, note)
         self._predicting = Batcher(partial(self._computed, self._predict), most, wait, note)
-        self._keeping = Batcher(self._keep, most)
+        self._keeping = Batcher(self._keep, MODELS_HERE)
 
     async def adapt(self, body: Body) -> dict[str, Any]:
         """Adapt to a support set; gives the model's id and its classes."""
@@ -169,7 +169,7 @@ class Answers:
     def _predict(self, _: None, works: Sequence[tuple[AdaptedModel, Data]]) -> Sequence[Tensor]:
         if self._settings.batch == 1:
             model, inputs = works[0]
-            return [model.predict(inputs)]
+            return [model.predict_checked(inputs)]
         return self._learner.predict_checked([model for model, _ in works], [inputs for _, inputs in works])
 
     async def _keep(self, _: None, models: Sequence[tuple[str, PackedModel]]) -> Sequence[None]:
