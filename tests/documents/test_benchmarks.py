@@ -26,7 +26,7 @@ SHORT: dict[str, list[str]] = {
     "waiting": ["--workers", "0", "--steps", "16", "--case", "function", "--case", "table", "engine.compile=none"],
 }
 OF_RUNS = {"adapters", "bandits", "oracle", "running_statistics", "serving", "tables", "texts"}
-"""Of trained runs, or of data sets; :mod:`faults` takes minutes, :mod:`gpu` has a test of its own, :mod:`results` too."""
+"""Of trained runs or data sets; :mod:`faults` takes minutes, :mod:`gpu` has a test of its own, :mod:`results` too."""
 
 PARTS = {"common", "faults", "faults_model", "gpu", "peers_child", "pictures", "policies_peer", "processes", "results"}
 PARTS |= {"simulated_ray"}
