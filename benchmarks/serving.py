@@ -146,7 +146,7 @@ async def fuzz(address: str, count: int) -> dict[int, int]:
     """Requests that are nearly right; gives how many answers there were of each status."""
     import aiohttp
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "system"))
+    sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / each) for each in ("system", "helpers")]
     from test_serving import fuzzed  # type: ignore[import-not-found,unused-ignore]
 
     found: dict[int, int] = {}
