@@ -25,7 +25,7 @@ SHORT: dict[str, list[str]] = {
     "startup": ["--workers", "0", "--steps", "3", "run.meta_batch=2"],
     "waiting": ["--workers", "0", "--steps", "16", "--case", "function", "--case", "table", "engine.compile=none"],
 }
-OF_RUNS = {"adapters", "bandits", "oracle", "running_statistics", "serving", "tables", "texts"}
+OF_RUNS = {"adapters", "bandits", "inner_objective", "oracle", "running_statistics", "serving", "tables", "texts"}
 """Of trained runs or data sets; :mod:`faults` takes minutes, :mod:`gpu` has a test of its own, :mod:`results` too."""
 
 PARTS = {"common", "faults", "faults_model", "gpu", "peers_child", "pictures", "policies_peer", "processes", "results"}
