@@ -54,7 +54,7 @@ class Batcher:
 
     Args:
         call: gives the results of several works of one key, in their order.
-        most: works of a call.
+        most: works of a call; ``None``: all that wait.
         wait: seconds that the first of them waits.
         note: told of the size of each call.
     """
@@ -62,7 +62,7 @@ class Batcher:
     def __init__(
         self,
         call: Callable[[Any, Sequence[Any]], Awaitable[Sequence[Any]]],
-        most: int,
+        most: int | None = None,
         wait: float = 0.0,
         note: Callable[[int], None] | None = None,
     ) -> None:
@@ -80,7 +80,7 @@ class Batcher:
 
     async def _run(self) -> None:
         """Calls, until nothing waits; while one is answered, the next one's works come together."""
-        if self._most > 1:
+        if self._most != 1:
             await asyncio.sleep(self._wait)
         while self._waiting:
             key = self._waiting[0].key
@@ -121,7 +121,7 @@ class Answers:
         most, wait = settings.batch, settings.wait
         self._adapting = Batcher(partial(self._computed, self._adapt), most, wait, note)
         self._predicting = Batcher(partial(self._computed, self._predict), most, wait, note)
-        self._keeping = Batcher(self._keep, MODELS_HERE)
+        self._keeping = Batcher(self._keep)
 
     async def adapt(self, body: Body) -> dict[str, Any]:
         """Adapt to a support set; gives the model's id and its classes."""
