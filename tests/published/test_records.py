@@ -100,6 +100,8 @@ CLAIMS = {
     "omniglot_5w1s_boil": Claim("no published figure; 94 %", lambda found: found["accuracy"]["mean"] >= 0.94),
     "omniglot_5w1s_meta_curvature": Claim("no confirmed figure; 94 %", lambda found: found["accuracy"]["mean"] >= 0.94),
     "omniglot_5w1s_anil": Claim("no published figure; 93 %", lambda found: found["accuracy"]["mean"] >= 0.93),
+    "omniglot_5w1s_anil_rate": Claim("no published figure; 94 %", lambda found: found["accuracy"]["mean"] >= 0.94),
+    "omniglot_5w1s_in_context": Claim("no published figure; 90 %", lambda found: found["accuracy"]["mean"] >= 0.90),
     "omniglot_5w1s_meta_sgd": Claim("99.53 %, at second hand; 93 %", lambda found: found["accuracy"]["mean"] >= 0.93),
     "omniglot_5w1s_imaml": Claim(
         "99.16 %; after 1,000 meta-steps 86 %", lambda found: found["accuracy"]["mean"] >= 0.86
