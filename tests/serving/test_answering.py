@@ -12,8 +12,9 @@ from torch import Tensor
 from distmeta.loading import load_config
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.runs.inference import MetaLearner
-from distmeta.serving.answering import told
+from distmeta.serving.answering import Answers, told
 from distmeta.serving.bodies import BadRequest
+from distmeta.serving.settings import ServeSettings
 
 
 def learner(kind: str) -> MetaLearner:
@@ -51,3 +52,16 @@ def test_outputs_that_are_not_finite_are_the_requests_matter(
     with pytest.raises(BadRequest, match=r"row 1 is not finite \(1 of 3 rows\)") as caught:
         told(learner(kind), outputs, classes)
     assert caught.value.status == 422
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_answers_are_the_learners_own(batch: int) -> None:
+    """One by one to the bit; together up to rounding."""
+    own = learner("sinusoid")
+    answers = Answers(own, ServeSettings(None, batch=batch), None, lambda _: None)
+    x = torch.linspace(-5, 5, 10).unsqueeze(1)
+    for steps in (1, 3):
+        (model,) = answers._adapt(steps, [own.support_of(x, x.sin())])
+        (found,) = answers._predict(None, [(model, own.inputs(x, "inputs"))])
+        expected = own.adapt(x, x.sin(), steps).predict(x)
+        torch.testing.assert_close(found, expected, rtol=0 if batch == 1 else 1e-5, atol=0 if batch == 1 else 1e-6)
