@@ -194,7 +194,8 @@ def test_the_outcome_holds_for_the_process(cache: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("CXX", str(script(tmp_path / "cxx", body)))
     for _ in range(3):
         assert build.unavailable()
-    assert len(counter.read_text().splitlines()) == 3  # its version, the kernels of two types
+    # Its version, and the kernels of two types, of which the second may be called off as the first one fails.
+    assert len(counter.read_text().splitlines()) in (2, 3)
 
 
 def test_transposing_is_exact() -> None:
