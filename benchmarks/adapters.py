@@ -4,7 +4,7 @@
 
 A transformer of random weights, 50 million as it stands here, is trained for a few meta-steps on two Ray workers by
 LoRA, with a checkpoint at each. Messages are pickled as they go between driver and worker; checkpoints are the files of
-the run. The trunk goes to a worker once, when it starts.
+the run.
 """
 
 from __future__ import annotations

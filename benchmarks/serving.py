@@ -1,6 +1,6 @@
 """Load on a service: answers a second and their times, with requests batched and not; every answer is compared.
 
-    python benchmarks/serving.py RUN_OR_ARTEFACT [--clients 200] [--seconds 60] [--fuzz 10000] [--steps N]
+    python benchmarks/serving.py RUN_OR_ARTEFACT [--clients 200] [--seconds 60] [--fuzz 10000]
 
 Clients of this machine send what a person's page sends: a support set, then queries, of random images. An answer is
 wrong where a probability differs by more than 1e-3 from what the same learner gives for the same task alone. Memory is
@@ -60,7 +60,7 @@ class Found:
     failed: int = 0
 
 
-def cases(learner: MetaLearner, steps: int | None) -> list[Case]:
+def cases(learner: MetaLearner) -> list[Case]:
     """Tasks of random images."""
     from PIL import Image
 
@@ -78,10 +78,10 @@ def cases(learner: MetaLearner, steps: int | None) -> list[Case]:
             Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(stream, "PNG")
             files.append(stream.getvalue())
         images = torch.stack([family.picture(learner.config.tasks, file) for file in files])
-        model = learner.adapt(images[:ways], torch.arange(ways), steps)
+        model = learner.adapt(images[:ways], torch.arange(ways))
         expected = model.predict(images[ways:]).double().softmax(-1).numpy()
         texts = [base64.b64encode(file).decode() for file in files]
-        support = {"images": texts[:ways], "labels": list(range(ways)), **({} if steps is None else {"steps": steps})}
+        support = {"images": texts[:ways], "labels": list(range(ways))}
         query = {"images": texts[ways:]}
         found.append(Case(json.dumps(support).encode(), json.dumps(query).encode(), expected))
     return found
@@ -184,12 +184,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--models", type=int, default=300, help="kept at most, so that memory is steady soon")
-    parser.add_argument("--steps", type=int, help="inner steps that clients ask for; as in the meta-test by default")
     parser.add_argument("--fuzz", type=int, default=10_000)
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     learner = distmeta.load(options.learner)
-    known = cases(learner, options.steps)
+    known = cases(learner)
     result: dict[str, Any] = {}
     for name, batch in (("batched", 32), ("one by one", 1)):
         with socket.socket() as probe:

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from ray import serve
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
@@ -165,7 +165,7 @@ class Service:
 
     async def _measured(self, _: Request) -> Response:
         total = await self._store.count.remote(self._name, self._counts.values)
-        return PlainTextResponse(self._counts.text(total), media_type="text/plain; version=0.0.4")
+        return Response(self._counts.text(total), media_type="text/plain; version=0.0.4")
 
     async def _body(self, request: Request) -> Body:
         kind = request.headers.get("content-type", "")

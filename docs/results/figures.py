@@ -206,12 +206,12 @@ def serving_table(record: Record) -> str:
     rates = [f"{figures[mode]['answers_a_second']:.0f} answers a second {mode}" for mode in ("batched", "one by one")]
     memory = ", ".join(f"{value:,.0f} MB" for value in figures["batched"]["memory_mb"])
     wrong = sum(figures[mode]["wrong"] + figures[mode]["failed"] for mode in ("batched", "one by one"))
-    fuzzed = ", ".join(f"{count:,} of {status}" for status, count in figures.get("fuzzed", {}).items())
+    fuzzed = ", ".join(f"{count:,} of {status}" for status, count in figures["fuzzed"].items())
     made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
     return (
         f"{table}\n\n{', '.join(rates)}: {figures['ratio']:.2f} times as many. Wrong or failed: {wrong}. Memory of all "
-        f"of the service's processes after a third of the time, and at the end: {memory}."
-        f"{f' Requests that were nearly right got: {fuzzed}.' if fuzzed else ''}\n\n`{record['command']}` ({made})"
+        f"of the service's processes after a third of the time, and at the end: {memory}. Requests that were nearly "
+        f"right got: {fuzzed}.\n\n`{record['command']}` ({made})"
     )
 
 
