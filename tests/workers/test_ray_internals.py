@@ -22,7 +22,7 @@ from ray.job_submission import JobSubmissionClient  # noqa: E402
 from distmeta.workers.ray import internals as ray_internals  # noqa: E402
 
 PACKAGE = Path(distmeta.__file__).parent
-INTERNALS = {"workers/ray/internals.py", "sweeps/tune/internals.py"}
+INTERNALS = {"workers/ray/internals.py", "sweeps/tune/internals.py", "serving/internals.py"}
 
 
 def gone(name: str, function: str) -> str:

@@ -1,7 +1,7 @@
 """What distmeta uses of Ray that Ray does not promise to keep: all of it, each name in one function.
 
 A release of Ray that takes one away makes a test of ``tests/workers/test_ray_internals.py`` fail, which names it. Of
-Tune: :mod:`distmeta.sweeps.tune.internals`.
+Tune: :mod:`distmeta.sweeps.tune.internals`; of Serve: :mod:`distmeta.serving.internals`.
 """
 
 from __future__ import annotations
