@@ -30,6 +30,9 @@ LARGEST_CHUNK = 64
 REPEATS = 2
 """Chunks of one shape after which their operations are recorded; fewer do not repay it."""
 
+FILLED = 8
+"""One copy to so many tasks fills up a chunk; of fewer tasks a smaller chunk is made first."""
+
 KEPT_SHAPES = 128
 """Shapes whose recordings are kept; of more, those that were not used for longest are made again."""
 
@@ -126,16 +129,27 @@ class TaskBatches:
         self, key: tuple[Hashable, ...], one: Callable[..., Any], trees: Sequence[Any], examples: int, recorded: bool
     ) -> list[Any]:
         """``one(meta, tree)`` of every tree, in chunks."""
-        whole, results = self._size(examples), []
-        for first in range(0, len(trees), whole):
-            part = [*trees[first : first + whole]]
+        whole = self._size(examples)
+        results: list[Any] = []
+        while len(results) < len(trees):
+            left = len(trees) - len(results)
+            size = whole if self._steady else self._fitting(left, whole)
+            part = [*trees[len(results) : len(results) + size]]
             count = len(part)
-            size = whole if self._steady else 1 << (count - 1).bit_length()
             part += [part[-1]] * (size - count)
             stacked = tree_map(_stacked, *part)
             found = self._call(key, one, stacked, size, recorded)
             results += [tree_map(lambda leaf, t=t: leaf[t].clone(), found) for t in range(count)]
         return results
+
+    def _fitting(self, count: int, most: int) -> int:
+        """Tasks of the next chunk where ``count`` are left: a power of two, of which few are recorded.
+
+        On a CPU a copy takes as long as a task, and a second chunk hardly longer than its tasks do.
+        """
+        size = min(most, 1 << (count - 1).bit_length())
+        spare = (size - count) * FILLED > count and self._device.type != "cuda"
+        return size // 2 if spare else size
 
     def _call(self, key: tuple[Hashable, ...], one: Callable[..., Any], stacked: Any, size: int, record: bool) -> Any:
         def chunk(meta: Meta, trees: Any) -> Any:

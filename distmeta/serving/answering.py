@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from distmeta.adaptations import Support
 from distmeta.core.records import Data
 from distmeta.errors import ConfigError
 from distmeta.runs.inference import AdaptedModel, MetaLearner
+from distmeta.serving.batcher import Batcher
 from distmeta.serving.bodies import BadRequest, Body, refused, targets_of
 from distmeta.serving.models import PackedModel
 from distmeta.serving.settings import ServeSettings
@@ -38,68 +39,6 @@ class _Here:
 
     model: AdaptedModel
     classes: list[Any] | None
-
-
-@dataclass
-class _Waiting:
-    """A request that waits for others."""
-
-    work: Any
-    key: Any
-    done: asyncio.Future[Any]
-
-
-class Batcher:
-    """Collects requests for a moment and answers those of one key in one call.
-
-    Args:
-        call: gives the results of several works of one key, in their order.
-        most: works of a call; ``None``: all that wait.
-        wait: seconds that the first of them waits.
-        note: told of the size of each call.
-    """
-
-    def __init__(
-        self,
-        call: Callable[[Any, Sequence[Any]], Awaitable[Sequence[Any]]],
-        most: int | None = None,
-        wait: float = 0.0,
-        note: Callable[[int], None] | None = None,
-    ) -> None:
-        self._call, self._most, self._wait, self._note = call, most, wait, note
-        self._waiting: list[_Waiting] = []
-        self._running: asyncio.Task[None] | None = None
-
-    async def ask(self, key: Any, work: Any) -> Any:
-        """The result of one work."""
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(work, key, done))
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
-        return await done
-
-    async def _run(self) -> None:
-        """Calls, until nothing waits; while one is answered, the next one's works come together."""
-        if self._most != 1:
-            await asyncio.sleep(self._wait)
-        while self._waiting:
-            key = self._waiting[0].key
-            chosen = [each for each in self._waiting if each.key == key][: self._most]
-            taken = set(map(id, chosen))
-            self._waiting = [each for each in self._waiting if id(each) not in taken]
-            if self._note is not None:
-                self._note(len(chosen))
-            try:
-                results = await self._call(key, [each.work for each in chosen])
-            except Exception as error:  # of all of them: none may wait for ever
-                results = [error] * len(chosen)
-            for each, result in zip(chosen, results, strict=True):
-                if each.done.cancelled():
-                    continue
-                if isinstance(result, Exception):
-                    each.done.set_exception(result)
-                else:
-                    each.done.set_result(result)
 
 
 class Answers:

@@ -51,6 +51,39 @@ def tasks_of(name: str, count: int, seed: int = 3) -> list[tuple[Tensor, Tensor,
 
 
 @pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [
+        (1, 32, [1]),
+        (13, 32, [8, 4, 1]),
+        (15, 32, [16]),
+        (24, 32, [16, 8]),
+        (29, 32, [32]),
+        (33, 32, [32, 1]),
+        (70, 32, [32, 32, 4, 2]),
+        (6, 4, [4, 2]),
+        (9, 1, [1] * 9),
+    ],
+)
+def test_few_copies_fill_up_what_a_service_computes(count: int, most: int, expected: list[int]) -> None:
+    """And each of its tasks gets, up to rounding, what it gets alone."""
+    learner = learner_of("sinusoid")
+    learner.batch_by(most, steady=False)
+    tasks = tasks_of("sinusoid", count)
+    models = learner.adapt_batch([task[:2] for task in tasks])
+    for model, outputs, task in zip(models, learner.predict_batch(models, [x for *_, x in tasks]), tasks, strict=True):
+        alone = learner.adapt(*task[:2])
+        torch.testing.assert_close(model.predict(task[2]), alone.predict(task[2]))
+        torch.testing.assert_close(outputs, alone.predict(task[2]))
+    with learner.batched() as batches:
+        sizes = {shapes[3][0][0] for shapes in batches._seen if shapes[0] == "adapt"}
+        found = []
+        while (done := sum(found)) < count:
+            found.append(batches._fitting(count - done, most))
+    assert found == expected
+    assert sizes == set(expected)
+
+
+@pytest.mark.parametrize(
     ("name", "statistics"), [*((name, "support") for name in LEARNERS), ("maml", "query"), ("own", "query")]
 )
 def test_a_task_gets_what_it_gets_alone(name: str, statistics: Any) -> None:
