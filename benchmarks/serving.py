@@ -1,10 +1,11 @@
-"""Load on a service: answers a second and their times, with requests batched and not; every answer is compared.
+"""Load on a service: answers a second and their times, batched, one by one, and of several replicas; all are compared.
 
     python benchmarks/serving.py RUN_OR_ARTEFACT [--clients 200] [--seconds 60] [--fuzz 10000]
 
 Clients of this machine send what a person's page sends: a support set, then queries, of random images. An answer is
 wrong where a probability differs by more than 1e-3 from what the same learner gives for the same task alone. Memory is
-that of all of the service's processes after a third of the time, and at the end.
+what the service's processes have for themselves, beside the models that it keeps in Ray's store, after a third of the
+time, and at the end.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ TOKEN = "benchmark-token-of-this-run"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 TASKS = 64
 TOLERANCE = 1e-3
-OURS = (b"ray::ServeReplica:distmeta", b"ray::ProxyActor", b"ray::ModelStore", b"ray::ServeController")
+OURS = ("ray::ServeReplica:distmeta", "ray::ProxyActor", "ray::HAProxy", "ray::ModelStore", "ray::ServeController")
+MODES = {"batched": (32, 1), "one by one": (1, 1), "batched by {} replicas": (32, None)}
+"""Requests that are computed together at most, and replicas."""
 
 
 @dataclass
@@ -114,8 +117,8 @@ async def ask(session: Any, url: str, body: bytes, found: Found, route: str) -> 
         return json.loads(content)
 
 
-async def load(address: str, known: list[Case], clients: int, seconds: float) -> tuple[Found, list[float]]:
-    """All clients at once; gives what they saw, and the service's memory in MB after a third, and at the end."""
+async def load(address: str, known: list[Case], clients: int, seconds: float) -> tuple[Found, list[list[float]]]:
+    """All clients at once; gives what they saw, and the service's memory after a third, and at the end."""
     import aiohttp
 
     found, memory = Found(), []
@@ -124,22 +127,31 @@ async def load(address: str, known: list[Case], clients: int, seconds: float) ->
         end = time.monotonic() + seconds
         running = [asyncio.create_task(client(session, address, known, n, end, found)) for n in range(clients)]
         await asyncio.sleep(seconds / 3)
-        memory.append(resident())
+        memory.append([private(), await kept(session, address)])
         await asyncio.gather(*running)
-        memory.append(resident())
+        memory.append([private(), await kept(session, address)])
     return found, memory
 
 
-def resident() -> float:
-    """MB of the service's processes."""
+def private() -> float:
+    """MB that the service's processes do not share with others."""
     total = 0
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if path.read_bytes().startswith(OURS):
-                total += int((path.parent / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            name = path.read_text()
+            if name.startswith(OURS) or "/haproxy\0" in name:
+                resident, shared = map(int, (path.parent / "statm").read_text().split()[1:3])
+                total += (resident - shared) * os.sysconf("SC_PAGE_SIZE")
         except OSError:  # it has ended
             continue
     return total / 1e6
+
+
+async def kept(session: Any, address: str) -> float:
+    """MB of the models that the service keeps."""
+    async with session.get(f"{address}/metrics", headers=HEADERS) as answer:
+        lines = (await answer.text()).splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("distmeta_models_bytes ")) / 1e6
 
 
 async def fuzz(address: str, count: int) -> dict[int, int]:
@@ -182,24 +194,25 @@ def main() -> None:
     parser.add_argument("learner")
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--replicas", type=int, default=1)
-    parser.add_argument("--models", type=int, default=300, help="kept at most, so that memory is steady soon")
+    parser.add_argument("--replicas", type=int, default=2, help="of the last of three loads")
+    parser.add_argument("--models", type=int, default=1_000, help="kept at most, so that memory is steady soon")
     parser.add_argument("--fuzz", type=int, default=10_000)
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     learner = distmeta.load(options.learner)
     known = cases(learner)
     result: dict[str, Any] = {}
-    for name, batch in (("batched", 32), ("one by one", 1)):
+    for mode, (batch, replicas) in MODES.items():
+        name = mode.format(options.replicas)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         settings = ServeSettings(TOKEN, batch=batch, models=options.models)
-        with serving(learner, settings, port=port, replicas=options.replicas) as address:
+        with serving(learner, settings, port=port, replicas=replicas or options.replicas) as address:
             uvloop.run(load(address, known, options.clients, 3))  # what is not recorded yet
             found, memory = uvloop.run(load(address, known, options.clients, options.seconds))
             result[name] = {**told(found, options.seconds), "memory_mb": memory}
-            if batch > 1 and options.fuzz:
+            if mode == "batched" and options.fuzz:
                 result["fuzzed"] = uvloop.run(fuzz(address, options.fuzz))
     result["ratio"] = result["batched"]["answers_a_second"] / result["one by one"]["answers_a_second"]
     print(json.dumps(result, indent=1))

@@ -192,26 +192,25 @@ def heads_table(record: Record) -> str:
 
 
 def serving_table(record: Record) -> str:
-    """What a service answers under load, with requests computed together and one by one."""
+    """What a service answers under load, with requests computed together and one by one, and by several replicas."""
     figures = record["figures"]
+    modes = {mode: found for mode, found in figures.items() if isinstance(found, dict) and "wrong" in found}
     rows = []
-    for mode in ("batched", "one by one"):
-        found = figures[mode]
+    for mode, found in modes.items():
         for route in ("adapt", "predict"):
-            times = found[route]
-            rows.append(
-                (mode, f"`/{route}`", f"{times['count']:,}", *(f"{times[f'p{at}_ms']:.0f}" for at in (50, 95, 99)))
-            )
+            times = [f"{found[route][f'p{at}_ms']:.0f}" for at in (50, 95, 99)]
+            rows.append((mode, f"`/{route}`", f"{found[route]['count']:,}", *times))
     table = _table(("", "request", "answers", "median, ms", "95 %, ms", "99 %, ms"), rows)
-    rates = [f"{figures[mode]['answers_a_second']:.0f} answers a second {mode}" for mode in ("batched", "one by one")]
-    memory = ", ".join(f"{value:,.0f} MB" for value in figures["batched"]["memory_mb"])
-    wrong = sum(figures[mode]["wrong"] + figures[mode]["failed"] for mode in ("batched", "one by one"))
+    rates = ", ".join(f"{found['answers_a_second']:.0f} {mode}" for mode, found in modes.items())
+    memory = " and ".join(f"{own:,.0f} MB beside {kept:,.0f} MB" for own, kept in figures["batched"]["memory_mb"])
+    wrong = sum(found["wrong"] + found["failed"] for found in modes.values())
     fuzzed = ", ".join(f"{count:,} of {status}" for status, count in figures["fuzzed"].items())
     made = ", ".join(str(record[key]) for key in ("commit", "date", "machine"))
     return (
-        f"{table}\n\n{', '.join(rates)}: {figures['ratio']:.2f} times as many. Wrong or failed: {wrong}. Memory of all "
-        f"of the service's processes after a third of the time, and at the end: {memory}. Requests that were nearly "
-        f"right got: {fuzzed}.\n\n`{record['command']}` ({made})"
+        f"{table}\n\nAnswers a second: {rates}; batched {figures['ratio']:.2f} times as many as one by one. Wrong or "
+        f"failed: {wrong}. The service's processes had, of one replica, after a third of the time and at the end: "
+        f"{memory} of models that it kept. Requests that were nearly right got: {fuzzed}.\n\n"
+        f"`{record['command']}` ({made})"
     )
 
 
