@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import check_page, chromium
 
 import distmeta
 from distmeta.errors import ConfigError, StorageError
@@ -131,6 +133,18 @@ def test_several_runs_stand_side_by_side(runs: dict[str, Path], tmp_path: Path) 
     assert "no setting differs" in same.text
 
 
+def test_pages_in_a_browser(runs: dict[str, Path], tmp_path: Path) -> None:
+    """On a wide and a narrow window, light, dark and printed; nothing is asked of the network."""
+    pages = [Path(write_report([run])) for run in runs.values()]
+    pages.append(Path(write_report([runs["images"], runs["prototypes"]], tmp_path / "both.html")))
+    with chromium(tmp_path / "profile") as browser:
+        for page in pages:
+            browser.get(page.as_uri())
+            check_page(browser)
+            assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+            assert browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
+
+
 def test_shots(runs: dict[str, Path], tmp_path: Path) -> None:
     page = check_whole(Path(write_report([runs["prototypes"]], tmp_path / "s.html", shots=[1, 2])).read_text())
     assert "By shots" in page.text
@@ -158,6 +172,19 @@ def test_a_run_that_has_not_ended_and_none(runs: dict[str, Path], tmp_path: Path
         write_report([tmp_path / "nothing"])
     with pytest.raises(ConfigError, match="one run or more"):
         write_report([])
+
+
+def test_one_number_far_out_leaves_the_others_their_room() -> None:
+    """As the loss of a validation that diverged."""
+    usual = [(float(step), 1 + math.sin(step) / 2) for step in range(20)]
+    chart = lines("loss", [Line("loss", [*usual, (20.0, 4e8)], band=[0.1] * 21)], "steps", "loss")
+    assert "loss, logarithmic" in chart.svg
+    linear = lines("loss", [Line("loss", usual)], "steps", "loss")
+    assert "logarithmic" not in linear.svg
+    below = lines("return", [Line("return", [*usual, (20.0, 4e8), (21.0, -1.0)])], "steps", "return")
+    assert "logarithmic" not in below.svg
+    heights = [float(each.split(",")[1]) for each in re.findall(r'points="([^"]*)"', chart.svg)[-1].split()]
+    assert max(heights[:20]) - min(heights[:20]) > 5
 
 
 def test_charts_take_what_is_not_finite() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 
-from distmeta.runs.report.scales import Scale, short
+from distmeta.runs.report.scales import Scale, far_apart, short
 
 CHART_WIDTH, CHART_HEIGHT = 440, 270
 BEGINNING, RIGHT_END = 60, 426
@@ -77,23 +77,21 @@ def lines(
     *,
     percent: bool = False,
     log_x: bool = False,
-    log_y: bool = False,
+    log_y: bool | None = None,
     ends: Sequence[tuple[float, float, str]] = (),
 ) -> Chart:
-    """Lines over a common axis, with bands of their intervals, and marks where some of them end."""
+    """Lines over a common axis, with bands of their intervals, and marks where some of them end.
+
+    Where it is not said, the axis up is logarithmic if a few numbers would press all others to its foot.
+    """
     series = [_thinned(line) for line in series]
     points = [point for line in series for point in line.points]
     highest = [y + b for line in series for (_, y), b in zip(line.points, line.band or (), strict=False)]
     lowest = [y - b for line in series for (_, y), b in zip(line.points, line.band or (), strict=False)]
+    values = [*(py for _, py in points), *highest, *lowest]
     x = Scale.of([px for px, _ in points], BEGINNING, RIGHT_END, log=log_x)
-    y = Scale.of(
-        [*(py for _, py in points), *highest, *lowest],
-        FLOOR,
-        CEILING,
-        log=log_y,
-        percent=percent,
-    )
-    parts = [*_axes(x, y, across, up)]
+    y = Scale.of(values, FLOOR, CEILING, log=far_apart(values) if log_y is None else log_y, percent=percent)
+    parts = [*_axes(x, y, across, f"{up}, logarithmic" if y.log else up)]
     for place, line in enumerate(series):
         parts += _line(line, place if line.colour is None else line.colour, x, y)
     for px, py, mark in ends:

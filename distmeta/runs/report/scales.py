@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+FAR = 100.0
+"""How many times the middle number the largest has to be for an axis of ratios."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,16 @@ class Scale:
 
     def _of(self, value: float) -> float:
         return math.log10(value) if self.log else value
+
+
+def far_apart(values: Iterable[float]) -> bool:
+    """Whether on an axis of equal differences most of these numbers would lie at its foot.
+
+    >>> far_apart([1.0, 2.0, 3.0]), far_apart([1.0, 2.0, 4e8]), far_apart([-1.0, 2.0, 4e8])
+    (False, True, False)
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) > FAR * statistics.median(finite)
 
 
 def short(value: float) -> str:
