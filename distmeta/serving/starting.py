@@ -25,7 +25,7 @@ from distmeta.workers.bundle import modules_of
 NAME = "distmeta"
 ALL_HOSTS = "0.0.0.0"
 
-PATIENCE = 30.0
+STARTING_TIME = 30.0
 """Seconds in which what has been started has to answer."""
 
 
@@ -133,10 +133,10 @@ def _end_store(store: Any) -> None:
 
 def _await(address: str) -> None:
     """Wait until the address answers: what stands before the replicas hears of them a moment later than we do."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + STARTING_TIME
     while True:
         try:
-            with urlopen(f"{address}/health", timeout=PATIENCE):
+            with urlopen(f"{address}/health", timeout=STARTING_TIME):
                 return
         except (URLError, OSError) as error:
             if time.monotonic() > end:

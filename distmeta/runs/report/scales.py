@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-FAR = 100.0
+TOWERING = 100.0
 """How many times the middle number the largest has to be for an axis of ratios."""
 
 
@@ -71,7 +71,7 @@ def far_apart(values: Iterable[float]) -> bool:
     (False, True, False)
     """
     finite = [value for value in values if math.isfinite(value)]
-    return bool(finite) and min(finite) > 0 and max(finite) > FAR * statistics.median(finite)
+    return bool(finite) and min(finite) > 0 and max(finite) > TOWERING * statistics.median(finite)
 
 
 def short(value: float) -> str:
