@@ -75,6 +75,7 @@ def test_statistics_are_for_this_machine(tmp_path: Path) -> None:
     assert done.stdout == f"given: -db -f {file}\n"
     assert file.read_text().splitlines() == [
         "    option forwardfor",
+        "    timeout http-request 20s",
         "    http-reuse never",
         f"    bind 127.0.0.1:{ports['METRICS']}",
         "    bind *:80",

