@@ -53,13 +53,21 @@ return [...document.querySelectorAll("img, svg, canvas, input, button, a, select
 """What a screen reader could say nothing of."""
 
 
-@contextmanager
-def chromium(folder: Path) -> Iterator[Any]:
-    """A driver of a browser that reaches this machine alone, and whose console can be read."""
-    webdriver = pytest.importorskip("selenium.webdriver")
+def programs() -> tuple[str, str]:
+    """Chromium and its driver; skips the test where there is none."""
+    pytest.importorskip("selenium.webdriver")
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
         pytest.skip("this machine has no chromium with chromedriver")
+    return binary, driver
+
+
+@contextmanager
+def chromium(folder: Path) -> Iterator[Any]:
+    """A driver of a browser that reaches this machine alone, and whose console can be read."""
+    binary, driver = programs()
+    from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     for flag in (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import check_page, chromium
+from browser import check_page, chromium, programs
 
 import distmeta
 from distmeta.loading import load_config
@@ -25,6 +25,7 @@ PATIENCE = 30
 @pytest.fixture(scope="module")
 def address(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a learner that tells strokes of different directions apart."""
+    programs()
     tasks = {"kind": "glyphs", "ways": 3, "shots": 1, "queries": 2}
     run = {"steps": 50, "meta_batch": 2, "tasks_per_shard": 2, "validate_every": 0}
     parts = {"tasks": tasks, "model": {"kind": "conv4", "filters": 8}, "algorithm": {"name": "protonet"}}

@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 
 import distmeta
 from distmeta.cli.main import app
-from distmeta.errors import ConfigError
+from distmeta.errors import ClusterError, ConfigError
 from distmeta.loading import load_config
 from distmeta.programs.engine.assembly import Assembly
 from distmeta.programs.policy_assembly import PolicyAssembly
@@ -142,6 +142,15 @@ def test_every_form_of_a_request(service: tuple[str, MetaLearner]) -> None:
         f"{address}/predict?model={model}", files=[("image", ("q.png", one))], headers=HEADERS, timeout=60
     )
     np.testing.assert_allclose(by_form.json()["probabilities"][0], expected["probabilities"][0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_second_service_of_one_ray_is_refused(service: tuple[str, MetaLearner]) -> None:
+    with (
+        pytest.raises(ClusterError, match="has a service of distmeta already"),
+        serving(service[1], SETTINGS, port=free_port()),
+    ):
+        pass
+    assert requests.get(f"{service[0]}/health", timeout=30).status_code == 200
 
 
 def test_haproxy_answers_on_this_machine_alone(service: tuple[str, MetaLearner]) -> None:
