@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from distmeta.core.environment import environment
+
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 TELLS_CLIENTS = "DISTMETA_SERVE_FORWARDED"
 """Set where HAProxy adds who asks to each request, which nobody else can say for them."""
@@ -53,23 +55,8 @@ def through_haproxy() -> Iterator[None]:
         if binary is not None and os.access(SHORT, os.W_OK):
             # Its owner's alone: whoever reaches HAProxy's socket may command it.
             folder = opened.enter_context(TemporaryDirectory(prefix="dm-", dir=SHORT))
-            opened.enter_context(_environment(_variables(Path(folder), binary)))
+            opened.enter_context(environment(_variables(Path(folder), binary)))
         yield
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables of this process and of those that it starts, within the block."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _binary() -> str | None:

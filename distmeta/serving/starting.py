@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from distmeta.config.schema import Config
 from distmeta.errors import ClusterError, ConfigError
@@ -134,9 +134,10 @@ def _end_store(store: Any) -> None:
 def _await(address: str) -> None:
     """Wait until the address answers: what stands before the replicas hears of them a moment later than we do."""
     end = time.monotonic() + STARTING_TIME
+    opener = build_opener(ProxyHandler({}))  # whatever proxy the environment names for others
     while True:
         try:
-            with urlopen(f"{address}/health", timeout=STARTING_TIME):
+            with opener.open(f"{address}/health", timeout=STARTING_TIME):
                 return
         except (URLError, OSError) as error:
             if time.monotonic() > end:
