@@ -6,9 +6,11 @@ takes HAProxy for its cluster from environment variables alone, and only from th
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +18,10 @@ from tempfile import TemporaryDirectory
 
 from distmeta.core.environment import environment
 
+log = logging.getLogger(__name__)
+
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
+PROGRAM = "RAY_SERVE_HAPROXY_BINARY_PATH"
 TELLS_CLIENTS = "DISTMETA_SERVE_FORWARDED"
 """Set where HAProxy adds who asks to each request, which nobody else can say for them."""
 
@@ -47,15 +52,20 @@ exec {binary} "$@"
 def through_haproxy() -> Iterator[None]:
     """Let a Ray that is started within the block serve through HAProxy.
 
-    Where there is none, or where it has no place for its sockets, Ray Serve's own proxy answers, which is slower; so it
-    does where the environment says ``RAY_SERVE_ENABLE_HA_PROXY=0``.
+    Where there is none, or where it cannot run, Ray Serve's own proxy answers, which is slower; so it does where the
+    environment says ``RAY_SERVE_ENABLE_HA_PROXY=0``.
     """
     with ExitStack() as opened:
         binary = _binary() if os.environ.get(SWITCH, "1") == "1" else None
-        if binary is not None and os.access(SHORT, os.W_OK):
-            # Its owner's alone: whoever reaches HAProxy's socket may command it.
-            folder = opened.enter_context(TemporaryDirectory(prefix="dm-", dir=SHORT))
-            opened.enter_context(environment(_variables(Path(folder), binary)))
+        if binary is not None:
+            try:
+                # Its owner's alone: whoever reaches HAProxy's socket may command it.
+                folder = opened.enter_context(TemporaryDirectory(prefix="dm-", dir=SHORT))
+                variables = _variables(Path(folder), binary)
+                subprocess.run([variables[PROGRAM], "-v"], check=True, capture_output=True)
+                opened.enter_context(environment(variables))
+            except (OSError, subprocess.CalledProcessError) as error:
+                log.warning("HAProxy cannot run here, so Ray Serve's slower proxy answers: %s", error)
         yield
 
 
@@ -82,7 +92,7 @@ def _variables(folder: Path, binary: str) -> Mapping[str, str]:
     return {
         SWITCH: "1",
         TELLS_CLIENTS: "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
+        PROGRAM: str(script),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),

