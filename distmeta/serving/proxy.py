@@ -11,12 +11,14 @@ import os
 import shlex
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from distmeta.core.environment import environment
+from distmeta.serving import haproxy
 
 log = logging.getLogger(__name__)
 
@@ -27,25 +29,6 @@ TELLS_CLIENTS = "DISTMETA_SERVE_FORWARDED"
 
 SHORT = "/tmp"
 """Where HAProxy's sockets lie: Ray adds some 70 of the 107 bytes that a socket's path may have."""
-
-HEAD_WITHIN = 20
-"""Seconds in which a request's head has to arrive."""
-
-SCRIPT = """#!/bin/sh
-# Ray Serve's configuration shows HAProxy's statistics at all of this machine's addresses, does not tell replicas who
-# asks, gives a client an hour for a request's head, and lets clients share connections, of which a dying replica cuts
-# off those that come just after.
-for given; do
-    case "$given" in
-    *.cfg)
-        sed -i -e 's/^\\( *bind \\)[*]\\{{0,1\\}}:\\({statistics}\\|{metrics}\\)$/\\1127.0.0.1:\\2/' \\
-            -e 's/^    option httplog$/    option forwardfor\\n    timeout http-request {head}s/' \\
-            -e 's/^    http-reuse always$/    http-reuse never/' "$given" || exit 1
-        ;;
-    esac
-done
-exec {binary} "$@"
-"""
 
 
 @contextmanager
@@ -84,10 +67,12 @@ def _binary() -> str | None:
 def _variables(folder: Path, binary: str) -> Mapping[str, str]:
     """Ray Serve's variables; what HAProxy writes goes to the folder."""
     statistics, metrics, fallback = _free_ports(3)
-    script = folder / "haproxy"
-    script.write_text(
-        SCRIPT.format(statistics=statistics, metrics=metrics, head=HEAD_WITHIN, binary=shlex.quote(binary))
+    # A program of Python takes no arguments in its first line where a path may have spaces.
+    script, command = (
+        folder / "haproxy",
+        [sys.executable, "-IS", haproxy.__file__, binary, str(statistics), str(metrics)],
     )
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
     script.chmod(0o700)
     return {
         SWITCH: "1",

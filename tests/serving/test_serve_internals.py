@@ -47,7 +47,7 @@ def test_the_method_that_makes_routes() -> None:
 )
 def test_lines_of_haproxys_configuration(line: str) -> None:
     lines = haproxy_templates.HAPROXY_CONFIG_TEMPLATE.splitlines()
-    assert line in lines, gone(line.strip(), "proxy.SCRIPT")
+    assert line in lines, gone(line.strip(), "haproxy.mended")
 
 
 def test_variables_of_haproxy() -> None:
