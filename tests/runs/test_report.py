@@ -42,6 +42,10 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
+HIDDEN = "return [...document.querySelectorAll('pre')].filter((each) => each.offsetHeight < 10).length"
+"""Settings and the like that a print would lack."""
+
+
 class Page(HTMLParser):
     """What is in a page: tags with their attributes, and its text."""
 
@@ -142,7 +146,13 @@ def test_pages_in_a_browser(runs: dict[str, Path], tmp_path: Path) -> None:
             browser.get(page.as_uri())
             check_page(browser)
             assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
-            assert browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+            styles = {css: f"getComputedStyle(document.querySelector('{css}'))" for css in (".charts", ".key", "nav")}
+            assert len(browser.execute_script(f"return {styles['.charts']}.gridTemplateColumns").split()) == 2
+            assert browser.execute_script(f"return {styles['nav']}.display") == "none"
+            # Where browsers leave out what is behind texts, a legend would be of no use.
+            assert browser.execute_script(f"return {styles['.key']}.printColorAdjust") == "exact"
+            assert browser.execute_script(HIDDEN) == 0
 
 
 def test_shots(runs: dict[str, Path], tmp_path: Path) -> None:
