@@ -42,7 +42,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-HIDDEN = "return [...document.querySelectorAll('pre')].filter((each) => each.offsetHeight < 10).length"
+HIDDEN = "return [...document.querySelectorAll('pre')].filter((each) => !each.checkVisibility()).length"
 """Settings and the like that a print would lack."""
 
 
@@ -146,6 +146,7 @@ def test_pages_in_a_browser(runs: dict[str, Path], tmp_path: Path) -> None:
             browser.get(page.as_uri())
             check_page(browser)
             assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+            assert bool(browser.execute_script(HIDDEN)) == (page.name == "report.html")
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
             styles = {css: f"getComputedStyle(document.querySelector('{css}'))" for css in (".charts", ".key", "nav")}
             assert len(browser.execute_script(f"return {styles['.charts']}.gridTemplateColumns").split()) == 2
