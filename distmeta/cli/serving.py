@@ -49,7 +49,9 @@ def serve(
         from distmeta.serving.settings import ServeSettings
         from distmeta.serving.starting import serving
 
-        loaded = distmeta.load(learner, overrides or (), trust_code=trust_code)
+        # Its workers are the replicas, also of a learner that was trained without any, which no cluster could serve.
+        own = [f"cluster.workers={replicas}", *(overrides or ())]
+        loaded = distmeta.load(learner, own, trust_code=trust_code)
         settings = ServeSettings(token, batch=batch, models=models, ttl=ttl, body_bytes=int(body * 2**20), rate=rate)
         with serving(loaded, settings, host=host, port=port, replicas=replicas) as address:
             page = address if token is None else f"{address}/#token={token}"

@@ -28,6 +28,9 @@ ALL_HOSTS = "0.0.0.0"
 STARTING_TIME = 30.0
 """Seconds in which what has been started has to answer."""
 
+ENDING_TIME = 60.0
+"""Seconds in which a service that is being ended has to be gone."""
+
 
 @contextmanager
 def serving(
@@ -52,6 +55,8 @@ def serving(
         raise ConfigError("a policy adapts by acting in its task, which no request can; serve learners of examples")
     if find_spec("starlette") is None:
         raise ConfigError("serving needs an extra package: pip install distmeta[serve]")
+    from ray.exceptions import RayError
+
     from distmeta.workers.ray.cluster import first_line
 
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
@@ -62,7 +67,7 @@ def serving(
         started.callback(_ending(host, port))
         try:
             store = _launch(learner, settings, host, port, replicas)
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RayError, RuntimeError, OSError, ValueError) as error:
             raise ClusterError(f"the service cannot start at {host}:{port}: {first_line(error)}") from None
         started.callback(_end_store, store)
         address = f"http://{'127.0.0.1' if host == ALL_HOSTS else host}:{port}"
@@ -112,7 +117,7 @@ def _ending(host: str, port: int) -> Callable[[], None]:
     there = listening()
     if there is None:
         return lambda: serve.delete(NAME) if set(serve.status().applications) - {NAME} else serve.shutdown()
-    if NAME in serve.status().applications:
+    if _is_there():
         raise ClusterError(
             "this Ray cluster has a service of distmeta already; end it, or leave out cluster.address and RAY_ADDRESS "
             "to start this one on a Ray of its own"
@@ -123,6 +128,22 @@ def _ending(host: str, port: int) -> Callable[[], None]:
             f"already, with all that it serves; pass --host {there[0]} --port {there[1]}, or end it by `serve shutdown`"
         )
     return lambda: serve.delete(NAME)
+
+
+def _is_there() -> bool:
+    """Whether this Ray has a service, after the end of one that is being ended: its replicas may take their time."""
+    from ray import serve
+    from ray.exceptions import RayError
+
+    end = time.monotonic() + ENDING_TIME
+    while True:
+        try:
+            found = serve.status().applications.get(NAME)
+        except RayError:
+            raise ClusterError("Ray Serve on this cluster is just being ended; start the service again") from None
+        if found is None or found.status != "DELETING" or time.monotonic() > end:
+            return found is not None
+        time.sleep(0.5)
 
 
 def _end_store(store: Any) -> None:

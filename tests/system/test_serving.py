@@ -449,6 +449,29 @@ def test_the_command_tells_a_program_where_it_serves(
     assert len(said) == len(set(said)) == (0 if own else 2)
 
 
+def test_a_learner_trained_without_workers_can_be_served_by_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replicas are the workers, without which an address of a cluster would have no use."""
+    served: list[MetaLearner] = []
+
+    @contextmanager
+    def started(learner: MetaLearner, *_: Any, **__: Any) -> Iterator[str]:
+        served.append(learner)
+        os.kill(os.getpid(), signal.SIGINT)
+        yield "http://127.0.0.1:8000"
+
+    tasks, model = {"kind": "sinusoid"}, {"kind": "mlp", "hidden": [4]}
+    parts = {"tasks": tasks, "model": model, "algorithm": {"name": "maml", "inner_lr": 0.1, "inner_steps": 1}}
+    few = {"run": {"steps": 1, "meta_batch": 2, "tasks_per_shard": 2}, "evaluation": {"tasks": 2}}
+    list(distmeta.train(load_config({**parts, **few, "cluster": {"workers": 0}}), tmp_path / "run"))
+    monkeypatch.setattr("distmeta.serving.starting.serving", started)
+    command = ["serve", str(tmp_path / "run"), "cluster.address=127.0.0.1:6379", "--replicas", "3"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert served[0].config.cluster.address == "127.0.0.1:6379"
+    assert served[0].config.cluster.workers == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("haproxy", ["0", "1"])
 def test_a_program_that_starts_the_command_can_use_it(haproxy: str, tmp_path: Path) -> None:
