@@ -68,10 +68,8 @@ def _variables(folder: Path, binary: str) -> Mapping[str, str]:
     """Ray Serve's variables; what HAProxy writes goes to the folder."""
     statistics, metrics, fallback = _free_ports(3)
     # A program of Python takes no arguments in its first line where a path may have spaces.
-    script, command = (
-        folder / "haproxy",
-        [sys.executable, "-IS", haproxy.__file__, binary, str(statistics), str(metrics)],
-    )
+    script = folder / "haproxy"
+    command = [sys.executable, "-IS", haproxy.__file__, binary, str(statistics), str(metrics)]
     script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
     script.chmod(0o700)
     return {

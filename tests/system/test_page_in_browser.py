@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import check_page, chromium, programs
+from job_helpers import free_ports
 
 import distmeta
 from distmeta.loading import load_config
@@ -32,9 +32,7 @@ def address(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
     few = {"run": run, "evaluation": {"tasks": 2, "validation_tasks": 2}, "cluster": {"workers": 0}}
     folder = tmp_path_factory.mktemp("run") / "strokes"
     list(distmeta.train(load_config({**parts, **few}), folder))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    (port,) = free_ports(1)
     with serving(load(folder), ServeSettings(TOKEN, batch=1), port=port) as found:
         yield found
 

@@ -26,6 +26,7 @@ import pytest
 import requests
 import torch
 from integration_helpers import CLI
+from job_helpers import free_ports
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -58,16 +59,10 @@ def glyph_learner() -> MetaLearner:
     return MetaLearner(config, Assembly(config).initial_meta())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def service(ray_cluster: None) -> Iterator[tuple[str, MetaLearner]]:
     learner = glyph_learner()
-    with serving(learner, SETTINGS, port=free_port(), replicas=2) as address:
+    with serving(learner, SETTINGS, port=free_ports(1)[0], replicas=2) as address:
         yield address, learner
 
 
@@ -147,7 +142,7 @@ def test_every_form_of_a_request(service: tuple[str, MetaLearner]) -> None:
 def test_a_second_service_of_one_ray_is_refused(service: tuple[str, MetaLearner]) -> None:
     with (
         pytest.raises(ClusterError, match="has a service of distmeta already"),
-        serving(service[1], SETTINGS, port=free_port()),
+        serving(service[1], SETTINGS, port=free_ports(1)[0]),
     ):
         pass
     assert requests.get(f"{service[0]}/health", timeout=30).status_code == 200
@@ -488,7 +483,17 @@ def test_a_program_that_starts_the_command_can_use_it(haproxy: str, tmp_path: Pa
         and not key.startswith("RAY_SERVE_")
     }
     environment["RAY_SERVE_ENABLE_HA_PROXY"] = haproxy
-    arguments = [CLI, "serve", str(tmp_path / "run"), "--json", "--quiet", "--batch", "1", "--port", str(free_port())]
+    arguments = [
+        CLI,
+        "serve",
+        str(tmp_path / "run"),
+        "--json",
+        "--quiet",
+        "--batch",
+        "1",
+        "--port",
+        str(free_ports(1)[0]),
+    ]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment, text=True) as service:
         assert service.stdout is not None
         told = json.loads(service.stdout.readline())

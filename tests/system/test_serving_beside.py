@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import requests
+from job_helpers import free_ports
 
 from distmeta.errors import ClusterError
 from distmeta.loading import load_config
@@ -32,19 +33,13 @@ def small_learner() -> MetaLearner:
     return MetaLearner(config, Assembly(config).initial_meta())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def elsewhere(ray_cluster: None) -> Iterator[int]:
     """Another application at ``/other``; gives its port."""
     from ray import serve
     from ray.serve.config import HTTPOptions
 
-    port = free_port()
+    port = free_ports(1)[0]
 
     @serve.deployment
     class Other:
@@ -60,15 +55,15 @@ def elsewhere(ray_cluster: None) -> Iterator[int]:
 @pytest.mark.slow
 def test_of_a_ray_that_serves_nothing_else_all_of_serve_ends(ray_cluster: None) -> None:
     """So the next service may listen elsewhere."""
-    for _ in range(2):
-        with serving(small_learner(), SETTINGS, port=free_port()) as address:
+    for port in free_ports(2):
+        with serving(small_learner(), SETTINGS, port=port) as address:
             assert requests.get(f"{address}/health", timeout=30).json() == {"status": "ok"}
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{address}/health", timeout=30)
 
 
 def test_beside_another_application(elsewhere: int) -> None:
-    wrong = free_port()
+    wrong = free_ports(1)[0]
     with (
         pytest.raises(
             ClusterError, match=rf"127.0.0.1:{wrong}: .* listens at 127.0.0.1:{elsewhere} .*--port {elsewhere}"
